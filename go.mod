@@ -1,0 +1,3 @@
+module github.com/loopbackd/loopback
+
+go 1.26.0
