@@ -1,0 +1,38 @@
+// Package feed is the order of changes: what the compiler, the caches and the watchers follow.
+//
+// Every transaction that changes a resource appends a Change. Positions are assigned in commit order, so a reader that
+// remembers the last position it handled misses nothing and sees nothing twice. A nudge that there is something new is
+// only a hint; readers also look by themselves from time to time.
+package feed
+
+import (
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+)
+
+// Kind of resource that changed.
+type Kind string
+
+// The kinds.
+const (
+	Organisation Kind = "organisation"
+	Project      Kind = "project"
+	Workspace    Kind = "workspace"
+	Token        Kind = "token"
+	Host         Kind = "host"
+	Settings     Kind = "settings" // of a workspace (ID is the workspace) or of a host (ID is the host)
+	Operation    Kind = "operation"
+	APIKey       Kind = "api_key"
+	Release      Kind = "release"
+)
+
+// Change says that a resource is not what it was; readers load what it is now.
+type Change struct {
+	Position int64
+	Kind     Kind
+	ID       string
+	Scope    access.Scope
+	Deleted  bool
+	At       time.Time
+}
