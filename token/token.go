@@ -110,6 +110,7 @@ type Token struct {
 	LastUsedAt  time.Time
 	LastAddress string
 	Networks    []netip.Prefix // /24 or /48 that uses came from so far; a new one after the first is a leak signal
+	Signals     []Signal       // signs that it leaked, one of a kind
 	SuccessorID string         // the token that replaces this one
 	RevokedAt   time.Time
 	RevokedBy   string
