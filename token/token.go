@@ -88,6 +88,9 @@ const (
 	Revoked   State = "revoked"
 )
 
+// States are all of them.
+var States = []State{Active, Exhausted, Expired, Revoked}
+
 // Token is a workspace's credential for installing agents.
 type Token struct {
 	tenant.Meta
