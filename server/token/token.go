@@ -140,16 +140,22 @@ func (s *Service) find(ctx context.Context, ref string, p access.Permission) (to
 		return token.Token{}, c.Err("request_invalid", "the request is not valid")
 	}
 	readable := append(actor.Readable(p), actor.Readable(token.List)...)
-	found, _, err := s.store.View().Tokens(ctx, token.Query{Readable: readable, Name: ref, Now: s.options.Now(), Page: tenant.Page{Size: 2}})
+	found, _, err := s.store.View().Tokens(ctx, token.Query{Readable: readable, Name: ref, Now: s.options.Now(), Page: tenant.Page{Size: tenant.MaxPage}})
 	if err != nil {
 		return token.Token{}, err
 	}
+	if len(found) > 1 {
+		// A name goes on to the successor: whoever says it means the token that is in use.
+		found = slices.DeleteFunc(found, func(t token.Token) bool {
+			return t.SuccessorID != "" || t.State(s.options.Now()) != token.Active
+		})
+		if len(found) != 1 {
+			return token.Token{}, fault.New(fault.Invalid, "token_ambiguous", "%q names several tokens", ref).
+				WithHint("give the token's id: loopback token list")
+		}
+	}
 	if len(found) == 0 {
 		return token.Token{}, access.NotFound(what)
-	}
-	if len(found) > 1 {
-		return token.Token{}, fault.New(fault.Invalid, "token_ambiguous", "%q names several tokens", ref).
-			WithHint("give the token's id: loopback token list")
 	}
 	return found[0], actor.Require(p, found[0].Scope, token.List, what)
 }
