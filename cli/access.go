@@ -89,12 +89,12 @@ func scope(s *pb.Scope) string {
 }
 
 func (a *app) loginCommand() *cobra.Command {
-	var code, name string
+	var name string
 	c := &cobra.Command{
 		Use: "login URL", Short: "Sign in: with an API key, or as first administrator with the code that loopbackd printed",
 		Long: `Sign in to a control plane and remember it as a context.
 
-The API key or the bootstrap code is read from standard input, or from LOOPBACK_API_KEY. With --ca-file the CA is
+The API key or the bootstrap code is read from standard input, LOOPBACK_API_KEY or LOOPBACK_BOOTSTRAP_CODE. With --ca-file the CA is
 remembered too.`,
 		Args: args("URL"),
 		RunE: func(c *cobra.Command, w []string) error {
@@ -102,7 +102,7 @@ remembered too.`,
 			if u, err := url.Parse(w[0]); err != nil || u.Scheme != "https" || u.Host == "" {
 				return usage("%q is not https://HOST[:PORT]", w[0])
 			}
-			word := first(code, a.Getenv("LOOPBACK_API_KEY"))
+			word := first(a.Getenv("LOOPBACK_BOOTSTRAP_CODE"), a.Getenv("LOOPBACK_API_KEY"))
 			if word == "" {
 				fmt.Fprint(a.Err, "API key or bootstrap code: ")
 				line, err := bufio.NewReader(a.In).ReadString('\n')
@@ -159,7 +159,6 @@ remembered too.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&code, "code", "", "bootstrap `CODE` that loopbackd printed")
 	c.Flags().StringVar(&name, "name", "", "name of the administrator's key (default: administrator)")
 	return c
 }
