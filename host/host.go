@@ -186,6 +186,7 @@ type Inventory struct {
 	BootID         string    `json:"bootId"`
 	MachineID      string    `json:"machineId"` // hashed, a signal only
 	AgentVersion   string    `json:"agentVersion"`
+	Digest         []byte    `json:"digest,omitempty"` // SHA-256 of inventory and ceiling as the agent computed it: what it names to say that nothing changed
 }
 
 // Disk is a mounted file system on a device.
