@@ -9,10 +9,9 @@ type Change struct {
 	At     time.Time
 }
 
-// Brief is h without KeyHistory, and without Disks and Addresses of its Inventory: what a replica keeps of every host in
+// Brief is h without Disks and Addresses of its Inventory: what a replica keeps of every host in
 // memory.
 func (h Host) Brief() Host {
-	h.KeyHistory = nil
 	h.Inventory.Disks, h.Inventory.Addresses = nil, nil
 	return h
 }

@@ -212,3 +212,17 @@ type Ceiling struct {
 	Power   bool     `json:"power"`
 	Modules []string `json:"modules"` // optional modules it may run; "*" is any
 }
+
+// Settle brings State, StateReason and StateSince in line with the facts at a time. It tells whether any of them is
+// another than before; the state's time changes only with the state itself.
+func (h *Host) Settle(now time.Time) bool {
+	state, reason := h.Derive(now)
+	if state == h.State && reason == h.StateReason {
+		return false
+	}
+	if state != h.State {
+		h.StateSince = now.UTC()
+	}
+	h.State, h.StateReason = state, reason
+	return true
+}

@@ -2,7 +2,7 @@
 //
 // The Directory is loaded by one scan when a replica starts and then follows the change feed, so that a host's hello is
 // answered without the database. What it keeps of a host is immutable and shared: a pointer handed out stays true to
-// the moment at which it was taken. Hosts that were removed are not kept; who asks for one looks in the database.
+// the moment at which it was taken. Of hosts that were removed only the key and the reason stay.
 //
 //	database ──scan, then feed──▶ Directory ──▶ the hub, told which hosts are to be looked at again
 //	 this replica's own writes ─────▲   │
@@ -25,18 +25,36 @@ import (
 	"sync"
 	"time"
 
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/settings"
 )
 
-// Store is where hosts and settings are read.
-type Store interface {
+// Reader reads hosts and settings.
+type Reader interface {
 	Host(ctx context.Context, id string) (host.Host, error)
 	HostsAfter(ctx context.Context, id string, limit int) ([]host.Host, error)
 	WorkspaceSettings(ctx context.Context, workspaceID string) (settings.Stored, error)
 	HostSettings(ctx context.Context, hostID string) (settings.Stored, error)
+}
+
+// Tx changes hosts.
+type Tx interface {
+	Host(ctx context.Context, id string) (host.Host, error)
+	HostByKey(ctx context.Context, key []byte) (h host.Host, which string, err error)
+	PutHost(ctx context.Context, h host.Host) (host.Host, error)
+	Audit(ctx context.Context, e audit.Entry) error
+}
+
+// Store is where hosts are kept.
+type Store interface {
+	View() Reader
+	Write(ctx context.Context, change func(Tx) error) error
+	Observe(ctx context.Context, change func(Tx) error) error
 }
 
 // Listener is told of hosts whose desired state, standing or key may be another than before.
@@ -46,17 +64,16 @@ type Listener interface {
 
 // Options of a Directory.
 type Options struct {
-	Store    Store
-	Epoch    uint32 // of the deployment: grows when a backup is restored
-	Defaults settings.Settings
-	Now      func() time.Time
-	Logger   *slog.Logger
-	Log      int // changes kept for watchers; 0: 4,096
+	Store  Store
+	Epoch  link.Epoch // of the deployment: grows when a backup is restored
+	Now    func() time.Time
+	Logger *slog.Logger
+	Log    int // changes kept for watchers; 0: 4,096
 }
 
 // Directory is the hosts of the deployment.
 type Directory struct {
-	Options
+	options  Options
 	compiled compiler
 
 	applying sync.Mutex // one reader of the database at a time: entries never go backwards
@@ -64,10 +81,12 @@ type Directory struct {
 	mu         sync.RWMutex
 	listener   Listener
 	hosts      map[string]*entry
+	removed    map[string]*removed
 	workspaces map[string]*workspace
 	labels     map[string]*labels
 
-	log changes
+	log       changes
+	unsettled chan struct{} // a host may hold its first configuration without having reported it as news
 }
 
 // entry is one host. It is replaced, never changed.
@@ -75,6 +94,13 @@ type entry struct {
 	host     *host.Host
 	labels   *labels
 	settings *settings.Stored // nil: the host has none of its own
+}
+
+// removed is what is kept of a host that was: enough to know its key, and to tell it that it was removed.
+type removed struct {
+	scope  access.Scope
+	key    []byte
+	reason string
 }
 
 type workspace struct {
@@ -88,7 +114,8 @@ func New(o Options) *Directory {
 		o.Log = 4096
 	}
 	d := &Directory{
-		Options: o, hosts: map[string]*entry{}, workspaces: map[string]*workspace{}, labels: map[string]*labels{},
+		options: o, hosts: map[string]*entry{}, removed: map[string]*removed{}, workspaces: map[string]*workspace{}, labels: map[string]*labels{},
+		unsettled: make(chan struct{}, 1),
 	}
 	d.log.init(o.Log)
 	return d
@@ -112,16 +139,13 @@ func (d *Directory) Load(ctx context.Context) error {
 	after := ""
 	fresh := map[string]bool{} // workspaces whose settings were read in this scan
 	for {
-		hosts, err := d.Store.HostsAfter(ctx, after, scanned)
+		hosts, err := d.options.Store.View().HostsAfter(ctx, after, scanned)
 		if err != nil {
 			return fmt.Errorf("scanning hosts: %w", err)
 		}
 		var batch update
 		for _, h := range hosts {
 			after = h.ID
-			if h.Lifecycle == host.LifecycleRemoved {
-				continue
-			}
 			found[h.ID] = true
 			if err := d.read(ctx, &batch, h, fresh); err != nil {
 				return err
@@ -136,23 +160,26 @@ func (d *Directory) Load(ctx context.Context) error {
 	d.mu.RLock()
 	for id := range d.hosts {
 		if !found[id] {
-			gone.removed = append(gone.removed, id)
+			gone.deleted = append(gone.deleted, id)
 		}
 	}
 	d.mu.RUnlock()
 	// A host that was enrolled while we scanned is not gone: ask for each.
-	kept := gone.removed[:0]
-	for _, id := range gone.removed {
-		h, err := d.Store.Host(ctx, id)
+	kept := gone.deleted[:0]
+	for _, id := range gone.deleted {
+		h, err := d.options.Store.View().Host(ctx, id)
 		switch {
-		case err == nil && h.Lifecycle != host.LifecycleRemoved:
-		case err == nil || fault.KindOf(err) == fault.NotFound:
+		case err == nil:
+			if err := d.read(ctx, &gone, h, nil); err != nil {
+				return err
+			}
+		case fault.KindOf(err) == fault.NotFound:
 			kept = append(kept, id)
 		default:
 			return fmt.Errorf("looking for host %s: %w", id, err)
 		}
 	}
-	gone.removed = kept
+	gone.deleted = kept
 	d.put(gone)
 	return nil
 }
@@ -160,8 +187,12 @@ func (d *Directory) Load(ctx context.Context) error {
 // read adds a host to an update, with its own and its workspace's settings.
 func (d *Directory) read(ctx context.Context, u *update, h host.Host, fresh map[string]bool) error {
 	e := &entry{host: brief(h)}
+	if h.Lifecycle == host.LifecycleRemoved {
+		u.hosts = append(u.hosts, e)
+		return nil
+	}
 	if h.SettingsRevision != 0 { // grows with the host's own settings as well
-		stored, err := d.Store.HostSettings(ctx, h.ID)
+		stored, err := d.options.Store.View().HostSettings(ctx, h.ID)
 		if err != nil {
 			return fmt.Errorf("reading settings of host %s: %w", h.ID, err)
 		}
@@ -182,7 +213,7 @@ func (d *Directory) read(ctx context.Context, u *update, h host.Host, fresh map[
 }
 
 func (d *Directory) readWorkspace(ctx context.Context, u *update, id string) error {
-	stored, err := d.Store.WorkspaceSettings(ctx, id)
+	stored, err := d.options.Store.View().WorkspaceSettings(ctx, id)
 	if err != nil && fault.KindOf(err) != fault.NotFound {
 		return fmt.Errorf("reading settings of workspace %s: %w", id, err)
 	}
@@ -223,10 +254,10 @@ func (d *Directory) Apply(ctx context.Context, changes []feed.Change) error {
 			continue // our own write, learnt already
 		}
 		seen[c.ID] = true
-		h, err := d.Store.Host(ctx, c.ID)
+		h, err := d.options.Store.View().Host(ctx, c.ID)
 		switch {
-		case fault.KindOf(err) == fault.NotFound, err == nil && h.Lifecycle == host.LifecycleRemoved:
-			u.removed = append(u.removed, c.ID)
+		case fault.KindOf(err) == fault.NotFound:
+			u.deleted = append(u.deleted, c.ID)
 		case err != nil:
 			return fmt.Errorf("reading host %s: %w", c.ID, err)
 		default:
@@ -255,18 +286,6 @@ func (d *Directory) Learn(ctx context.Context, hosts ...host.Host) {
 	defer d.applying.Unlock()
 	var u update
 	for _, h := range hosts {
-		if h.Lifecycle == host.LifecycleRemoved {
-			u.removed = append(u.removed, h.ID)
-			continue
-		}
-		if d.revision(h.ID) == 0 {
-			// New here, or removed meanwhile: what the database says now decides, lest a late word brings it back.
-			now, err := d.Store.Host(ctx, h.ID)
-			if err != nil || now.Lifecycle == host.LifecycleRemoved {
-				continue
-			}
-			h = now
-		}
 		if err := d.read(ctx, &u, h, nil); err != nil {
 			continue // the feed brings it
 		}

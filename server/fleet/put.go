@@ -10,13 +10,13 @@ import (
 // update is what was read and is to be taken in together.
 type update struct {
 	hosts      []*entry
-	removed    []string
+	deleted    []string
 	workspaces map[string]settings.Stored
 }
 
 // put takes an update in, logs what changed for watchers, and tells the listener which hosts to look at again.
 func (d *Directory) put(u update) {
-	now := d.Now().UTC()
+	now := d.options.Now().UTC()
 	var told []string
 	var logged []host.Change
 	d.mu.Lock()
@@ -38,6 +38,15 @@ func (d *Directory) put(u update) {
 		if before != nil && before.host.Revision >= e.host.Revision && revision(before.settings) >= revision(e.settings) {
 			continue
 		}
+		if e.host.Lifecycle == host.LifecycleRemoved {
+			if d.remove(e.host) {
+				logged, told = append(logged, host.Change{Before: hostOf(before), After: e.host, At: now}), append(told, e.host.ID)
+			}
+			continue
+		}
+		if d.removed[e.host.ID] != nil {
+			continue // a late word about a host that is no more
+		}
 		e.labels = d.share(e.host.Labels)
 		e.host.Labels = e.labels.set
 		d.hosts[e.host.ID] = e
@@ -53,18 +62,21 @@ func (d *Directory) put(u update) {
 		logged = append(logged, change)
 		if matters(before, e) {
 			told = append(told, e.host.ID)
+			if h := e.host; !h.Converged && h.Lifecycle == host.LifecycleActive && len(h.Sections) > 0 {
+				select {
+				case d.unsettled <- struct{}{}:
+				default:
+				}
+			}
 		}
 	}
-	for _, id := range u.removed {
+	for _, id := range u.deleted {
 		before := d.hosts[id]
 		if before == nil {
 			continue
 		}
-		delete(d.hosts, id)
-		d.unshare(before.labels)
-		d.leave(before.host)
-		logged = append(logged, host.Change{Before: before.host, At: now})
-		told = append(told, id)
+		d.drop(before)
+		logged, told = append(logged, host.Change{Before: before.host, At: now}), append(told, id)
 	}
 	// Logged before the lock is given back: a watcher's snapshot and its place in the log belong together.
 	d.log.add(logged)
@@ -73,6 +85,32 @@ func (d *Directory) put(u update) {
 	if listener != nil && len(told) > 0 {
 		listener.Changed(told)
 	}
+}
+
+// remove keeps of a host what is kept of removed ones, and tells whether that is new; d.mu is held.
+func (d *Directory) remove(h *host.Host) bool {
+	if d.removed[h.ID] != nil {
+		return false
+	}
+	d.removed[h.ID] = &removed{scope: h.Scope, key: h.Key, reason: h.LifecycleReason}
+	if before := d.hosts[h.ID]; before != nil {
+		d.drop(before)
+	}
+	return true
+}
+
+// drop forgets a host; d.mu is held.
+func (d *Directory) drop(e *entry) {
+	delete(d.hosts, e.host.ID)
+	d.unshare(e.labels)
+	d.leave(e.host)
+}
+
+func hostOf(e *entry) *host.Host {
+	if e == nil {
+		return nil
+	}
+	return e.host
 }
 
 func revision(s *settings.Stored) int64 {
