@@ -149,6 +149,9 @@ func (d *Directory) heartbeat(hostID string) (least, most time.Duration) {
 	if e.settings != nil {
 		s.HeartbeatMin = cmp.Or(e.settings.Settings.HeartbeatMin, s.HeartbeatMin)
 		s.HeartbeatMax = cmp.Or(e.settings.Settings.HeartbeatMax, s.HeartbeatMax)
+		if s.HeartbeatMax != 0 {
+			s.HeartbeatMin = min(s.HeartbeatMin, s.HeartbeatMax)
+		}
 	}
 	s = s.Defaults()
 	return s.HeartbeatMin, s.HeartbeatMax
