@@ -232,6 +232,16 @@ func permitted(ctx context.Context, r Reader, keyID string, p access.Permission)
 	return k, nil
 }
 
+// Expiry is when the key that the caller presents ends; zero where the caller is no key.
+func (s *Service) Expiry(ctx context.Context) (time.Time, error) {
+	actor := access.ActorFrom(ctx)
+	if actor.Kind != access.APIKey {
+		return time.Time{}, nil
+	}
+	k, err := s.lookup(ctx, actor.ID, s.options.Now())
+	return k.ExpiresAt, err
+}
+
 // List is the keys that the caller may read, newest first.
 func (s *Service) List(ctx context.Context, page tenant.Page) ([]apikey.Key, string, error) {
 	return s.store.View().Keys(ctx, apikey.Query{Readable: access.ActorFrom(ctx).Readable(apikey.Read), Page: page})

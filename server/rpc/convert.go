@@ -3,6 +3,7 @@ package rpc
 import (
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -64,6 +65,14 @@ func scope(s access.Scope) *v1.Scope {
 
 func page(p *v1.Page) tenant.Page {
 	return tenant.Page{Size: int(p.GetSize()), Token: p.GetToken()}
+}
+
+// answer is a method's answer, or its error. The message of a failed call was made from zero values and is dropped.
+func answer[T any](m *T, err error) (*connect.Response[T], error) {
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(m), nil
 }
 
 // each converts a list; an empty one stays a list.
