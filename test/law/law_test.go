@@ -1,0 +1,171 @@
+// Package law keeps what docs/design.md promises about the tree: who may import whom, and that every package says what
+// it is.
+package law
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/loopbackd/loopback/"
+
+// nouns are the packages that say what a thing is. They know the standard library and each other, nothing else.
+var nouns = []string{
+	"access", "apikey", "audit", "fault", "host", "id", "label", "operation", "release", "secret", "section",
+	"settings", "tenant", "token", "trust",
+}
+
+// A rule says what the packages under a folder may import of this module; the longest matching folder decides. What is
+// listed is a folder and all beneath it; "nouns" stands for those above. Third-party libraries are allowed unless noted.
+var rules = map[string]struct {
+	may []string
+}{
+	"wire":            {may: []string{"nouns", "api"}},
+	"release/publish": {may: []string{"nouns"}},
+
+	"server/config":  {may: []string{"nouns"}},
+	"server/keys":    {may: []string{"nouns"}},
+	"server/feed":    {may: []string{"nouns"}},
+	"server/bus":     {may: []string{"nouns"}},
+	"server/storage": {may: []string{"nouns", "server/feed", "server/storage"}},
+	"server/link":    {may: []string{"nouns", "api", "wire"}},
+	"server/fleet":   {may: []string{"nouns", "api", "server/feed", "server/link"}}, // implements the hub's seam and encodes its frames
+	"server/rpc":     {may: []string{"nouns", "api", "server"}},
+	"server":         {may: []string{"nouns", "server/feed"}}, // every slice: nouns, and the order of changes
+
+	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
+	"agent":         {may: []string{"nouns", "agent"}},
+	"cli":           {may: []string{"nouns", "api", "release/publish"}},
+	"api":           {may: []string{"api"}},
+	"test":          {may: []string{""}},
+	"bench":         {may: []string{""}},
+	"docs":          {may: []string{"api", "cli"}},
+	"tools":         {may: []string{"api"}},
+	"cmd/loopback":  {may: []string{"cli"}},
+	"cmd/loopbackd": {may: []string{"server", "nouns"}},
+}
+
+// exact are packages whose rule holds for themselves only, not for what lies beneath.
+var exact = map[string][]string{
+	"server":             {"nouns", "api", "wire", "server"}, // assembles
+	"agent":              {"nouns", "agent"},
+	"cmd/loopback-agent": {"agent", "nouns"},
+}
+
+type pkg struct {
+	dir     string
+	imports map[string]bool // of non-test files
+	doc     bool
+}
+
+// load parses every package of the module that go.mod at the root covers.
+func load(t *testing.T) []pkg {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	found := map[string]*pkg{}
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, p)
+		if d.IsDir() {
+			if rel != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || d.Name() == "testdata" || d.Name() == "bin") {
+				return fs.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(p, "go.mod")); err == nil && rel != "." {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") || strings.HasSuffix(p, "_test.go") && !strings.HasPrefix(rel, "test/") {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), p, nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		dir := path.Dir(filepath.ToSlash(rel))
+		if found[dir] == nil {
+			found[dir] = &pkg{dir: dir, imports: map[string]bool{}}
+		}
+		for _, i := range f.Imports {
+			found[dir].imports[strings.Trim(i.Path.Value, `"`)] = true
+		}
+		found[dir].doc = found[dir].doc || hasDoc(f)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []pkg
+	for _, p := range found {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, func(a, b pkg) int { return strings.Compare(a.dir, b.dir) })
+	return out
+}
+
+func hasDoc(f *ast.File) bool { return f.Doc != nil && len(strings.Fields(f.Doc.Text())) >= 5 }
+
+func TestImports(t *testing.T) {
+	for _, p := range load(t) {
+		if slices.Contains(nouns, p.dir) {
+			for i := range p.imports {
+				rel, ours := strings.CutPrefix(i, module)
+				switch {
+				case ours && !slices.Contains(nouns, rel):
+					t.Errorf("%s is a noun and imports %s; nouns import nouns only", p.dir, rel)
+				case !ours && strings.Contains(strings.SplitN(i, "/", 2)[0], "."):
+					t.Errorf("%s is a noun and imports %s; nouns use the standard library only", p.dir, i)
+				}
+			}
+			continue
+		}
+		may, ok := allowed(p.dir)
+		if !ok {
+			t.Errorf("%s: no rule in test/law says what it may import", p.dir)
+			continue
+		}
+		for i := range p.imports {
+			rel, ours := strings.CutPrefix(i, module)
+			if !ours || within(rel, p.dir) {
+				continue
+			}
+			if !slices.ContainsFunc(may, func(m string) bool {
+				return m == "" || m == "nouns" && slices.Contains(nouns, rel) || within(rel, m)
+			}) {
+				t.Errorf("%s imports %s; it may import %v", p.dir, rel, may)
+			}
+		}
+	}
+}
+
+func allowed(dir string) ([]string, bool) {
+	if may, ok := exact[dir]; ok {
+		return may, true
+	}
+	for d := dir; d != "."; d = path.Dir(d) {
+		if r, ok := rules[d]; ok {
+			return r.may, true
+		}
+	}
+	return nil, false
+}
+
+func within(dir, folder string) bool { return dir == folder || strings.HasPrefix(dir, folder+"/") }
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range load(t) {
+		if !p.doc && !strings.HasPrefix(p.dir, "api/") {
+			t.Errorf("%s has no package comment", p.dir)
+		}
+	}
+}
