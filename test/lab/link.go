@@ -293,7 +293,7 @@ func (n *Network) claimRange(ctx context.Context) error {
 			return err
 		}
 		err := run(ctx, "", "ip", "link", "add", "name", n.bridge(), "address", n.hardwareAddress(0, "bridge").String(),
-			"addrgenmode", "none", "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0")
+			"type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0")
 		if err != nil {
 			if exists(n.bridge()) {
 				continue // another process was quicker

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,37 +73,70 @@ func (m *Machine) registered() string { return m.network.bridge() + "-" + m.name
 // Boot makes a machine, turns it on and returns once systemd inside reports
 // "running" or "degraded". If that fails, nothing of the machine is left.
 func (n *Network) Boot(ctx context.Context, options MachineOptions) (*Machine, error) {
-	if err := checkName("machine", options.Name); err != nil {
+	machines, err := n.BootAll(ctx, options)
+	if err != nil {
 		return nil, err
 	}
-	var image string
-	var m *Machine
-	err := n.update(ctx, func(state *record) error {
-		if _, err := state.machine(options.Name); err == nil {
-			return ErrExists
+	return machines[0], nil
+}
+
+// BootAll boots machines together; their addresses are in the order given. If
+// one fails, nothing of any of them is left.
+func (n *Network) BootAll(ctx context.Context, options ...MachineOptions) ([]*Machine, error) {
+	machines, image, err := n.register(ctx, options)
+	if err != nil {
+		return nil, fmt.Errorf("boot machines: %w", err)
+	}
+	failures := make([]error, len(machines))
+	var boots sync.WaitGroup
+	for i, m := range machines {
+		boots.Go(func() {
+			err := m.install(image, options[i].Hosts)
+			if err == nil {
+				err = m.Start(ctx)
+			}
+			if err != nil {
+				failures[i] = fmt.Errorf("boot machine %s: %w", m.name, err)
+			}
+		})
+	}
+	boots.Wait()
+	if err := errors.Join(failures...); err != nil {
+		for _, m := range machines {
+			err = errors.Join(err, m.Remove(context.WithoutCancel(ctx)))
 		}
-		index := 2
-		for slices.ContainsFunc(state.Machines, func(each machineRecord) bool { return each.Index == index }) {
-			index++
+		return nil, err
+	}
+	return machines, nil
+}
+
+// register writes new machines into the state, before anything of them is made.
+func (n *Network) register(ctx context.Context, options []MachineOptions) (machines []*Machine, image string, err error) {
+	for _, each := range options {
+		if err := checkName("machine", each.Name); err != nil {
+			return nil, "", err
 		}
-		if index > 254 {
-			return errors.New("the network is full: it has 253 machines")
+	}
+	err = n.update(ctx, func(state *record) error {
+		image = state.Image
+		for _, each := range options {
+			if _, err := state.machine(each.Name); err == nil {
+				return fmt.Errorf("machine %s: %w", each.Name, ErrExists)
+			}
+			index := 2
+			for slices.ContainsFunc(state.Machines, func(each machineRecord) bool { return each.Index == index }) {
+				index++
+			}
+			if index > 254 {
+				return errors.New("the network is full: it takes 253 machines")
+			}
+			added := machineRecord{Name: each.Name, Index: index}
+			state.Machines = append(state.Machines, added)
+			machines = append(machines, n.machine(added))
 		}
-		added := machineRecord{Name: options.Name, Index: index}
-		state.Machines = append(state.Machines, added)
-		image, m = state.Image, n.machine(added)
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("boot machine %s: %w", options.Name, err)
-	}
-	if err = m.install(image, options.Hosts); err == nil {
-		err = m.Start(ctx)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("boot machine %s: %w", options.Name, err), m.Remove(context.WithoutCancel(ctx)))
-	}
-	return m, nil
+	return machines, image, err
 }
 
 // install gives the machine its disk and what tells it from its siblings.

@@ -15,9 +15,11 @@ unplug() {
 }
 
 plug() {
+	: >"$LAB_FOLDER/netns" &&
 	unshare --net="$LAB_FOLDER/netns" true &&
-	ip link add name "$LAB_LINK" address "$LAB_HOST_MAC" addrgenmode none \
+	ip link add name "$LAB_LINK" address "$LAB_HOST_MAC" \
 		type veth peer name eth0 address "$LAB_MAC" netns "$LAB_FOLDER/netns" &&
+	{ ip link set dev "$LAB_LINK" addrgenmode none 2>/dev/null || true; } && # no IPv6 here, no need
 	nsenter --net="$LAB_FOLDER/netns" ip -batch "$LAB_FOLDER/inside.ip" &&
 	ip link set dev "$LAB_LINK" master "$LAB_BRIDGE" &&
 	sh "$LAB_FOLDER/link.sh"

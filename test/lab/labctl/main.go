@@ -21,7 +21,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/loopbackd/loopback/test/lab"
@@ -147,23 +146,21 @@ func (p program) up(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	names := p.machineNames()
-	failures := make([]error, len(names))
-	var boots sync.WaitGroup
-	for i, each := range names {
-		boots.Go(func() {
-			machine, err := network.Machine(each)
-			switch {
-			case errors.Is(err, lab.ErrNotFound):
-				_, err = network.Boot(ctx, lab.MachineOptions{Name: each})
-			case err == nil:
-				err = machine.Start(ctx)
+	var absent []lab.MachineOptions
+	for _, each := range p.machineNames() {
+		machine, err := network.Machine(each)
+		switch {
+		case errors.Is(err, lab.ErrNotFound):
+			absent = append(absent, lab.MachineOptions{Name: each})
+		case err != nil:
+			return err
+		default:
+			if err := machine.Start(ctx); err != nil {
+				return err
 			}
-			failures[i] = err
-		})
+		}
 	}
-	boots.Wait()
-	if err := errors.Join(failures...); err != nil {
+	if _, err := network.BootAll(ctx, absent...); err != nil {
 		return err
 	}
 	return show(network)
