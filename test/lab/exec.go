@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,17 +88,25 @@ func (m *Machine) Run(ctx context.Context, c Command) (exitCode int, err error) 
 	if dir == "" {
 		dir = "/root"
 	}
-	command := exec.CommandContext(ctx, "nsenter", append([]string{
-		fmt.Sprintf("--target=%d", leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root",
-		"--wdns=" + dir, "--"}, c.Args...)...)
+	command := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
+	command.Dir = dir
 	command.Env = append([]string{"PATH=" + systemPath, "HOME=/root", "USER=root", "LOGNAME=root",
 		"SHELL=/bin/bash", "LANG=C.UTF-8"}, c.Env...)
 	command.Stdin, command.Stdout, command.Stderr = c.Stdin, c.Stdout, c.Stderr
 	command.SysProcAttr = &unix.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(place.Fd())}
-	// Killing nsenter would orphan what it started; the cgroup takes all.
+	// Killing the command alone would spare what it started; the cgroup takes all.
 	command.Cancel = func() error { return os.WriteFile(filepath.Join(own, "cgroup.kill"), []byte("1"), 0) }
 	command.WaitDelay = time.Second
-	err = command.Run()
+	if err = startInside(leader, command); err != nil {
+		if code := startCode(err); code != 0 {
+			if c.Stderr != nil {
+				fmt.Fprintf(c.Stderr, "lab: %v\n", err)
+			}
+			return code, nil
+		}
+		return 0, fmt.Errorf("run %s on machine %s: %w", c.Args[0], m.name, err)
+	}
+	err = command.Wait()
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("run %s on machine %s: %w", c.Args[0], m.name, ctx.Err())
 	}
@@ -106,7 +115,7 @@ func (m *Machine) Run(ctx context.Context, c Command) (exitCode int, err error) 
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return 0, nil
 	case errors.As(err, &exit):
-		if status, ok := exit.Sys().(unix.WaitStatus); ok && status.Signaled() {
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			return 128 + int(status.Signal()), nil
 		}
 		return exit.ExitCode(), nil

@@ -217,7 +217,7 @@ func (m *Machine) Start(ctx context.Context) error {
 			return fmt.Errorf("start machine %s: %w", m.name, err)
 		}
 	}
-	if err := m.waitReady(ctx, ""); err != nil {
+	if err := m.waitReady(ctx, 0); err != nil {
 		return fmt.Errorf("start machine %s: %w", m.name, err)
 	}
 	return nil
@@ -284,9 +284,9 @@ func (m *Machine) console() string {
 	return lastLines(string(text), 10)
 }
 
-// waitReady returns when systemd inside has booted; with notBoot not empty,
-// when it has booted with another boot id than that.
-func (m *Machine) waitReady(ctx context.Context, notBoot string) error {
+// waitReady returns when systemd inside has booted under another leader than
+// previous (0: any).
+func (m *Machine) waitReady(ctx context.Context, previous int) error {
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	last := "not started"
@@ -296,17 +296,14 @@ func (m *Machine) waitReady(ctx context.Context, notBoot string) error {
 		}
 		// The bus is there long before systemctl could succeed; a look at its
 		// socket costs nothing, a systemctl that fails costs a process.
-		if leader := m.leader(); leader != 0 && isSocket(fmt.Sprintf("/proc/%d/root/run/dbus/system_bus_socket", leader)) {
+		if leader := m.leader(); leader != 0 && leader != previous && isSocket(fmt.Sprintf("/proc/%d/root/run/dbus/system_bus_socket", leader)) {
 			result, err := m.Exec(ctx, "systemctl", "is-system-running", "--wait")
-			if err == nil {
+			if err != nil {
+				last = err.Error()
+			} else {
 				last = strings.TrimSpace(result.Stdout + result.Stderr)
 				if last == "running" || last == "degraded" {
-					if notBoot == "" {
-						return nil
-					}
-					if boot, err := m.BootID(ctx); err == nil && boot != notBoot {
-						return nil
-					}
+					return nil
 				}
 			}
 		}
@@ -359,12 +356,10 @@ func (m *Machine) BootID(ctx context.Context) (string, error) {
 
 // Reboot reboots in order from the inside and returns when the machine is up again.
 func (m *Machine) Reboot(ctx context.Context) error {
-	before, err := m.BootID(ctx)
-	if err != nil {
-		return fmt.Errorf("reboot machine %s: %w", m.name, err)
-	}
-	// systemctl may be killed by the very shutdown it asked for: only the new boot id counts.
-	if _, err := m.Exec(ctx, "systemctl", "reboot"); err != nil {
+	before := m.leader()
+	// The shutdown may kill the very systemctl that asked for it, so its exit
+	// code says nothing; only a new process 1 does.
+	if _, err := m.Exec(ctx, "systemctl", "--no-block", "reboot"); err != nil {
 		return fmt.Errorf("reboot machine %s: %w", m.name, err)
 	}
 	if err := m.waitReady(ctx, before); err != nil {

@@ -31,11 +31,13 @@ while [ "$code" -eq 133 ]; do
 	plug || { echo "lab: could not connect $LAB_LINK" >&2; code=1; break; }
 	# A cgroup holds processes or subgroups: nspawn gets one to itself to divide.
 	(
+		# nspawn is started in the namespace, not told of it, because it mounts
+		# /sys before it goes there: the machine would see this computer's links.
 		echo 0 >"$LAB_CGROUP/cgroup.procs"
-		exec env -i PATH="$PATH" SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 systemd-nspawn --quiet \
+		exec env -i PATH="$PATH" SYSTEMD_NSPAWN_API_VFS_WRITABLE=1 \
+			nsenter --net="$LAB_FOLDER/netns" systemd-nspawn --quiet \
 			--directory="$LAB_FOLDER/root" --boot --register=no --keep-unit \
 			--machine="$LAB_MACHINE" --hostname="$LAB_HOSTNAME" \
-			--network-namespace-path="$LAB_FOLDER/netns" \
 			--capability=all --system-call-filter='bpf perf_event_open' --bind=/dev/net/tun \
 			--resolv-conf=off --timezone=off --link-journal=no --console=pipe
 	)
