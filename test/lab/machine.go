@@ -417,14 +417,27 @@ func (m *Machine) Kill(ctx context.Context) error {
 	return m.powerOff(ctx)
 }
 
+// tidyTime is how long nspawn and the power supply may take to end once the
+// inside is dead. One that had no inside yet, early in a boot, takes all of it.
+const tidyTime = time.Second
+
 // powerOff makes sure of the state off: no process, no link, no namespace.
 func (m *Machine) powerOff(ctx context.Context) error {
 	cgroups, err := findCgroups()
 	if err != nil {
 		return err
 	}
-	if err := killAll(ctx, cgroups.path(m.cgroup())); err != nil {
+	// The inside first: nspawn and the power supply then reap it, tidy up and
+	// end by themselves, instead of leaving zombies to this computer's init.
+	if err := killAll(ctx, cgroups.path(m.cgroup(), "system", "payload")); err != nil {
 		return err
+	}
+	tidying, cancel := context.WithTimeout(ctx, tidyTime)
+	defer cancel()
+	if err := waitEmpty(tidying, cgroups.path(m.cgroup())); err != nil {
+		if err := killAll(ctx, cgroups.path(m.cgroup())); err != nil {
+			return err
+		}
 	}
 	return errors.Join(m.unplug(ctx), cgroups.remove(m.cgroup()))
 }
@@ -458,7 +471,7 @@ func (m *Machine) Remove(ctx context.Context) error {
 }
 
 func (m *Machine) uninstall() error {
-	// Killed, nspawn leaves a lock named for the root folder's inode, and a
+	// Killed itself, nspawn leaves a lock named for the root folder's inode, and a
 	// folder for mounts to be passed in.
 	var stat unix.Stat_t
 	if err := unix.Stat(m.root(), &stat); err == nil {
