@@ -186,11 +186,12 @@ func archives(texts []aptText) []string {
 func parseLines(text string, add func(addresses, suites []string)) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
-		kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if kind != "deb" {
+		// Blanks may be tabs; the options may hold blanks.
+		rest, found := strings.CutPrefix(strings.Join(strings.Fields(line), " "), "deb ")
+		if !found {
 			continue
 		}
-		if rest = strings.TrimSpace(rest); strings.HasPrefix(rest, "[") {
+		if strings.HasPrefix(rest, "[") {
 			_, rest, _ = strings.Cut(rest, "]")
 		}
 		if fields := strings.Fields(rest); len(fields) >= 2 {

@@ -308,6 +308,38 @@ func TestPower(t *testing.T) {
 	}
 }
 
+// A command that somebody runs while the machine goes down is not a child of
+// its process 1, which would wait ten seconds for it; see hastenShutdown.
+func TestCommandsDoNotHoldUpAShutdown(t *testing.T) {
+	m := boot(t, network(t, "test-hasten"), "a")[0]
+	for range 5 {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			// Killed by the shutdown; how that shows is not the question.
+			m.Exec(t.Context(), "sleep", "1000")
+		}()
+		for {
+			if result, err := m.Exec(t.Context(), "pgrep", "-x", "sleep"); err != nil {
+				t.Fatal(err)
+			} else if result.ExitCode == 0 {
+				break
+			}
+		}
+		start := time.Now()
+		if err := m.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("shutdown with a command running took %v, want it well below 10 s", took)
+		}
+		<-ended
+		if err := m.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOpenFindsTheSameMachines(t *testing.T) {
 	n := network(t, "test-open")
 	m := boot(t, n, "a")[0]

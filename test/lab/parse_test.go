@@ -21,7 +21,7 @@ deb [arch=amd64 signed-by=/k.gpg] https://tools.example/apt stable main # theirs
 deb	http://tab.example/ bookworm main
 deb http://mirror.example/debian/ bookworm main contrib
 deb cdrom:[Debian]/ bookworm main
-`}}, []string{"http://mirror.example/debian", "https://tools.example/apt"}},
+`}}, []string{"http://tab.example", "http://mirror.example/debian", "https://tools.example/apt"}},
 		{"paragraphs", []aptText{{paragraphs: true, text: `Types: deb deb-src
 # a comment between fields
 URIs: http://a.example/debian
