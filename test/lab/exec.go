@@ -109,7 +109,10 @@ func (m *Machine) Run(ctx context.Context, c Command) (exitCode int, err error) 
 	err = command.Wait()
 	hastenShutdown(leader)
 	if ctx.Err() != nil {
-		return 0, fmt.Errorf("run %s on machine %s: %w", c.Args[0], m.name, ctx.Err())
+		// Killed is not yet gone; the kernel needs no more than moments.
+		dying, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer stop()
+		return 0, fmt.Errorf("run %s on machine %s: %w", c.Args[0], m.name, errors.Join(ctx.Err(), waitEmpty(dying, own)))
 	}
 	var exit *exec.ExitError
 	switch {
