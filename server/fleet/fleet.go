@@ -57,9 +57,10 @@ type Store interface {
 	Observe(ctx context.Context, change func(Tx) error) error
 }
 
-// Listener is told of hosts whose desired state, standing or key may be another than before.
+// Listener is told which hosts to look at again. Both return without waiting for a host.
 type Listener interface {
-	Changed(hostIDs []string)
+	Changed(hostIDs []string) // desired state, standing or key may be another than before
+	Expel(hostIDs []string)   // removed
 }
 
 // Options of a Directory.

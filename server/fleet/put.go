@@ -17,7 +17,7 @@ type update struct {
 // put takes an update in, logs what changed for watchers, and tells the listener which hosts to look at again.
 func (d *Directory) put(u update) {
 	now := d.options.Now().UTC()
-	var told []string
+	var told, expelled []string
 	var logged []host.Change
 	d.mu.Lock()
 	for id, stored := range u.workspaces {
@@ -40,7 +40,8 @@ func (d *Directory) put(u update) {
 		}
 		if e.host.Lifecycle == host.LifecycleRemoved {
 			if d.remove(e.host) {
-				logged, told = append(logged, host.Change{Before: hostOf(before), After: e.host, At: now}), append(told, e.host.ID)
+				logged = append(logged, host.Change{Before: hostOf(before), After: e.host, At: now})
+				expelled = append(expelled, e.host.ID)
 			}
 			continue
 		}
@@ -76,13 +77,19 @@ func (d *Directory) put(u update) {
 			continue
 		}
 		d.drop(before)
-		logged, told = append(logged, host.Change{Before: before.host, At: now}), append(told, id)
+		logged, expelled = append(logged, host.Change{Before: before.host, At: now}), append(expelled, id)
 	}
 	// Logged before the lock is given back: a watcher's snapshot and its place in the log belong together.
 	d.log.add(logged)
 	listener := d.listener
 	d.mu.Unlock()
-	if listener != nil && len(told) > 0 {
+	if listener == nil {
+		return
+	}
+	if len(expelled) > 0 {
+		listener.Expel(expelled)
+	}
+	if len(told) > 0 {
 		listener.Changed(told)
 	}
 }

@@ -14,6 +14,9 @@ package host
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -184,6 +187,14 @@ func (s *Service) List(ctx context.Context, q ListQuery) ([]Seen, string, int64,
 	if actor.Kind == access.Anonymous || actor.Kind == "" {
 		return nil, "", 0, access.ErrUnauthenticated
 	}
+	var c fault.Check
+	for i, state := range q.States {
+		c.That(slices.Contains(host.States, state), fmt.Sprintf("states[%d]", i), "is %q; allowed are %s", state, list(host.States))
+	}
+	c.That(q.OrderBy == "" || slices.Contains(host.Orders, q.OrderBy), "orderBy", "is %q; allowed are %s, each with '-' before it to reverse", q.OrderBy, list(host.Orders))
+	if err := c.Err("host_query_invalid", "the query is not valid"); err != nil {
+		return nil, "", 0, err
+	}
 	q.Readable = actor.Readable(host.Read)
 	if q.Workspace != "" {
 		w, err := s.tenants.Workspace(ctx, q.Workspace, host.Read)
@@ -201,6 +212,17 @@ func (s *Service) List(ctx context.Context, q ListQuery) ([]Seen, string, int64,
 		out[i] = s.seen(&hosts[i])
 	}
 	return out, next, total, nil
+}
+
+func list[T ~string](words []T) string {
+	var b strings.Builder
+	for i, w := range words {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(w))
+	}
+	return b.String()
 }
 
 // change changes one host in one transaction. do tells whether it changed anything; nothing is written where it did not.
