@@ -95,6 +95,11 @@ func (k *Keys) Publish(ctx context.Context, s Service, artefacts []Artefact, pro
 	if err != nil {
 		return nil, fmt.Errorf("read what is published: %w", err)
 	}
+	for name, file := range theirs.Files {
+		if err := release.CheckMetadata(file); err != nil {
+			return nil, errNotSigned.WithCause(fmt.Errorf("%s: %w", name, err))
+		}
+	}
 	roots, err := k.reconcileRoots(theirs)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/loopbackd/loopback/release"
 )
 
 // Blob is one stored value.
@@ -177,8 +179,8 @@ func (f *Folder) Delete(_ context.Context, key string) error {
 	return nil
 }
 
-// readAll reads a small blob.
-func readAll(ctx context.Context, b Blobs, key string) (_ []byte, err error) {
+// readMetadata reads a small blob.
+func readMetadata(ctx context.Context, b Blobs, key string) (_ []byte, err error) {
 	r, err := b.Open(ctx, key, 0)
 	if err != nil {
 		return nil, err
@@ -190,6 +192,9 @@ func readAll(ctx context.Context, b Blobs, key string) (_ []byte, err error) {
 	}
 	if len(data) > maxMetadata {
 		return nil, fmt.Errorf("read %s: longer than %d bytes", key, maxMetadata)
+	}
+	if err := release.CheckMetadata(data); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
 	return data, nil
 }

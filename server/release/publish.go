@@ -37,6 +37,11 @@ func (s *Service) Publish(ctx context.Context, roots [][]byte, targets []byte) (
 		return nil, fault.New(fault.Invalid, "release_metadata_invalid", "the metadata is missing or too large").
 			WithHint("at most %d roots of %d bytes and targets of %d bytes are taken", maxRoots, maxRoot, maxMetadata)
 	}
+	for _, file := range append(slices.Clone(roots), targets) {
+		if err := release.CheckMetadata(file); err != nil {
+			return nil, refuse("release_metadata_refused", "the metadata cannot be read").WithCause(err)
+		}
+	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	was := s.current.Load()
@@ -90,7 +95,7 @@ func (s *Service) check(ctx context.Context, r repository, roots [][]byte, targe
 			return nil, nil, refuse("release_root_refused", "a root cannot be read").WithCause(err)
 		}
 		if v := root.Signed.Version; v <= r.rootVersion {
-			held, err := readAll(ctx, s.blobs, rootKey(v))
+			held, err := readMetadata(ctx, s.blobs, rootKey(v))
 			if err != nil || !bytes.Equal(held, b) {
 				return nil, nil, fault.New(fault.Conflict, "release_root_refused", "root %d is another one here", v).
 					WithHint("fetch the current metadata and sign upon it; two publishers with one set of keys must not sign apart")

@@ -261,7 +261,7 @@ func (s *Service) Metadata(ctx context.Context) (files map[string][]byte, snapsh
 	r := s.current.Load()
 	files = map[string][]byte{}
 	for version := int64(1); version <= r.rootVersion; version++ {
-		b, err := readAll(ctx, s.blobs, rootKey(version))
+		b, err := readMetadata(ctx, s.blobs, rootKey(version))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a repository may begin with a later root
 		}

@@ -58,7 +58,7 @@ func load(ctx context.Context, blobs Blobs) (*repository, error) {
 	if err := r.loadRoots(ctx, blobs); err != nil || r.root == nil {
 		return r, err
 	}
-	file, err := readAll(ctx, blobs, metadataKey(timestampName))
+	file, err := readMetadata(ctx, blobs, metadataKey(timestampName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return &repository{}, nil // a first publication that did not reach its end
 	}
@@ -75,7 +75,7 @@ func load(ctx context.Context, blobs Blobs) (*repository, error) {
 	r.timestampVersion, r.timestampExpires = timestamp.Signed.Version, timestamp.Signed.Expires
 
 	r.snapshotVersion = timestamp.Signed.Meta["snapshot.json"].Version
-	if r.snapshotFile, err = readAll(ctx, blobs, metadataKey(fmt.Sprintf("%d.snapshot.json", r.snapshotVersion))); err != nil {
+	if r.snapshotFile, err = readMetadata(ctx, blobs, metadataKey(fmt.Sprintf("%d.snapshot.json", r.snapshotVersion))); err != nil {
 		return nil, err
 	}
 	snapshot, err := metadata.Snapshot().FromBytes(r.snapshotFile)
@@ -88,7 +88,7 @@ func load(ctx context.Context, blobs Blobs) (*repository, error) {
 	r.snapshotExpires = snapshot.Signed.Expires
 
 	r.targetsVersion = snapshot.Signed.Meta["targets.json"].Version
-	if r.targetsFile, err = readAll(ctx, blobs, metadataKey(fmt.Sprintf("%d.targets.json", r.targetsVersion))); err != nil {
+	if r.targetsFile, err = readMetadata(ctx, blobs, metadataKey(fmt.Sprintf("%d.targets.json", r.targetsVersion))); err != nil {
 		return nil, err
 	}
 	targets, err := metadata.Targets().FromBytes(r.targetsFile)
@@ -116,7 +116,7 @@ func (r *repository) loadRoots(ctx context.Context, blobs Blobs) error {
 	}
 	slices.Sort(versions)
 	for _, v := range versions {
-		b, err := readAll(ctx, blobs, rootKey(v))
+		b, err := readMetadata(ctx, blobs, rootKey(v))
 		if err != nil {
 			return err
 		}

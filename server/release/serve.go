@@ -44,7 +44,7 @@ func notFound(w http.ResponseWriter) {
 }
 
 func (s *Service) serveMetadata(w http.ResponseWriter, r *http.Request, name string) {
-	b, err := readAll(r.Context(), s.blobs, metadataKey(name))
+	b, err := readMetadata(r.Context(), s.blobs, metadataKey(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		notFound(w)
 		return
