@@ -153,13 +153,11 @@ func TestRejectResetsOpenConnectionsAtBothEnds(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	stdin, feed := io.Pipe()
-	defer feed.Close()
 	ended := make(chan int, 1)
 	go func() {
-		// cat writes what it is fed to the connection, until that fails.
-		code, _ := m.Run(ctx, lab.Command{Stdin: stdin, Args: []string{"bash", "-c",
-			`exec 3<>/dev/tcp/` + n.HostAddress().String() + `/` + strconv.Itoa(int(port)) + `; read -r go <&3; while :; do echo more >&3 || exit 9; sleep 0.02; done`}})
+		// Sends until that fails: 9, or 141 where SIGPIPE says so first.
+		code, _ := m.Run(ctx, lab.Command{Args: []string{"bash", "-c",
+			`exec 3<>/dev/tcp/` + n.HostAddress().String() + `/` + strconv.Itoa(int(port)) + `; while :; do echo more >&3 || exit 9; sleep 0.02; done`}})
 		ended <- code
 	}()
 	connection, err := listener.Accept()
@@ -167,22 +165,29 @@ func TestRejectResetsOpenConnectionsAtBothEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer connection.Close()
+	connection.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := bufio.NewReader(connection).ReadString('\n'); err != nil {
+		t.Fatalf("before: %v", err)
+	}
 	if err := m.Reject(ctx, port); err != nil {
 		t.Fatal(err)
 	}
-	connection.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err = connection.Write([]byte("go\n")); err == nil {
-		_, err = bufio.NewReader(connection).ReadString('\n')
+	// Read to the end only after a write: this end, too, learns of it when it sends.
+	_, err = connection.Write([]byte("go\n"))
+	if err == nil {
+		_, err = io.Copy(io.Discard, connection)
 	}
 	if err == nil || !strings.Contains(err.Error(), "reset") {
 		t.Errorf("this end: got %v, want a reset", err)
 	}
-	if err := m.SetFaults(ctx, lab.Faults{}); err != nil {
-		t.Fatal(err)
+	select {
+	case code := <-ended:
+		if code != 9 && code != 141 {
+			t.Errorf("the machine's end: got exit code %d, want 9 or 141: its write failed", code)
+		}
+	case <-ctx.Done():
+		t.Error("the machine's end was not reset")
 	}
-	feed.Close()
-	cancel()
-	<-ended
 }
 
 func TestLossAndRate(t *testing.T) {
