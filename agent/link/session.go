@@ -136,6 +136,11 @@ func (s *session) run(ctx context.Context) (stood time.Duration, err error) {
 	if err := s.hello(ctx); err != nil {
 		return 0, err
 	}
+	defer func() {
+		if ctx.Err() != nil { // the agent stops: there may still be a way to say so
+			s.goodbye()
+		}
+	}()
 	w, err := s.welcome(ctx)
 	if err != nil {
 		return 0, err
@@ -301,7 +306,6 @@ func (s *session) carry(ctx context.Context) error {
 		case <-s.rekey:
 			return errRekey
 		case <-ctx.Done():
-			s.goodbye()
 			return ctx.Err()
 		}
 	}
