@@ -101,7 +101,7 @@ func TestEnrolGivesUpWhereWaitingDoesNotHelp(t *testing.T) {
 		refused("token_expired", true, token.ErrExpired)
 		refused("token_network", true, token.ErrNetwork)
 		refused("too_busy", false, fault.New(fault.Unavailable, "too_busy", ""))
-		b.Server.Refuse = nil
+		b.Server.Refuse = func(*pb.AgentFrame) *pb.Refusal { return nil }
 
 		o := b.enrolment()
 		o.Config.Anchor[0]++

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -182,19 +183,21 @@ func TestHeartbeatsFollowTheServersPaceWithinTheSettingsBounds(t *testing.T) {
 }
 
 func TestASilentControlPlaneIsLeft(t *testing.T) {
-	var deaf bool
+	var hangs atomic.Bool
 	inBubble(t, func(b *bench) {
-		b.Server.Lose = func(f *pb.ServerFrame) bool { return deaf && f.GetPulse() != nil }
+		b.Server.Mute = func(f *pb.ServerFrame) bool { return hangs.Load() && f.GetPulse() != nil }
 	}, func(t *testing.T, b *bench) {
-		// Losing a pulse cuts the connection; here the control plane hangs instead: it never answers.
 		b.run(t)
 		b.Wait(t, "link", b.id, linked)
 		synctest.Wait()
-		deaf = true
+		if n := len(b.Host(b.id).Hellos); n != 1 {
+			t.Errorf("got %d hellos; want one", n)
+		}
+		hangs.Store(true)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if n := len(b.Host(b.id).Hellos); n < 2 {
-			t.Errorf("got %d hellos; want a second link", n)
+		if st := b.client.Status(); len(b.Host(b.id).Hellos) < 2 || st.LastError == nil || st.LastError.Code != "link_silent" {
+			t.Errorf("got %d hellos, %+v; want a second link because of link_silent", len(b.Host(b.id).Hellos), st)
 		}
 	})
 }
@@ -243,16 +246,15 @@ func TestBackoffIsBoundedAndTroubleIsReported(t *testing.T) {
 }
 
 func TestRetryAfterIsObeyed(t *testing.T) {
-	refusals := 0
+	var refusals atomic.Int64
 	inBubble(t, func(b *bench) {
 		b.Server.Refuse = func(f *pb.AgentFrame) *pb.Refusal {
-			if refusals++; f.GetHello() == nil || refusals > 3 {
+			if f.GetHello() == nil || refusals.Add(1) > 3 {
 				return nil
 			}
 			return controltest.Refusal("too_busy", false, 5*time.Minute)
 		}
 	}, func(t *testing.T, b *bench) {
-		refusals = 0
 		began := time.Now()
 		b.run(t)
 		time.Sleep(16 * time.Minute)
@@ -271,13 +273,13 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 }
 
 func TestAFinalRefusalIsNotAskedAgain(t *testing.T) {
-	hellos := 0
+	var hellos atomic.Int64
 	inBubble(t, func(b *bench) {
 		b.Server.Refuse = func(f *pb.AgentFrame) *pb.Refusal {
 			if f.GetHello() == nil {
 				return nil
 			}
-			hellos++
+			hellos.Add(1)
 			return controltest.Refusal("host_removed", true, 0)
 		}
 	}, func(t *testing.T, b *bench) {
@@ -285,8 +287,8 @@ func TestAFinalRefusalIsNotAskedAgain(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		st := b.client.Status()
-		if hellos != 1 || st.State != link.Refused || st.LastError.Code != "host_removed" || st.LastError.Hint != "do something" {
-			t.Errorf("got %d hellos, %+v; want one, refused with the reason and its hint", hellos, st)
+		if hellos.Load() != 1 || st.State != link.Refused || st.LastError.Code != "host_removed" || st.LastError.Hint != "do something" {
+			t.Errorf("got %d hellos, %+v; want one, refused with the reason and its hint", hellos.Load(), st)
 		}
 	})
 }

@@ -123,9 +123,18 @@ func (s *session) send(ctx context.Context, f *pb.AgentFrame) error {
 		return fmt.Errorf("encode a frame: %w", err)
 	}
 	s.options.Promise(sendTimeout + time.Minute)
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	// A send that is cut short ends the link. When the agent stops, the frame under way still gets its time, so that the
+	// goodbye can follow it.
+	sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
 	defer cancel()
-	return s.conn.Send(ctx, b)
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(goodbyeTimeout):
+			cancel()
+		case <-sending.Done():
+		}
+	})()
+	return s.conn.Send(sending, b)
 }
 
 // run says hello, waits for the answer and carries the link.

@@ -67,6 +67,9 @@ func (l *Link) Answer(f *pb.ServerFrame) {
 		l.server.Cut()
 		return
 	}
+	if l.server.Mute != nil && l.server.Mute(f) {
+		return
+	}
 	b, err := proto.Marshal(f)
 	if err != nil {
 		l.server.t.Errorf("encode %v: %v", f, err)

@@ -40,6 +40,7 @@ type Server struct {
 	Heartbeat time.Duration                      // 0: one second
 	Standing  string                             // of hosts that enrol; empty: managed
 	Lose      func(*pb.ServerFrame) bool         // which answers are lost on the way
+	Mute      func(*pb.ServerFrame) bool         // which answers are never given, while the connection stands
 	Refuse    func(*pb.AgentFrame) *pb.Refusal   // which hellos and enrolments are refused
 	Hear      func(link *Link, f *pb.AgentFrame) // is told of every frame, before it is acted on
 	Keyset    uint64                             // version of the keyset; 0: 1
