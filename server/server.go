@@ -136,7 +136,7 @@ func (s *Server) adopt(ctx context.Context) error {
 	d, err := s.db.View().Deployment(ctx)
 	if fault.KindOf(err) == fault.NotFound {
 		d = nouns.Deployment{ID: s.keys.Keyset.Deployment, Epoch: 1, CreatedAt: s.options.Clock()}
-		err = s.db.Observe(ctx, func(tx *storage.Tx) error { return tx.PutDeployment(ctx, d) })
+		err = s.db.Observe(ctx, func(tx *storage.Tx) (err error) { d, err = tx.PutDeployment(ctx, d); return err })
 	}
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.audit = audit.NewService(storage.Bind[audit.Reader, audit.Tx](s.db), s.tenants)
 
 	s.directory = fleet.New(fleet.Options{
-		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: s.deployment.Began}, Now: now, Logger: o.Logger,
+		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,
 	})
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{
