@@ -15,8 +15,6 @@ import (
 	"github.com/loopbackd/loopback/tenant"
 )
 
-func equalLabels(a, b label.Set) bool { return maps.Equal(a, b) }
-
 // Label sets and removes labels. revision is the host's that the caller read; 0: whichever it is.
 func (s *Service) Label(ctx context.Context, ref Ref, set label.Set, remove []string, revision int64) (Seen, error) {
 	var c fault.Check

@@ -243,7 +243,7 @@ func (s *Service) change(ctx context.Context, ref Ref, p access.Permission, do f
 		if err != nil || !changed {
 			return err
 		}
-		if out, err = s.put(ctx, tx, before, out); err != nil {
+		if out, err = s.put(ctx, tx, out); err != nil {
 			return err
 		}
 		return s.entries(ctx, tx, p, before, out, reason)
@@ -264,16 +264,10 @@ func (s *Service) permitted(ctx context.Context, tx Tx, hostID string, ref Ref, 
 	return h, access.ActorFrom(ctx).Require(p, h.Scope, host.Read, ref.what())
 }
 
-// put settles and stores a host. Where something changed that its settings are compiled from, it notes since when.
-func (s *Service) put(ctx context.Context, tx Tx, before, h host.Host) (host.Host, error) {
+// put settles and stores a host.
+func (s *Service) put(ctx context.Context, tx Tx, h host.Host) (host.Host, error) {
 	h.Settle(s.now().UTC())
-	stored, err := tx.PutHost(ctx, h)
-	if err != nil || equalLabels(before.Labels, h.Labels) && before.Scope == h.Scope {
-		return stored, err
-	}
-	// The position of this change is known only once it is written.
-	stored.SettingsRevision = stored.Revision
-	return tx.PutHost(ctx, stored)
+	return tx.PutHost(ctx, h)
 }
 
 func (s *Service) entries(ctx context.Context, tx Tx, p access.Permission, before, after host.Host, reason string) error {

@@ -104,7 +104,7 @@ func (s *Service) begin(ctx context.Context, ref Ref, p access.Permission, kind 
 			return err
 		}
 		o.Steps = steps(kind)
-		stored, err := s.put(ctx, tx, before, after)
+		stored, err := s.put(ctx, tx, after)
 		if err != nil {
 			return err
 		}

@@ -82,12 +82,6 @@ func (w *Work) current(ctx context.Context, id string) (host.Host, error) {
 
 // close ends links, and waits until other replicas have ended theirs.
 func (w *Work) close(ctx context.Context, ids []string) (string, error) {
-	linked := 0
-	for _, id := range ids {
-		if _, _, is := w.service.presence.Seen(id); is {
-			linked++
-		}
-	}
 	w.links.Expel(ids)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -101,7 +95,7 @@ func (w *Work) close(ctx context.Context, ids []string) (string, error) {
 			}
 		}
 		if left == 0 {
-			return fmt.Sprintf("%d closed, %d were not linked", linked, len(ids)-linked), nil
+			return "no link is open", nil
 		}
 		select {
 		case <-ticker.C:
@@ -227,7 +221,7 @@ func (w *Work) standAll(ctx context.Context, o operation.Operation, ids []string
 					return err
 				}
 			}
-			if after, err = s.put(ctx, tx, before, after); err != nil {
+			if after, err = s.put(ctx, tx, after); err != nil {
 				return err
 			}
 			if err := s.entries(ctx, tx, p, before, after, reason); err != nil {
@@ -309,7 +303,7 @@ func (e *Expiry) once(ctx context.Context) error {
 				if err := stand(&after, operation.RemoveHost, reason, now); err != nil {
 					return err
 				}
-				if after, err = s.put(ctx, tx, before, after); err != nil {
+				if after, err = s.put(ctx, tx, after); err != nil {
 					return err
 				}
 				e := audit.Of(access.ActorFrom(ctx), host.Remove, before.Scope, before.ID, before.Name).Change(describe(before), describe(after))

@@ -30,7 +30,6 @@ type Tx interface {
 	PutWorkspaceSettings(ctx context.Context, workspaceID string, s settings.Settings) (settings.Stored, error)
 	PutHostSettings(ctx context.Context, hostID string, s settings.Settings) (settings.Stored, error)
 	Host(ctx context.Context, id string) (host.Host, error)
-	PutHost(ctx context.Context, h host.Host) (host.Host, error)
 	Audit(ctx context.Context, e audit.Entry) error
 }
 
@@ -194,16 +193,7 @@ func put(ctx context.Context, tx Tx, place Settings, to settings.Settings) error
 		_, err := tx.PutWorkspaceSettings(ctx, place.Scope.Workspace, to)
 		return err
 	}
-	stored, err := tx.PutHostSettings(ctx, place.HostID, to)
-	if err != nil {
-		return err
-	}
-	h, err := tx.Host(ctx, place.HostID)
-	if err != nil {
-		return err
-	}
-	h.SettingsRevision = stored.Revision
-	_, err = tx.PutHost(ctx, h)
+	_, err := tx.PutHostSettings(ctx, place.HostID, to)
 	return err
 }
 
