@@ -2,6 +2,7 @@ package link_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,10 +25,11 @@ func FuzzReceive(f *testing.F) {
 	if _, err := fleet.Want(settingsAt("info")); err != nil {
 		f.Fatal(err)
 	}
-	now := time.Now()
+	var elapsed atomic.Int64
+	start := time.Now()
 	o := options(fleet)
 	o.EnrolmentRate, o.AddressBurst = 1<<30, 1<<30
-	o.Clock = func() time.Time { return now }
+	o.Clock = func() time.Time { return start.Add(time.Duration(elapsed.Load())) }
 	hub, err := link.New(o)
 	if err != nil {
 		f.Fatal(err)
@@ -60,7 +62,7 @@ func FuzzReceive(f *testing.F) {
 		if linked.ended() {
 			linked, _ = quietLink(t, hub)
 		}
-		now = now.Add(10 * time.Millisecond) // no flood
+		elapsed.Add(int64(10 * time.Millisecond)) // no flood
 		honest.first = nil
 		honest.receiver.Receive(marshal(beat(7)))
 		var answer pb.ServerFrame

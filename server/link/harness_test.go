@@ -72,13 +72,13 @@ func (c *conn) Close(reason error) {
 	if c.stuck != nil {
 		close(c.stuck)
 	}
-	if c.receiver != nil {
-		go func() {
-			c.receiving.Lock()
-			defer c.receiving.Unlock()
+	go func() {
+		c.receiving.Lock()
+		defer c.receiving.Unlock()
+		if c.receiver != nil {
 			c.receiver.Closed(reason)
-		}()
-	}
+		}
+	}()
 }
 
 // say is a frame from the agent.
@@ -142,7 +142,8 @@ func (b *bundle) start(adjust ...func(*link.Options)) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.hub, b.fleet.Changed = hub, hub.Changed
+	b.hub = hub
+	b.fleet.Tell(hub.Changed)
 	hub.Start()
 }
 
@@ -159,6 +160,8 @@ func (b *bundle) stop() {
 func (b *bundle) open() *conn {
 	c := &conn{}
 	rand.Read(c.hash[:])
+	c.receiving.Lock()
+	defer c.receiving.Unlock()
 	c.receiver = b.hub.Accept(c)
 	return c
 }
@@ -274,15 +277,6 @@ func keepAlive(c *conn, every time.Duration) (stop func()) {
 		}
 	}()
 	return sync.OnceFunc(func() { close(done); <-ended })
-}
-
-// enrolledInSpite enrols a machine though the database is said to be away.
-func (b *bundle) enrolledInSpite() *machine {
-	b.t.Helper()
-	fail := b.fleet.Fail
-	b.fleet.Fail = nil
-	defer func() { b.fleet.Fail = fail }()
-	return b.enrolled()
 }
 
 func settingsAt(level string) settings.Settings { return settings.Settings{LogLevel: level} }

@@ -52,7 +52,7 @@ func TestEnrolmentIsRefusedWithItsReason(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBundle(t)
 				b.fleet.Uses = c.uses
-				b.fleet.Fail = func([]link.Observation) error { return c.fail }
+				b.fleet.FailBy(func([]link.Observation) error { return c.fail })
 				l, m := b.open(), newMachine()
 				l.say(&pb.AgentFrame{Body: &pb.AgentFrame_Enrol{Enrol: &pb.Enrol{
 					Token: "token", Proof: wire.SignProof(m.key, wire.RoleEnrol, "", l.hash[:])}}})

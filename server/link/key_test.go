@@ -124,7 +124,7 @@ func TestWithTheDatabaseAwayNothingIsLostAndTheNewestWins(t *testing.T) {
 			machines, links = append(machines, m), append(links, l)
 		}
 		synctest.Wait()
-		b.fleet.Fail = func([]link.Observation) error { return fault.New(fault.Unavailable, "database_away", "away") }
+		b.fleet.FailBy(away)
 		for i, l := range links {
 			l.say(reportOf(first, "failed", "at first"))
 			if i%2 == 0 {
@@ -133,7 +133,7 @@ func TestWithTheDatabaseAwayNothingIsLostAndTheNewestWins(t *testing.T) {
 			l.say(reportOf(first, "applied", ""))
 		}
 		time.Sleep(20 * time.Second)
-		b.fleet.Fail = nil
+		b.fleet.FailBy(nil)
 		time.Sleep(15 * time.Second)
 		for _, m := range machines {
 			if s := observed(b, m, "settings"); s.State != "applied" {
@@ -155,23 +155,20 @@ func TestAnObservationThatCannotBeStoredHoldsUpNoOther(t *testing.T) {
 			machines, links = append(machines, m), append(links, l)
 		}
 		synctest.Wait()
-		bad, away := machines[4].id, true
-		b.fleet.Fail = func(batch []link.Observation) error {
-			if away {
-				return fault.New(fault.Unavailable, "database_away", "away")
-			}
+		bad := machines[4].id
+		b.fleet.FailBy(away)
+		for _, l := range links {
+			l.say(reportOf(c, "applied", ""))
+		}
+		synctest.Wait()
+		b.fleet.FailBy(func(batch []link.Observation) error {
 			for _, o := range batch {
 				if o.HostID == bad {
 					return fault.New(fault.Internal, "defect", "this host cannot be stored")
 				}
 			}
 			return nil
-		}
-		for _, l := range links {
-			l.say(reportOf(c, "applied", ""))
-		}
-		synctest.Wait()
-		away = false
+		})
 		time.Sleep(10 * time.Second)
 		for i, m := range machines {
 			if s := observed(b, m, "settings"); (s.State == "applied") != (i != 4) {
@@ -184,10 +181,9 @@ func TestAnObservationThatCannotBeStoredHoldsUpNoOther(t *testing.T) {
 func TestTheHubTellsWhatItCouldNotStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBundle(t)
-		b.linked(b.enrolled())
-		synctest.Wait()
-		b.fleet.Fail = func([]link.Observation) error { return fault.New(fault.Unavailable, "database_away", "away") }
-		b.linked(b.enrolledInSpite())
+		m := b.enrolled()
+		b.fleet.FailBy(away)
+		b.linked(m)
 		ctx, cancel := within(5 * time.Second)
 		defer cancel()
 		if err := b.hub.Close(ctx); fault.Of(err).Code != "observations_lost" {
@@ -195,3 +191,5 @@ func TestTheHubTellsWhatItCouldNotStore(t *testing.T) {
 		}
 	})
 }
+
+func away([]link.Observation) error { return fault.New(fault.Unavailable, "database_away", "away") }
