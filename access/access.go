@@ -115,11 +115,16 @@ func (a Actor) Require(p Permission, at Scope, read Permission, what string) err
 	case a.Kind == Anonymous || a.Kind == "":
 		return ErrUnauthenticated
 	case p != read && a.Decide(read, at).Allowed:
-		return fault.New(fault.Denied, "permission_denied", "you may not do this: it needs %s", p).
-			WithHint("ask an administrator for a key with the permission %s", p)
+		return Denied(p)
 	default:
 		return NotFound(what)
 	}
+}
+
+// Denied is the answer to who may know of a thing but lacks the permission for what they want of it.
+func Denied(p Permission) error {
+	return fault.New(fault.Denied, "permission_denied", "you may not do this: it needs %s", p).
+		WithHint("ask an administrator for a key with the permission %s", p)
 }
 
 // NotFound is the answer for what does not exist, and for what the caller may not know of.

@@ -88,6 +88,9 @@ const (
 	Revoked   State = "revoked"
 )
 
+// States are all of them.
+var States = []State{Active, Exhausted, Expired, Revoked}
+
 // Token is a workspace's credential for installing agents.
 type Token struct {
 	tenant.Meta
@@ -110,6 +113,7 @@ type Token struct {
 	LastUsedAt  time.Time
 	LastAddress string
 	Networks    []netip.Prefix // /24 or /48 that uses came from so far; a new one after the first is a leak signal
+	Signals     []Signal       // signs that it leaked, one of a kind
 	SuccessorID string         // the token that replaces this one
 	RevokedAt   time.Time
 	RevokedBy   string

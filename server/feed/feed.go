@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/fault"
 )
 
 // Kind of resource that changed.
@@ -36,3 +37,8 @@ type Change struct {
 	Deleted  bool
 	At       time.Time
 }
+
+// ErrGone says that the feed cannot be followed from a position: changes after it were pruned, or it lies ahead of the
+// feed because an older backup was restored. Whoever gets it loads everything anew.
+var ErrGone = fault.New(fault.Precondition, "changes_gone", "the feed of changes cannot be followed from there").
+	WithHint("load everything anew and follow from the position read before that")

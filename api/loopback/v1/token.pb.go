@@ -58,8 +58,11 @@ type Token struct {
 	RevokedAt   *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	RevokedBy   string                 `protobuf:"bytes,25,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
 	Reason      string                 `protobuf:"bytes,26,opt,name=reason,proto3" json:"reason,omitempty"`
-	// What to look at: "long_lived", "unused", "used_after_exhaustion", "new_network", "honeytoken_used" …
-	Warnings      []string `protobuf:"bytes,27,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What to look at: used_after_revocation, used_after_expiry, used_after_exhaustion, new_network, wrong_network,
+	// wrong_secret, honeytoken_used (signs that it leaked), long_lived, unused.
+	Warnings []string `protobuf:"bytes,27,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// The leak signals among the warnings, with when and how often.
+	Signals       []*TokenSignal `protobuf:"bytes,28,rep,name=signals,proto3" json:"signals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -283,6 +286,92 @@ func (x *Token) GetWarnings() []string {
 	return nil
 }
 
+func (x *Token) GetSignals() []*TokenSignal {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+// A sign that a token is in the wrong hands.
+type TokenSignal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in warnings.
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	FirstAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=first_at,json=firstAt,proto3" json:"first_at,omitempty"`
+	LastAt  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
+	Count   int64                  `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	// Where the last one came from.
+	Address       string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenSignal) Reset() {
+	*x = TokenSignal{}
+	mi := &file_loopback_v1_token_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenSignal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenSignal) ProtoMessage() {}
+
+func (x *TokenSignal) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_token_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenSignal.ProtoReflect.Descriptor instead.
+func (*TokenSignal) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TokenSignal) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TokenSignal) GetFirstAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstAt
+	}
+	return nil
+}
+
+func (x *TokenSignal) GetLastAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAt
+	}
+	return nil
+}
+
+func (x *TokenSignal) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *TokenSignal) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 type MintTokenRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Workspace string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
@@ -300,13 +389,15 @@ type MintTokenRequest struct {
 	EphemeralTtl     *durationpb.Duration `protobuf:"bytes,11,opt,name=ephemeral_ttl,json=ephemeralTtl,proto3" json:"ephemeral_ttl,omitempty"`
 	Honeytoken       bool                 `protobuf:"varint,12,opt,name=honeytoken,proto3" json:"honeytoken,omitempty"`
 	Labels           map[string]string    `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// With no ttl: as long as the deployment's default for long-lived tokens.
+	LongLived     bool `protobuf:"varint,14,opt,name=long_lived,json=longLived,proto3" json:"long_lived,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MintTokenRequest) Reset() {
 	*x = MintTokenRequest{}
-	mi := &file_loopback_v1_token_proto_msgTypes[1]
+	mi := &file_loopback_v1_token_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -318,7 +409,7 @@ func (x *MintTokenRequest) String() string {
 func (*MintTokenRequest) ProtoMessage() {}
 
 func (x *MintTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[1]
+	mi := &file_loopback_v1_token_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -331,7 +422,7 @@ func (x *MintTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintTokenRequest.ProtoReflect.Descriptor instead.
 func (*MintTokenRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{1}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *MintTokenRequest) GetWorkspace() string {
@@ -425,6 +516,13 @@ func (x *MintTokenRequest) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *MintTokenRequest) GetLongLived() bool {
+	if x != nil {
+		return x.LongLived
+	}
+	return false
+}
+
 type MintTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Token *Token                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -438,7 +536,7 @@ type MintTokenResponse struct {
 
 func (x *MintTokenResponse) Reset() {
 	*x = MintTokenResponse{}
-	mi := &file_loopback_v1_token_proto_msgTypes[2]
+	mi := &file_loopback_v1_token_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +548,7 @@ func (x *MintTokenResponse) String() string {
 func (*MintTokenResponse) ProtoMessage() {}
 
 func (x *MintTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[2]
+	mi := &file_loopback_v1_token_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +561,7 @@ func (x *MintTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintTokenResponse.ProtoReflect.Descriptor instead.
 func (*MintTokenResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *MintTokenResponse) GetToken() *Token {
@@ -488,15 +586,16 @@ func (x *MintTokenResponse) GetInstallCommand() string {
 }
 
 type GetTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, or name where one token in the caller's sight has it.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_loopback_v1_token_proto_msgTypes[3]
+	mi := &file_loopback_v1_token_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +607,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[3]
+	mi := &file_loopback_v1_token_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +620,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetTokenRequest) GetToken() string {
@@ -544,7 +643,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_loopback_v1_token_proto_msgTypes[4]
+	mi := &file_loopback_v1_token_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +655,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[4]
+	mi := &file_loopback_v1_token_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +668,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListTokensRequest) GetWorkspace() string {
@@ -603,7 +702,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_loopback_v1_token_proto_msgTypes[5]
+	mi := &file_loopback_v1_token_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +714,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[5]
+	mi := &file_loopback_v1_token_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +727,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTokensResponse) GetItems() []*Token {
@@ -658,7 +757,7 @@ type RotateTokenRequest struct {
 
 func (x *RotateTokenRequest) Reset() {
 	*x = RotateTokenRequest{}
-	mi := &file_loopback_v1_token_proto_msgTypes[6]
+	mi := &file_loopback_v1_token_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +769,7 @@ func (x *RotateTokenRequest) String() string {
 func (*RotateTokenRequest) ProtoMessage() {}
 
 func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[6]
+	mi := &file_loopback_v1_token_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +782,7 @@ func (x *RotateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RotateTokenRequest) GetToken() string {
@@ -722,7 +821,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_loopback_v1_token_proto_msgTypes[7]
+	mi := &file_loopback_v1_token_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +833,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[7]
+	mi := &file_loopback_v1_token_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +846,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RevokeTokenRequest) GetToken() string {
@@ -796,7 +895,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_loopback_v1_token_proto_msgTypes[8]
+	mi := &file_loopback_v1_token_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +907,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_token_proto_msgTypes[8]
+	mi := &file_loopback_v1_token_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +920,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_token_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_token_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokeTokenResponse) GetToken() *Token {
@@ -842,7 +941,7 @@ var File_loopback_v1_token_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x17loopback/v1/token.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x1bloopback/v1/operation.proto\"\xaf\t\n" +
+	"\x17loopback/v1/token.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x1bloopback/v1/operation.proto\"\xe3\t\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x126\n" +
@@ -881,13 +980,20 @@ const file_loopback_v1_token_proto_rawDesc = "" +
 	"\n" +
 	"revoked_by\x18\x19 \x01(\tR\trevokedBy\x12\x16\n" +
 	"\x06reason\x18\x1a \x01(\tR\x06reason\x12\x1a\n" +
-	"\bwarnings\x18\x1b \x03(\tR\bwarnings\x1a9\n" +
+	"\bwarnings\x18\x1b \x03(\tR\bwarnings\x122\n" +
+	"\asignals\x18\x1c \x03(\v2\x18.loopback.v1.TokenSignalR\asignals\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
 	"\x0fHostLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb9\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x01\n" +
+	"\vTokenSignal\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x125\n" +
+	"\bfirst_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\afirstAt\x123\n" +
+	"\alast_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x03R\x05count\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\"\xd8\x05\n" +
 	"\x10MintTokenRequest\x12\x1c\n" +
 	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
@@ -905,7 +1011,9 @@ const file_loopback_v1_token_proto_rawDesc = "" +
 	"\n" +
 	"honeytoken\x18\f \x01(\bR\n" +
 	"honeytoken\x12A\n" +
-	"\x06labels\x18\r \x03(\v2).loopback.v1.MintTokenRequest.LabelsEntryR\x06labels\x1a=\n" +
+	"\x06labels\x18\r \x03(\v2).loopback.v1.MintTokenRequest.LabelsEntryR\x06labels\x12\x1d\n" +
+	"\n" +
+	"long_lived\x18\x0e \x01(\bR\tlongLived\x1a=\n" +
 	"\x0fHostLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -959,64 +1067,68 @@ func file_loopback_v1_token_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_token_proto_rawDescData
 }
 
-var file_loopback_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_loopback_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_loopback_v1_token_proto_goTypes = []any{
 	(*Token)(nil),                 // 0: loopback.v1.Token
-	(*MintTokenRequest)(nil),      // 1: loopback.v1.MintTokenRequest
-	(*MintTokenResponse)(nil),     // 2: loopback.v1.MintTokenResponse
-	(*GetTokenRequest)(nil),       // 3: loopback.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),     // 4: loopback.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),    // 5: loopback.v1.ListTokensResponse
-	(*RotateTokenRequest)(nil),    // 6: loopback.v1.RotateTokenRequest
-	(*RevokeTokenRequest)(nil),    // 7: loopback.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),   // 8: loopback.v1.RevokeTokenResponse
-	nil,                           // 9: loopback.v1.Token.LabelsEntry
-	nil,                           // 10: loopback.v1.Token.HostLabelsEntry
-	nil,                           // 11: loopback.v1.MintTokenRequest.HostLabelsEntry
-	nil,                           // 12: loopback.v1.MintTokenRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 14: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
-	(*Page)(nil),                  // 16: loopback.v1.Page
-	(*Operation)(nil),             // 17: loopback.v1.Operation
+	(*TokenSignal)(nil),           // 1: loopback.v1.TokenSignal
+	(*MintTokenRequest)(nil),      // 2: loopback.v1.MintTokenRequest
+	(*MintTokenResponse)(nil),     // 3: loopback.v1.MintTokenResponse
+	(*GetTokenRequest)(nil),       // 4: loopback.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),     // 5: loopback.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),    // 6: loopback.v1.ListTokensResponse
+	(*RotateTokenRequest)(nil),    // 7: loopback.v1.RotateTokenRequest
+	(*RevokeTokenRequest)(nil),    // 8: loopback.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),   // 9: loopback.v1.RevokeTokenResponse
+	nil,                           // 10: loopback.v1.Token.LabelsEntry
+	nil,                           // 11: loopback.v1.Token.HostLabelsEntry
+	nil,                           // 12: loopback.v1.MintTokenRequest.HostLabelsEntry
+	nil,                           // 13: loopback.v1.MintTokenRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 15: loopback.v1.Scope
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*Page)(nil),                  // 17: loopback.v1.Page
+	(*Operation)(nil),             // 18: loopback.v1.Operation
 }
 var file_loopback_v1_token_proto_depIdxs = []int32{
-	9,  // 0: loopback.v1.Token.labels:type_name -> loopback.v1.Token.LabelsEntry
-	13, // 1: loopback.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	13, // 2: loopback.v1.Token.updated_at:type_name -> google.protobuf.Timestamp
-	14, // 3: loopback.v1.Token.scope:type_name -> loopback.v1.Scope
-	13, // 4: loopback.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	10, // 5: loopback.v1.Token.host_labels:type_name -> loopback.v1.Token.HostLabelsEntry
-	15, // 6: loopback.v1.Token.ephemeral_ttl:type_name -> google.protobuf.Duration
-	13, // 7: loopback.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
-	13, // 8: loopback.v1.Token.revoked_at:type_name -> google.protobuf.Timestamp
-	15, // 9: loopback.v1.MintTokenRequest.ttl:type_name -> google.protobuf.Duration
-	11, // 10: loopback.v1.MintTokenRequest.host_labels:type_name -> loopback.v1.MintTokenRequest.HostLabelsEntry
-	15, // 11: loopback.v1.MintTokenRequest.ephemeral_ttl:type_name -> google.protobuf.Duration
-	12, // 12: loopback.v1.MintTokenRequest.labels:type_name -> loopback.v1.MintTokenRequest.LabelsEntry
-	0,  // 13: loopback.v1.MintTokenResponse.token:type_name -> loopback.v1.Token
-	16, // 14: loopback.v1.ListTokensRequest.page:type_name -> loopback.v1.Page
-	0,  // 15: loopback.v1.ListTokensResponse.items:type_name -> loopback.v1.Token
-	15, // 16: loopback.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
-	15, // 17: loopback.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	13, // 18: loopback.v1.RevokeTokenRequest.since:type_name -> google.protobuf.Timestamp
-	0,  // 19: loopback.v1.RevokeTokenResponse.token:type_name -> loopback.v1.Token
-	17, // 20: loopback.v1.RevokeTokenResponse.operation:type_name -> loopback.v1.Operation
-	1,  // 21: loopback.v1.TokenService.MintToken:input_type -> loopback.v1.MintTokenRequest
-	3,  // 22: loopback.v1.TokenService.GetToken:input_type -> loopback.v1.GetTokenRequest
-	4,  // 23: loopback.v1.TokenService.ListTokens:input_type -> loopback.v1.ListTokensRequest
-	6,  // 24: loopback.v1.TokenService.RotateToken:input_type -> loopback.v1.RotateTokenRequest
-	7,  // 25: loopback.v1.TokenService.RevokeToken:input_type -> loopback.v1.RevokeTokenRequest
-	2,  // 26: loopback.v1.TokenService.MintToken:output_type -> loopback.v1.MintTokenResponse
-	0,  // 27: loopback.v1.TokenService.GetToken:output_type -> loopback.v1.Token
-	5,  // 28: loopback.v1.TokenService.ListTokens:output_type -> loopback.v1.ListTokensResponse
-	2,  // 29: loopback.v1.TokenService.RotateToken:output_type -> loopback.v1.MintTokenResponse
-	8,  // 30: loopback.v1.TokenService.RevokeToken:output_type -> loopback.v1.RevokeTokenResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	10, // 0: loopback.v1.Token.labels:type_name -> loopback.v1.Token.LabelsEntry
+	14, // 1: loopback.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	14, // 2: loopback.v1.Token.updated_at:type_name -> google.protobuf.Timestamp
+	15, // 3: loopback.v1.Token.scope:type_name -> loopback.v1.Scope
+	14, // 4: loopback.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	11, // 5: loopback.v1.Token.host_labels:type_name -> loopback.v1.Token.HostLabelsEntry
+	16, // 6: loopback.v1.Token.ephemeral_ttl:type_name -> google.protobuf.Duration
+	14, // 7: loopback.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	14, // 8: loopback.v1.Token.revoked_at:type_name -> google.protobuf.Timestamp
+	1,  // 9: loopback.v1.Token.signals:type_name -> loopback.v1.TokenSignal
+	14, // 10: loopback.v1.TokenSignal.first_at:type_name -> google.protobuf.Timestamp
+	14, // 11: loopback.v1.TokenSignal.last_at:type_name -> google.protobuf.Timestamp
+	16, // 12: loopback.v1.MintTokenRequest.ttl:type_name -> google.protobuf.Duration
+	12, // 13: loopback.v1.MintTokenRequest.host_labels:type_name -> loopback.v1.MintTokenRequest.HostLabelsEntry
+	16, // 14: loopback.v1.MintTokenRequest.ephemeral_ttl:type_name -> google.protobuf.Duration
+	13, // 15: loopback.v1.MintTokenRequest.labels:type_name -> loopback.v1.MintTokenRequest.LabelsEntry
+	0,  // 16: loopback.v1.MintTokenResponse.token:type_name -> loopback.v1.Token
+	17, // 17: loopback.v1.ListTokensRequest.page:type_name -> loopback.v1.Page
+	0,  // 18: loopback.v1.ListTokensResponse.items:type_name -> loopback.v1.Token
+	16, // 19: loopback.v1.RotateTokenRequest.overlap:type_name -> google.protobuf.Duration
+	16, // 20: loopback.v1.RotateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	14, // 21: loopback.v1.RevokeTokenRequest.since:type_name -> google.protobuf.Timestamp
+	0,  // 22: loopback.v1.RevokeTokenResponse.token:type_name -> loopback.v1.Token
+	18, // 23: loopback.v1.RevokeTokenResponse.operation:type_name -> loopback.v1.Operation
+	2,  // 24: loopback.v1.TokenService.MintToken:input_type -> loopback.v1.MintTokenRequest
+	4,  // 25: loopback.v1.TokenService.GetToken:input_type -> loopback.v1.GetTokenRequest
+	5,  // 26: loopback.v1.TokenService.ListTokens:input_type -> loopback.v1.ListTokensRequest
+	7,  // 27: loopback.v1.TokenService.RotateToken:input_type -> loopback.v1.RotateTokenRequest
+	8,  // 28: loopback.v1.TokenService.RevokeToken:input_type -> loopback.v1.RevokeTokenRequest
+	3,  // 29: loopback.v1.TokenService.MintToken:output_type -> loopback.v1.MintTokenResponse
+	0,  // 30: loopback.v1.TokenService.GetToken:output_type -> loopback.v1.Token
+	6,  // 31: loopback.v1.TokenService.ListTokens:output_type -> loopback.v1.ListTokensResponse
+	3,  // 32: loopback.v1.TokenService.RotateToken:output_type -> loopback.v1.MintTokenResponse
+	9,  // 33: loopback.v1.TokenService.RevokeToken:output_type -> loopback.v1.RevokeTokenResponse
+	29, // [29:34] is the sub-list for method output_type
+	24, // [24:29] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_token_proto_init() }
@@ -1032,7 +1144,7 @@ func file_loopback_v1_token_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_token_proto_rawDesc), len(file_loopback_v1_token_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,226 @@
+package apikey
+
+import (
+	"context"
+	"crypto/hmac"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/apikey"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/secret"
+	"github.com/loopbackd/loopback/server/feed"
+)
+
+func (s *Service) hash(text string) []byte { return secret.Hash(s.options.Pepper, text) }
+
+// SignIn is in the audit log where a key was presented that opens nothing.
+const SignIn access.Permission = "api_keys.use"
+
+// touchEvery is how coarse a key's last use is: writing each one would make every read a write.
+const touchEvery = time.Minute
+
+// Authenticate is who presents this key. Why a key is refused is told only to who holds the whole of it.
+func (s *Service) Authenticate(ctx context.Context, credential string, from netip.Addr) (access.Actor, error) {
+	keyID, err := apikey.ParseSecret(credential)
+	if err != nil {
+		return access.Actor{}, err
+	}
+	now := s.options.Now()
+	k, err := s.lookup(ctx, keyID, now)
+	switch {
+	case fault.KindOf(err) == fault.NotFound:
+		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrInvalid)
+	case err != nil:
+		return access.Actor{}, err
+	case !hmac.Equal(k.Hash, s.hash(credential)):
+		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrInvalid)
+	case !k.RevokedAt.IsZero():
+		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrRevoked)
+	case !k.Live(now):
+		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrExpired)
+	}
+	if s.cache.touch(keyID, now) {
+		if err := s.store.Observe(ctx, func(tx Tx) error { return tx.TouchKey(ctx, keyID, now) }); err != nil {
+			// A call is not refused because its time could not be noted.
+			s.options.Logger.WarnContext(ctx, "the last use of an API key could not be noted", "key", keyID, "error", err)
+		}
+	}
+	return k.Actor(), nil
+}
+
+func (s *Service) lookup(ctx context.Context, keyID string, now time.Time) (apikey.Key, error) {
+	k, ok, generation := s.cache.get(keyID, now)
+	if ok {
+		return k, nil
+	}
+	k, err := s.store.View().Key(ctx, keyID)
+	if err != nil {
+		return apikey.Key{}, err
+	}
+	s.cache.put(k, now, generation)
+	return k, nil
+}
+
+// Changed drops keys that changed from the cache. reset drops all: the follower lost track.
+func (s *Service) Changed(changes []feed.Change, reset bool) {
+	if reset {
+		s.cache.clear()
+		return
+	}
+	for _, c := range changes {
+		if c.Kind == feed.APIKey {
+			s.cache.drop(c.ID)
+		}
+	}
+}
+
+// Refusals of a kind from a network within the window are merged; beyond so many kinds at once, all are.
+const (
+	refusalWindow = time.Minute
+	refusalKeys   = 4096
+)
+
+type refusal struct {
+	keyID string
+	from  netip.Addr
+	cause *fault.Error
+}
+
+// refused records that a key was refused and gives the error back.
+func (s *Service) refused(ctx context.Context, keyID string, from netip.Addr, cause *fault.Error) error {
+	r := refusal{keyID, from, cause}
+	if s.refusals.Add(keyID+" "+place(from)+" "+cause.Code, r, s.options.Now()) {
+		s.record(ctx, r, 1)
+	}
+	return cause
+}
+
+func (s *Service) record(ctx context.Context, r refusal, times int64) {
+	err := s.store.Write(ctx, func(tx Tx) error {
+		actor := access.Actor{Kind: access.Anonymous}
+		if r.from.IsValid() {
+			actor.Address = r.from.String()
+		}
+		e := audit.Entry{Actor: actor, Action: SignIn, Target: r.keyID, Outcome: audit.Refused, Reason: r.cause.Code}
+		k, err := tx.Key(ctx, r.keyID)
+		switch {
+		case err == nil:
+			e.Scope, e.Name = k.Scope, k.Name
+		case fault.KindOf(err) != fault.NotFound:
+			return err
+		}
+		return tx.Audit(ctx, e.Change(nil, struct {
+			Attempts int64 `json:"attempts"`
+		}{times}))
+	})
+	if err != nil {
+		s.options.Logger.ErrorContext(ctx, "a refused API key could not be recorded", "key", r.keyID, "address", r.from, "attempts", times, "error", err)
+	}
+}
+
+// place is what counts as one place: an IPv4 /24 or an IPv6 /48.
+func place(a netip.Addr) string {
+	bits := 48
+	if a.Unmap().Is4() {
+		bits = 24
+	}
+	n, _ := a.Unmap().WithZone("").Prefix(bits)
+	return n.String()
+}
+
+// Run writes merged refusals when their window is over, and what is left when ctx ends. It returns then.
+func (s *Service) Run(ctx context.Context) {
+	tick := time.NewTicker(refusalWindow / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, r := range s.refusals.Due(s.options.Now()) {
+				s.record(ctx, r.Last, r.Count)
+			}
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			for _, r := range s.refusals.Rest(s.options.Now()) {
+				s.record(last, r.Last, r.Count)
+			}
+			return
+		}
+	}
+}
+
+const (
+	cacheAge  = 5 * time.Second // bounds how long a revocation can go unseen where the feed is lost
+	cacheSize = 1024
+)
+
+// cache holds keys as they were read lately.
+type cache struct {
+	mu         sync.Mutex
+	held       map[string]entry
+	touched    map[string]time.Time
+	generation int64 // grows with every drop: what was read before one must not be put in after it
+}
+
+type entry struct {
+	key  apikey.Key
+	read time.Time
+}
+
+func newCache() *cache {
+	return &cache{held: map[string]entry{}, touched: map[string]time.Time{}}
+}
+
+func (c *cache) get(keyID string, now time.Time) (k apikey.Key, ok bool, generation int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.held[keyID]
+	if ok && now.Sub(e.read) < cacheAge && !now.Before(e.read) {
+		return e.key, true, c.generation
+	}
+	return apikey.Key{}, false, c.generation
+}
+
+func (c *cache) put(k apikey.Key, now time.Time, generation int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if generation != c.generation {
+		return
+	}
+	if len(c.held) >= cacheSize {
+		clear(c.held) // cheaper than an order, and rare: it refills with those in use
+	}
+	c.held[k.ID] = entry{k, now}
+}
+
+func (c *cache) drop(keyID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.generation++
+	delete(c.held, keyID)
+}
+
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.generation++
+	clear(c.held)
+}
+
+// touch tells whether a use now is worth writing down.
+func (c *cache) touch(keyID string, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last, ok := c.touched[keyID]; ok && now.Sub(last) < touchEvery {
+		return false
+	}
+	if len(c.touched) >= cacheSize {
+		clear(c.touched)
+	}
+	c.touched[keyID] = now
+	return true
+}

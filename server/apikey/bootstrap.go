@@ -1,0 +1,156 @@
+package apikey
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/apikey"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/tenant"
+)
+
+// Administrator is the name of the first key unless another is asked for.
+const Administrator = "administrator"
+
+// issueCode is in the audit log when a start makes a new code.
+const issueCode access.Permission = "bootstrap.issue"
+
+const codeSize = 20 // bytes
+
+// EnsureBootstrap makes a bootstrap code where no live key administers the whole deployment, and is not needed
+// otherwise. Only its hash is kept: a code that was lost is replaced by the next start.
+func (s *Service) EnsureBootstrap(ctx context.Context) (code string, needed bool, err error) {
+	raw := make([]byte, codeSize)
+	rand.Read(raw)
+	code = grouped(id.Encoding.EncodeToString(raw))
+	actor := access.Actor{Kind: access.System, Name: "start"}
+	err = s.store.Write(ctx, func(tx Tx) error {
+		needed = false
+		d, err := tx.Deployment(ctx)
+		if err != nil {
+			return err
+		}
+		administered, err := s.administered(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if administered {
+			if len(d.BootstrapHash) == 0 {
+				return nil
+			}
+			d.BootstrapHash = nil // it dies when there is an administrator
+		} else {
+			needed = true
+			d.BootstrapHash, d.BootstrapUsedAt = s.hash(plain(code)), time.Time{}
+		}
+		if _, err := tx.PutDeployment(ctx, d); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, audit.Of(actor, issueCode, access.Scope{}, d.ID, "").Change(nil, struct {
+			Issued bool `json:"issued"`
+		}{needed}))
+	})
+	if err != nil || !needed {
+		return "", false, err
+	}
+	return code, true, nil
+}
+
+// administered tells whether some live key holds everything over the whole deployment.
+func (s *Service) administered(ctx context.Context, r Reader) (bool, error) {
+	q := apikey.Query{Readable: []access.Scope{{}}, Page: tenant.Page{Size: tenant.MaxPage}}
+	for {
+		keys, next, err := r.Keys(ctx, q)
+		if err != nil {
+			return false, err
+		}
+		for _, k := range keys {
+			if k.Scope == (access.Scope{}) && slices.Contains(k.Permissions, access.All) && k.Live(s.options.Now()) {
+				return true, nil
+			}
+		}
+		if next == "" {
+			return false, nil
+		}
+		q.Page.Token = next
+	}
+}
+
+// Redeem trades the code for the first administrator's key. It works once, and only while there is no administrator.
+func (s *Service) Redeem(ctx context.Context, code, name string) (apikey.Key, string, error) {
+	if name == "" {
+		name = Administrator
+	}
+	var c fault.Check
+	tenant.CheckName(&c, "name", name)
+	c.That(code != "", "code", "is missing: loopbackd prints it at first start")
+	if err := c.Err("request_invalid", "the request is not valid"); err != nil {
+		return apikey.Key{}, "", err
+	}
+	actor := access.ActorFrom(ctx)
+	k, text := s.make(name, 0)
+	k.Permissions, k.CreatedBy = []access.Permission{access.All}, "bootstrap"
+	err := s.store.Write(ctx, func(tx Tx) error {
+		d, err := tx.Deployment(ctx)
+		if err != nil {
+			return err
+		}
+		if len(d.BootstrapHash) == 0 || !hmac.Equal(d.BootstrapHash, s.hash(plain(code))) {
+			return apikey.ErrCode
+		}
+		administered, err := s.administered(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if administered {
+			return apikey.ErrCode
+		}
+		d.BootstrapHash, d.BootstrapUsedAt = nil, s.options.Now()
+		if _, err := tx.PutDeployment(ctx, d); err != nil {
+			return err
+		}
+		if k, err = tx.PutKey(ctx, k); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, audit.Of(actor, access.BootstrapRedeem, k.Scope, k.ID, k.Name).Change(nil, describe(k)))
+	})
+	if fault.Of(err) != nil && fault.Of(err).Code == apikey.ErrCode.Code {
+		from, _ := netip.ParseAddr(actor.Address)
+		return apikey.Key{}, "", s.refused(ctx, "bootstrap", from, apikey.ErrCode)
+	}
+	if err != nil {
+		return apikey.Key{}, "", err
+	}
+	return k, text, nil
+}
+
+// grouped is a code as it is printed: "abcd-efgh-…". plain is what is compared, however it was typed.
+func grouped(s string) string {
+	var parts []string
+	for len(s) > 0 {
+		n := min(4, len(s))
+		parts, s = append(parts, s[:n]), s[n:]
+	}
+	return strings.Join(parts, "-")
+}
+
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		default:
+			return -1
+		}
+	}, s)
+}

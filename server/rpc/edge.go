@@ -1,0 +1,178 @@
+package rpc
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/id"
+)
+
+// RequestID is the header that names a request, in both directions. A caller's own is kept where it is fit for a log.
+const RequestID = "X-Request-Id"
+
+// Authenticator tells who presents a credential.
+type Authenticator interface {
+	// Authenticate is the actor whose credential this is ("lbk_…"). Errors are *fault.Error of kind Unauthenticated.
+	Authenticate(ctx context.Context, credential string, from netip.Addr) (access.Actor, error)
+}
+
+// timeouts of the methods that have a bound of their own, beyond what waiting they themselves are asked for. Streams
+// have none: their callers end them.
+var timeouts = map[string]time.Duration{
+	loopbackv1connect.OperationServiceWaitOperationProcedure: 11 * time.Minute,
+	loopbackv1connect.ReleaseServiceUploadArtefactProcedure:  2 * time.Minute,
+	loopbackv1connect.ReleaseServicePublishReleaseProcedure:  2 * time.Minute,
+}
+
+type edge struct {
+	authenticate Authenticator
+	options      Options
+	permissions  map[string]access.Permission
+}
+
+type originKey struct{}
+
+// origin is what is known of a request before anybody looked into it.
+type origin struct {
+	requestID string
+	address   netip.Addr
+	began     time.Time
+}
+
+var fitRequestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+
+// identify gives the request its id and notes where it came from.
+func (e *edge) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o := origin{requestID: r.Header.Get(RequestID), address: e.options.Address(r), began: time.Now()}
+		if !fitRequestID.MatchString(o.requestID) {
+			o.requestID = id.New("req", o.began)
+		}
+		w.Header().Set(RequestID, o.requestID)
+		w.Header().Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originKey{}, o)))
+	})
+}
+
+// gate turns callers away before their message is read: who is not signed in, and who holds the method's permission
+// nowhere.
+func (e *edge) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, header http.Header) (context.Context, error) {
+	o, _ := ctx.Value(originKey{}).(origin)
+	actor := access.Actor{Kind: access.Anonymous}
+	if h := header.Get("Authorization"); h != "" {
+		scheme, credential, _ := strings.Cut(h, " ")
+		if !strings.EqualFold(scheme, "Bearer") {
+			return nil, e.end(ctx, spec, fault.New(fault.Unauthenticated, "not_signed_in", "the authorization scheme is not Bearer").
+				WithHint("send the API key as: Authorization: Bearer lbk_…"))
+		}
+		var err error
+		if actor, err = e.authenticate.Authenticate(ctx, strings.TrimSpace(credential), o.address); err != nil {
+			return nil, e.end(ctx, spec, err)
+		}
+	}
+	actor.RequestID = o.requestID
+	if o.address.IsValid() {
+		actor.Address = o.address.String()
+	}
+	need := e.permissions[spec.Procedure]
+	switch {
+	case need == "":
+		return nil, e.end(ctx, spec, fault.New(fault.Internal, "internal", "the method has no permission"))
+	case actor.Decide(need, access.Scope{}).Allowed || len(actor.Readable(need)) > 0:
+		return access.WithActor(ctx, actor), nil
+	case actor.Kind == access.Anonymous:
+		return nil, e.end(ctx, spec, access.ErrUnauthenticated)
+	default:
+		return nil, e.end(ctx, spec, access.Denied(need))
+	}
+}
+
+// end is the last that happens in a call: it is counted, and its error made fit for the wire.
+func (e *edge) end(ctx context.Context, spec connect.Spec, err error) error {
+	o, _ := ctx.Value(originKey{}).(origin)
+	call := Call{Procedure: spec.Procedure, Code: "ok", Duration: time.Since(o.began)}
+	if err == nil {
+		e.options.Observe(call)
+		return nil
+	}
+	out := encode(err, o.requestID)
+	call.Code = out.Code().String()
+	e.options.Observe(call)
+	if f := fault.Of(err); out.Code() == connect.CodeInternal {
+		e.options.Logger.ErrorContext(ctx, "a call failed for a reason of ours", "procedure", spec.Procedure,
+			"request", o.requestID, "error", f.Error())
+	}
+	return out
+}
+
+// recovered is the error of a call that panicked.
+func (e *edge) recovered(ctx context.Context, spec connect.Spec, what any) error {
+	o, _ := ctx.Value(originKey{}).(origin)
+	e.options.Logger.ErrorContext(ctx, "a call panicked", "procedure", spec.Procedure, "request", o.requestID,
+		"panic", what, "stack", string(debug.Stack()))
+	return fault.New(fault.Internal, "internal", "internal error")
+}
+
+// WrapUnary implements connect.Interceptor.
+func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+		d, ok := timeouts[req.Spec().Procedure]
+		if !ok {
+			d = e.options.Timeout
+		}
+		bounded, cancel := context.WithTimeout(ctx, d)
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				res, err = nil, e.recovered(ctx, req.Spec(), p)
+			}
+			if err = e.end(ctx, req.Spec(), err); err != nil {
+				res = nil
+			}
+		}()
+		return next(bounded, req)
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor.
+func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				err = e.recovered(ctx, conn.Spec(), p)
+			}
+			err = e.end(ctx, conn.Spec(), err)
+		}()
+		return next(ctx, conn)
+	}
+}
+
+// WrapStreamingClient implements connect.Interceptor; there are no clients here.
+func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// unknown answers a path that is no method.
+func (e *edge) unknown(w http.ResponseWriter, r *http.Request) {
+	o, _ := r.Context().Value(originKey{}).(origin)
+	err := fault.New(fault.NotFound, "method_unknown", "there is no such method").
+		WithHint("the methods are listed at /api/docs")
+	// The answer is as good as it gets for a caller that is already gone.
+	_ = connect.NewErrorWriter().Write(w, r, encode(err, o.requestID))
+}

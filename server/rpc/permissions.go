@@ -1,0 +1,69 @@
+package rpc
+
+import (
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/apikey"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/tenant"
+	"github.com/loopbackd/loopback/token"
+)
+
+// Permission as it is declared: what holding it allows.
+type Permission struct {
+	Name   access.Permission
+	Allows string
+}
+
+// Permissions are all that a method may need, in the order of the documentation. docs/reference/permissions.md is made
+// from them and from the methods.
+var Permissions = []Permission{
+	{tenant.OrganisationsCreate, "create organisations"},
+	{tenant.OrganisationsRead, "see organisations"},
+	{tenant.OrganisationsDelete, "delete organisations that hold nothing"},
+	{tenant.ProjectsCreate, "create projects"},
+	{tenant.ProjectsRead, "see projects"},
+	{tenant.ProjectsDelete, "delete projects that hold nothing"},
+	{tenant.WorkspacesCreate, "create workspaces"},
+	{tenant.WorkspacesRead, "see workspaces"},
+	{tenant.WorkspacesUpdate, "change a workspace's description and token policy"},
+	{tenant.WorkspacesDelete, "delete workspaces that hold nothing"},
+	{token.Mint, "mint enrolment tokens"},
+	{token.List, "see enrolment tokens, without their secrets"},
+	{token.Revoke, "revoke enrolment tokens, with the hosts that they enrolled if asked to"},
+	{token.Rotate, "replace enrolment tokens by successors with the same bounds"},
+	{host.Read, "see hosts and watch them"},
+	{host.Label, "set and remove labels of hosts"},
+	{host.Add, "add machines without an agent"},
+	{host.Move, "move hosts between workspaces (needed in both)"},
+	{host.Approve, "let pending hosts in"},
+	{host.Quarantine, "quarantine hosts"},
+	{host.Release, "release hosts from quarantine"},
+	{host.Remove, "remove hosts for good"},
+	{settings.Read, "see how agents are set to behave"},
+	{settings.Set, "change how agents behave"},
+	{operation.Read, "see operations and wait for them"},
+	{operation.Cancel, "cancel operations"},
+	{release.Read, "see the catalogue of releases and the install command"},
+	{release.Publish, "publish releases that were signed elsewhere"},
+	{apikey.Create, "create API keys that hold no more than one's own"},
+	{apikey.Read, "see API keys, without their secrets"},
+	{apikey.Revoke, "revoke API keys"},
+	{audit.Read, "read the audit log"},
+	{access.SelfRead, "see who one is; whoever is signed in holds it"},
+	{access.BootstrapRedeem, "trade the bootstrap code for the first administrator's key; everybody holds it, the code is the credential"},
+}
+
+// Grantable are the names that a grant may hold, besides access.All.
+func Grantable() []access.Permission {
+	var out []access.Permission
+	for _, p := range Permissions {
+		if p.Name != access.SelfRead && p.Name != access.BootstrapRedeem {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}

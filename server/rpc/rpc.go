@@ -1,0 +1,120 @@
+// Package rpc is the API's edge: wire on one side, the control plane's slices on the other, and nothing in between but
+// conversions.
+//
+// A call takes one way, whichever protocol it speaks (Connect, gRPC, gRPC-Web, or plain JSON over POST):
+//
+//	request id ─▶ who calls ─▶ does the caller hold the method's permission anywhere ─▶ read the message (≤ 4 MiB)
+//	          ─▶ deadline ─▶ the slice: authorises on the resource itself, acts ─▶ answer, or an error with its detail
+//
+// The permission that a method needs is an option of the method in its .proto file. A method without one, or with one
+// that the list in permissions.go does not know, stops the program when the handler is built, so nothing is ever served
+// unguarded. The check here is only the cheap half: who holds a permission nowhere is turned away before their message
+// is read. Whether they hold it for this resource is for the slice to decide, which knows where the resource lives.
+//
+// Errors leave as their fault kind's RPC code with a loopback.v1.ErrorDetail: stable code, hint, field violations, when
+// to retry, and the request id under which the rest is in the log. What is not a *fault.Error, and a panic, leaves as
+// "internal error" and is logged here with its cause.
+package rpc
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+)
+
+// MaxMessage is the size of the largest request that is read, in bytes, once it is decompressed.
+const MaxMessage = 4 << 20
+
+// DefaultTimeout is how long a method may take that has no bound of its own.
+const DefaultTimeout = 30 * time.Second
+
+// Services are what the API consists of: one field for each service of the .proto files. A service left out answers
+// that it is not implemented.
+type Services struct {
+	ApiKeys       loopbackv1connect.ApiKeyServiceHandler
+	Audit         loopbackv1connect.AuditServiceHandler
+	Hosts         loopbackv1connect.HostServiceHandler
+	Operations    loopbackv1connect.OperationServiceHandler
+	Organisations loopbackv1connect.OrganisationServiceHandler
+	Projects      loopbackv1connect.ProjectServiceHandler
+	Releases      loopbackv1connect.ReleaseServiceHandler
+	Sessions      loopbackv1connect.SessionServiceHandler
+	Settings      loopbackv1connect.SettingsServiceHandler
+	Tokens        loopbackv1connect.TokenServiceHandler
+	Workspaces    loopbackv1connect.WorkspaceServiceHandler
+}
+
+// Options of the handler.
+type Options struct {
+	Logger  *slog.Logger                   // nil: slog.Default
+	Address func(*http.Request) netip.Addr // the caller's address, where a proxy stands in front; nil: the peer's
+	Observe func(Call)                     // told of every call when it ends; nil: nobody is
+	Timeout time.Duration                  // of methods without a bound of their own; 0: DefaultTimeout
+}
+
+// Call is what became of a call, for metrics.
+type Call struct {
+	Procedure string // "/loopback.v1.TokenService/MintToken"
+	Code      string // "ok", or the RPC code's name
+	Duration  time.Duration
+}
+
+// Handler serves the API under /loopback.v1.…Service/; mount it behind http.StripPrefix("/api", …).
+func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Address == nil {
+		o.Address = PeerAddress
+	}
+	if o.Observe == nil {
+		o.Observe = func(Call) {}
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	e := &edge{authenticate: authenticate, options: o, permissions: permissionsByProcedure()}
+	opts := []connect.HandlerOption{
+		connect.WithRequestGate(e.gate),
+		connect.WithInterceptors(e),
+		connect.WithReadMaxBytes(MaxMessage),
+		connect.WithCodec(jsonCodec{"json"}),
+		connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
+	}
+	mux := http.NewServeMux()
+	mount := func(path string, h http.Handler) { mux.Handle(path, h) }
+	mount(loopbackv1connect.NewApiKeyServiceHandler(or[loopbackv1connect.ApiKeyServiceHandler](s.ApiKeys, loopbackv1connect.UnimplementedApiKeyServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewOrganisationServiceHandler(or[loopbackv1connect.OrganisationServiceHandler](s.Organisations, loopbackv1connect.UnimplementedOrganisationServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewProjectServiceHandler(or[loopbackv1connect.ProjectServiceHandler](s.Projects, loopbackv1connect.UnimplementedProjectServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewReleaseServiceHandler(or[loopbackv1connect.ReleaseServiceHandler](s.Releases, loopbackv1connect.UnimplementedReleaseServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewSessionServiceHandler(or[loopbackv1connect.SessionServiceHandler](s.Sessions, loopbackv1connect.UnimplementedSessionServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewSettingsServiceHandler(or[loopbackv1connect.SettingsServiceHandler](s.Settings, loopbackv1connect.UnimplementedSettingsServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewTokenServiceHandler(or[loopbackv1connect.TokenServiceHandler](s.Tokens, loopbackv1connect.UnimplementedTokenServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewWorkspaceServiceHandler(or[loopbackv1connect.WorkspaceServiceHandler](s.Workspaces, loopbackv1connect.UnimplementedWorkspaceServiceHandler{}), opts...))
+	mux.HandleFunc("/", e.unknown)
+	return e.identify(mux)
+}
+
+func or[T any](service, unimplemented T) T {
+	if any(service) == nil {
+		return unimplemented
+	}
+	return service
+}
+
+// PeerAddress is the address at the other end of the connection.
+func PeerAddress(r *http.Request) netip.Addr {
+	a, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Addr().Unmap()
+}

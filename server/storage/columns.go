@@ -1,0 +1,222 @@
+package storage
+
+import (
+	"context"
+	"database/sql/driver"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/tenant"
+)
+
+// column binds one column of a table to the field that it is read into and written from.
+type column struct {
+	name  string
+	field any // pointer to a basic type, or a Scanner and Valuer
+}
+
+// table is how rows of one kind are read and written. The first column is the primary key.
+type table[T any] struct {
+	name    string
+	bind    func(*T) []column
+	columns string // comma-separated
+	upsert  string
+	insert  string
+}
+
+func newTable[T any](name string, bind func(*T) []column) *table[T] {
+	columns := bind(new(T))
+	names, marks, sets := make([]string, len(columns)), make([]string, len(columns)), []string(nil)
+	for i, c := range columns {
+		names[i], marks[i] = c.name, fmt.Sprintf("$%d", i+1)
+		if i > 0 {
+			sets = append(sets, c.name+" = excluded."+c.name)
+		}
+	}
+	t := &table[T]{name: name, bind: bind, columns: strings.Join(names, ", ")}
+	t.insert = fmt.Sprintf("INSERT INTO %s (%s) VALUES (%s)", name, t.columns, strings.Join(marks, ", "))
+	t.upsert = fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", t.insert, names[0], strings.Join(sets, ", "))
+	return t
+}
+
+// list reads the rows that the rest of a SELECT (WHERE, ORDER BY, LIMIT) selects.
+func (t *table[T]) list(ctx context.Context, s session, rest string, args ...any) ([]T, error) {
+	rows, err := s.query(ctx, "SELECT "+t.columns+" FROM "+t.name+" "+rest, args...)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", t.name, err)
+	}
+	defer rows.Close()
+	var out []T
+	var targets []any
+	for rows.Next() {
+		var v T
+		targets = targets[:0]
+		for _, c := range t.bind(&v) {
+			targets = append(targets, c.field)
+		}
+		if err := rows.Scan(targets...); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", t.name, s.explain(err))
+		}
+		out = append(out, v)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", t.name, s.explain(err))
+	}
+	return out, nil
+}
+
+// one reads a single row; what names it in the NotFound error.
+func (t *table[T]) one(ctx context.Context, s session, what, where string, args ...any) (T, error) {
+	found, err := t.list(ctx, s, "WHERE "+where, args...)
+	if err == nil && len(found) == 0 {
+		err = access.NotFound(what)
+	}
+	if err != nil {
+		return *new(T), err
+	}
+	return found[0], nil
+}
+
+func (t *table[T]) values(v *T) ([]any, error) {
+	columns := t.bind(v)
+	args := make([]any, len(columns))
+	for i, c := range columns {
+		var err error
+		if args[i], err = driver.DefaultParameterConverter.ConvertValue(c.field); err != nil {
+			return nil, fmt.Errorf("column %s of %s: %w", c.name, t.name, err)
+		}
+		if text, ok := args[i].(string); ok {
+			args[i] = storable(text)
+		}
+	}
+	return args, nil
+}
+
+// storable is text without what PostgreSQL refuses to store: hosts have a say in some of it, and an odd character must
+// not keep the rest of what they report from being kept.
+func storable(text string) string {
+	if strings.IndexByte(text, 0) >= 0 {
+		text = strings.ReplaceAll(text, "\x00", "\uFFFD")
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// put inserts the row, or replaces the one of the same key.
+func (t *table[T]) put(ctx context.Context, s session, v *T) error {
+	return t.write(ctx, s, t.upsert, v)
+}
+
+// add inserts the row.
+func (t *table[T]) add(ctx context.Context, s session, v *T) error {
+	return t.write(ctx, s, t.insert, v)
+}
+
+func (t *table[T]) write(ctx context.Context, s session, text string, v *T) error {
+	args, err := t.values(v)
+	if err == nil {
+		_, err = s.exec(ctx, text, args...)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// metaColumns are the columns that every resource begins with.
+func metaColumns(m *tenant.Meta) []column {
+	return []column{
+		{"id", &m.ID}, {"name", &m.Name}, {"labels", document{&m.Labels}},
+		{"created_at", moment{&m.CreatedAt}}, {"updated_at", moment{&m.UpdatedAt}}, {"revision", &m.Revision},
+	}
+}
+
+func scopeColumns(s *access.Scope) []column {
+	return []column{{"organisation_id", &s.Organisation}, {"project_id", &s.Project}, {"workspace_id", &s.Workspace}}
+}
+
+// moment stores a time as microseconds since 1970; the zero time is 0.
+type moment struct{ at *time.Time }
+
+func (m moment) Value() (driver.Value, error) { return micros(*m.at), nil }
+
+func (m moment) Scan(v any) error {
+	n, ok := v.(int64)
+	if !ok {
+		return fmt.Errorf("a time is stored as %T, not as an integer", v)
+	}
+	*m.at = fromMicros(n)
+	return nil
+}
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
+
+// span stores a length of time in microseconds.
+type span struct{ d *time.Duration }
+
+func (s span) Value() (driver.Value, error) { return s.d.Microseconds(), nil }
+
+func (s span) Scan(v any) error {
+	n, ok := v.(int64)
+	if !ok {
+		return fmt.Errorf("a length of time is stored as %T, not as an integer", v)
+	}
+	*s.d = time.Duration(n) * time.Microsecond
+	return nil
+}
+
+// document stores a value as JSON; in points to it.
+type document struct{ in any }
+
+func (d document) Value() (driver.Value, error) {
+	b, err := json.Marshal(d.in)
+	return string(b), err
+}
+
+func (d document) Scan(v any) error {
+	switch v := v.(type) {
+	case string:
+		return json.Unmarshal([]byte(v), d.in)
+	case []byte:
+		return json.Unmarshal(v, d.in)
+	default:
+		return errors.New("a document is not stored as text")
+	}
+}
+
+// raw stores JSON as it is; what is not there is the empty text.
+type raw struct{ text *json.RawMessage }
+
+func (r raw) Value() (driver.Value, error) { return string(*r.text), nil }
+
+func (r raw) Scan(v any) error {
+	*r.text = nil
+	switch v := v.(type) {
+	case string:
+		if v != "" {
+			*r.text = json.RawMessage(v)
+		}
+	case []byte:
+		if len(v) > 0 {
+			*r.text = append(json.RawMessage(nil), v...)
+		}
+	default:
+		return errors.New("a document is not stored as text")
+	}
+	return nil
+}

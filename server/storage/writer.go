@@ -1,0 +1,394 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/loopbackd/loopback/fault"
+)
+
+// Bounds of the group commit.
+const (
+	maxBatch  = 256                  // closures in one transaction
+	batchTime = 4 * time.Millisecond // after which a transaction takes no further closure
+	maxQueue  = 4096                 // closures that wait; more callers wait to wait
+)
+
+// request is one closure on its way through the writer.
+type request struct {
+	change  func(*Tx) error
+	audited bool // what it changes must have an audit entry
+	state   atomic.Int32
+	done    chan struct{}
+	err     error // set before done is closed
+}
+
+// The states of a request.
+const (
+	waiting   int32 = iota
+	started         // its closure ran or runs: its caller waits for the outcome
+	abandoned       // its caller gave up before it started
+)
+
+func (r *request) answer(err error) {
+	r.err = err
+	close(r.done)
+}
+
+// writer runs closures one after the other and commits them in groups.
+type writer struct {
+	db      *DB
+	queue   chan *request
+	line    *line // nil while there is no connection
+	id      string
+	batch   int64         // number of the current batch
+	closing chan struct{} // closed: nothing is retried any more
+	stopped chan struct{}
+
+	mu      sync.Mutex
+	closed  bool
+	callers sync.WaitGroup
+}
+
+var errClosed = fault.New(fault.Unavailable, "database_closed", "the control plane is shutting down").
+	WithHint("try again; another replica, or this one after its start, will answer")
+
+func newWriter(db *DB, id string) *writer {
+	return &writer{db: db, id: id, queue: make(chan *request, maxQueue),
+		closing: make(chan struct{}), stopped: make(chan struct{})}
+}
+
+// do hands a closure to the writer and waits for its outcome. A context that ends before the closure started takes it
+// back; after that the outcome is waited for.
+func (w *writer) do(ctx context.Context, audited bool, change func(*Tx) error) error {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return errClosed
+	}
+	w.callers.Add(1)
+	w.mu.Unlock()
+	defer w.callers.Done()
+
+	if err := ctx.Err(); err != nil {
+		return gaveUp(err)
+	}
+	r := &request{change: change, audited: audited, done: make(chan struct{})}
+	select {
+	case w.queue <- r:
+	case <-ctx.Done():
+		return gaveUp(ctx.Err())
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		if r.state.CompareAndSwap(waiting, abandoned) {
+			return gaveUp(ctx.Err())
+		}
+		<-r.done
+		return r.err
+	}
+}
+
+func gaveUp(err error) error {
+	return fmt.Errorf("waiting for the database's turn, nothing was written: %w", err)
+}
+
+// close lets what was accepted finish and ends the writer.
+func (w *writer) close() {
+	w.mu.Lock()
+	again := w.closed
+	w.closed = true
+	w.mu.Unlock()
+	if !again {
+		close(w.closing)
+		w.callers.Wait()
+		close(w.queue)
+	}
+	<-w.stopped
+}
+
+// run is the writer's goroutine.
+func (w *writer) run() {
+	defer close(w.stopped)
+	for first := range w.queue {
+		w.commitGroup(first)
+	}
+	if w.line != nil {
+		w.line.close()
+	}
+}
+
+// commitGroup takes the first request and those behind it through one transaction. A transaction that is certain not to
+// have been committed is run again, for as long as the engine's patience lasts; one that may have been is looked up.
+func (w *writer) commitGroup(first *request) {
+	pending := []*request{first}
+	began := time.Now()
+	pause := 5 * time.Millisecond
+	for try := 0; ; try++ {
+		left, err := w.transaction(pending, try == 0)
+		if err == nil {
+			return
+		}
+		var d *doubt
+		unknown := errors.As(err, &d)
+		for unknown && w.wait(began, &pause) {
+			committed, lookErr := w.lookUp(d.batch)
+			if lookErr != nil {
+				continue
+			}
+			if committed {
+				w.settle(left, d.feed)
+				return
+			}
+			unknown = false
+		}
+		if unknown || !w.again(err, try) || !w.wait(began, &pause) {
+			w.refuse(left, err)
+			return
+		}
+		pending = left
+	}
+}
+
+// again tells whether a transaction that failed so is worth another try. A COMMIT that the database refused is final.
+// Where the connection was lost, that is no closure's fault; where it was not, one closure was answered with the error
+// already, and the others get a second chance without it.
+func (w *writer) again(err error, try int) bool {
+	var refused *commitRefused
+	return !errors.As(err, &refused) && (!w.db.nature.blames || try < 2)
+}
+
+// wait pauses before another try; false when there is to be none.
+func (w *writer) wait(began time.Time, pause *time.Duration) bool {
+	if time.Since(began) > w.db.nature.patience {
+		return false
+	}
+	timer := time.NewTimer(*pause)
+	defer timer.Stop()
+	*pause = min(2**pause, 250*time.Millisecond)
+	select {
+	case <-timer.C:
+		return true
+	case <-w.closing:
+		return false
+	}
+}
+
+// doubt is that of a COMMIT whose answer was lost.
+type doubt struct {
+	batch int64
+	feed  bool
+	error
+}
+
+func (d *doubt) Unwrap() error { return d.error }
+
+// commitRefused is a COMMIT that the database answered with an error.
+type commitRefused struct{ error }
+
+func (c *commitRefused) Unwrap() error { return c.error }
+
+// settle tells callers that their work is durable.
+func (w *writer) settle(done []*request, feed bool) {
+	for _, r := range done {
+		r.answer(nil)
+	}
+	if feed {
+		w.db.nudge()
+	}
+}
+
+// refuse fails the requests of a transaction that did not come about, and all that wait: each of them would wait as long
+// for the same.
+func (w *writer) refuse(left []*request, err error) {
+	w.db.logger.Error("the database did not take a group of changes", "changes", len(left), "error", err)
+	for _, r := range left {
+		r.answer(err)
+	}
+	for range len(w.queue) {
+		select {
+		case r, ok := <-w.queue:
+			if !ok {
+				return
+			}
+			if r.state.CompareAndSwap(waiting, started) {
+				r.answer(err)
+			}
+		default:
+			return
+		}
+	}
+}
+
+// transaction runs the pending closures, and where take is set those that arrive meanwhile, in one transaction. On an
+// error, left are those without an answer. Nothing of them was committed, unless the error is a doubt.
+func (w *writer) transaction(pending []*request, take bool) (left []*request, err error) {
+	tx, cancel, err := w.begin()
+	if err != nil {
+		return pending, err
+	}
+	defer cancel()
+	var done []*request
+	first := tx
+	start := time.Now()
+	for i := 0; ; i++ {
+		var r *request
+		switch {
+		case i < len(pending):
+			r = pending[i]
+		case !take || i >= maxBatch || time.Since(start) > batchTime:
+		default:
+			r = w.next()
+		}
+		if r == nil {
+			break
+		}
+		if !r.state.CompareAndSwap(waiting, started) && r.state.Load() == abandoned {
+			continue
+		}
+		next := tx.another()
+		failure := w.one(next, r)
+		if broken := w.line.broken; broken != nil {
+			left = append(done, pending[min(i+1, len(pending)):]...)
+			if w.db.nature.blames {
+				r.answer(failure)
+			} else {
+				left = append(left, r)
+			}
+			w.rollback()
+			return left, broken
+		}
+		if failure != nil {
+			r.answer(failure)
+			continue
+		}
+		tx = next
+		done = append(done, r)
+	}
+	if tx.feed == first.feed && tx.entries == first.entries && !tx.touched {
+		w.rollback() // nothing was changed
+		w.settle(done, false)
+		return nil, nil
+	}
+	feed := tx.feed != first.feed
+	if err := w.db.engine.commit(w.line, tx, w.id, w.batch); err != nil {
+		w.rollback()
+		var d *doubt
+		if errors.As(err, &d) {
+			d.feed = feed
+		}
+		return done, err
+	}
+	w.settle(done, feed)
+	return nil, nil
+}
+
+// next is a request that waits already; nil where none does.
+func (w *writer) next() *request {
+	select {
+	case r := <-w.queue:
+		return r
+	default:
+		return nil
+	}
+}
+
+// begin opens a transaction as the only writer, with a savepoint for the first closure.
+func (w *writer) begin() (*Tx, context.CancelFunc, error) {
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if limit := w.db.nature.batchLimit; limit > 0 {
+		ctx, cancel = context.WithTimeout(ctx, limit)
+	}
+	if w.line == nil {
+		conn, err := w.db.writes.Conn(ctx)
+		if err != nil {
+			cancel()
+			return nil, nil, w.db.engine.explain(err)
+		}
+		w.line = &line{engine: w.db.engine, conn: conn}
+		w.line.forget()
+	}
+	w.line.ctx, w.line.broken = ctx, nil
+	w.batch++
+	tx := &Tx{db: w.db, work: &work{line: w.line, over: true}}
+	err := w.db.engine.begin(w.line)
+	if err == nil {
+		err = w.line.row("SELECT feed, audit FROM positions", &tx.feed, &tx.entries)
+	}
+	if err == nil {
+		err = w.line.script("SAVEPOINT closure")
+	}
+	if err != nil {
+		w.rollback()
+		cancel()
+		return nil, nil, err
+	}
+	return tx, cancel, nil
+}
+
+// rollback ends a transaction that is not to be; the connection goes with it where it is broken.
+func (w *writer) rollback() {
+	broken := w.line.broken
+	w.line.broken = nil
+	if err := w.line.script("ROLLBACK"); err != nil || broken != nil {
+		w.line.close()
+		w.line = nil
+	}
+}
+
+// lookUp finds out what became of a batch whose COMMIT was not answered. It waits for the write lock: once that is held,
+// the batch has ended one way or the other.
+func (w *writer) lookUp(batch int64) (committed bool, err error) {
+	_, cancel, err := w.begin()
+	if err != nil {
+		return false, err
+	}
+	defer cancel()
+	defer w.rollback()
+	return w.db.engine.committed(w.line, w.id, batch)
+}
+
+// one runs a closure within its savepoint and leaves a savepoint for the next one.
+func (w *writer) one(tx *Tx, r *request) error {
+	err := w.call(tx, r)
+	tx.work.over = true
+	if w.line.broken != nil {
+		return w.line.broken
+	}
+	if err == nil {
+		return w.db.engine.next(w.line)
+	}
+	if undo := w.line.script("ROLLBACK TO SAVEPOINT closure"); undo != nil && w.line.broken == nil {
+		w.line.broken = undo
+	}
+	return err
+}
+
+func (w *writer) call(tx *Tx, r *request) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.db.logger.Error("a change panicked and was rolled back", "panic", p, slog.String("stack", string(debug.Stack())))
+			err = fault.New(fault.Internal, "storage_panic", "internal error").WithCause(fmt.Errorf("panic in a transaction: %v", p))
+		}
+	}()
+	if err := r.change(tx); err != nil {
+		return err
+	}
+	if tx.work.bad != nil {
+		return tx.work.bad
+	}
+	if r.audited && tx.changed && !tx.audited {
+		return errUnaudited
+	}
+	return nil
+}
+
+var errUnaudited = fault.New(fault.Internal, "storage_unaudited", "a change without an audit entry was refused")

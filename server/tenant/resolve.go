@@ -1,0 +1,202 @@
+package tenant
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/tenant"
+)
+
+// Organisation is the one of this id or name, where the caller holds the permission over it.
+func (s *Service) Organisation(ctx context.Context, ref string, p access.Permission) (tenant.Organisation, error) {
+	o, err := s.findOrganisation(ctx, ref, sight(ctx, p, tenant.OrganisationsRead))
+	if err != nil {
+		return tenant.Organisation{}, err
+	}
+	return o, access.ActorFrom(ctx).Require(p, o.Scope(), tenant.OrganisationsRead, "organisation "+ref)
+}
+
+// Project is the one of this id, name or path, where the caller holds the permission over it.
+func (s *Service) Project(ctx context.Context, ref string, p access.Permission) (tenant.Project, error) {
+	found, err := s.findProject(ctx, ref, sight(ctx, p, tenant.ProjectsRead))
+	if err != nil {
+		return tenant.Project{}, err
+	}
+	return found, access.ActorFrom(ctx).Require(p, found.Scope(), tenant.ProjectsRead, "project "+ref)
+}
+
+// Workspace is the one of this id, name or path, where the caller holds the permission over it.
+func (s *Service) Workspace(ctx context.Context, ref string, p access.Permission) (tenant.Workspace, error) {
+	w, err := s.findWorkspace(ctx, ref, sight(ctx, p, tenant.WorkspacesRead))
+	if err != nil {
+		return tenant.Workspace{}, err
+	}
+	return w, access.ActorFrom(ctx).Require(p, w.Scope(), tenant.WorkspacesRead, "workspace "+ref)
+}
+
+// sight is where the caller sees a place when it wants the permission over it.
+func sight(ctx context.Context, permissions ...access.Permission) []access.Scope {
+	var out []access.Scope
+	for _, p := range permissions {
+		out = append(out, access.ActorFrom(ctx).Readable(p)...)
+	}
+	return out
+}
+
+// above widens scopes to the organisations, or to the projects, that they lie in: a place may be named as the frame of
+// a list by whoever sees something inside it.
+func above(scopes []access.Scope, project bool) []access.Scope {
+	out := slices.Clone(scopes)
+	for i := range out {
+		out[i].Workspace = ""
+		if !project {
+			out[i].Project = ""
+		}
+	}
+	return out
+}
+
+func within(scopes []access.Scope, at access.Scope) bool {
+	return slices.ContainsFunc(scopes, func(s access.Scope) bool { return s.Contains(at) })
+}
+
+// checkRef demands something that can be an id, a name or a path of so many parts, and takes it apart.
+func checkRef(kind, ref string, parts int) ([]string, error) {
+	if ref == "" {
+		return nil, missing(kind)
+	}
+	split := strings.Split(ref, "/")
+	if len(split) > parts || len(ref) > 256 || slices.Contains(split, "") {
+		return nil, access.NotFound(kind + " " + abbreviate(ref))
+	}
+	return split, nil
+}
+
+func missing(kind string) error {
+	var c fault.Check
+	c.Add(kind, "is missing: give an id, a name or a path")
+	return c.Err("request_invalid", "the request is not valid")
+}
+
+func abbreviate(s string) string {
+	if len(s) > 256 {
+		return s[:256] + "…"
+	}
+	return s
+}
+
+func (s *Service) findOrganisation(ctx context.Context, ref string, seen []access.Scope) (tenant.Organisation, error) {
+	if _, err := checkRef("organisation", ref, 1); err != nil {
+		return tenant.Organisation{}, err
+	}
+	if id.Valid("org", ref) {
+		o, err := s.store.View().Organisation(ctx, ref)
+		return visible(o, err, seen, "organisation "+ref)
+	}
+	found, err := every(ctx, s.store.View().Organisations, tenant.Query{Readable: seen, Name: ref})
+	if err != nil {
+		return tenant.Organisation{}, err
+	}
+	return single(found, "organisation", ref, func(o tenant.Organisation) string { return o.ID })
+}
+
+func (s *Service) findProject(ctx context.Context, ref string, seen []access.Scope) (tenant.Project, error) {
+	path, err := checkRef("project", ref, 2)
+	if err != nil {
+		return tenant.Project{}, err
+	}
+	view := s.store.View()
+	if id.Valid("prj", ref) {
+		p, err := view.Project(ctx, ref)
+		return visible(p, err, seen, "project "+ref)
+	}
+	found, err := every(ctx, view.Projects, tenant.Query{Readable: seen, Name: path[len(path)-1]})
+	if err != nil {
+		return tenant.Project{}, err
+	}
+	paths := map[string]string{}
+	for _, p := range found {
+		o, err := view.Organisation(ctx, p.OrganisationID)
+		if err != nil {
+			return tenant.Project{}, fmt.Errorf("read the organisation of project %s: %w", p.ID, err)
+		}
+		paths[p.ID] = o.Name + "/" + p.Name
+	}
+	if len(path) > 1 {
+		found = slices.DeleteFunc(found, func(p tenant.Project) bool { return paths[p.ID] != ref && path[0] != p.OrganisationID })
+	}
+	return single(found, "project", ref, func(p tenant.Project) string { return paths[p.ID] })
+}
+
+func (s *Service) findWorkspace(ctx context.Context, ref string, seen []access.Scope) (tenant.Workspace, error) {
+	path, err := checkRef("workspace", ref, 3)
+	if err != nil {
+		return tenant.Workspace{}, err
+	}
+	view := s.store.View()
+	if id.Valid("ws", ref) {
+		w, err := view.Workspace(ctx, ref)
+		return visible(w, err, seen, "workspace "+ref)
+	}
+	found, err := every(ctx, view.Workspaces, tenant.Query{Readable: seen, Name: path[len(path)-1]})
+	if err != nil {
+		return tenant.Workspace{}, err
+	}
+	paths := map[string]string{}
+	for _, w := range found {
+		p, err := view.Project(ctx, w.ProjectID)
+		if err != nil {
+			return tenant.Workspace{}, fmt.Errorf("read the project of workspace %s: %w", w.ID, err)
+		}
+		o, err := view.Organisation(ctx, w.OrganisationID)
+		if err != nil {
+			return tenant.Workspace{}, fmt.Errorf("read the organisation of workspace %s: %w", w.ID, err)
+		}
+		paths[w.ID] = o.Name + "/" + p.Name + "/" + w.Name
+	}
+	if len(path) > 1 {
+		found = slices.DeleteFunc(found, func(w tenant.Workspace) bool { return !strings.HasSuffix("/"+paths[w.ID], "/"+ref) })
+	}
+	return single(found, "workspace", ref, func(w tenant.Workspace) string { return paths[w.ID] })
+}
+
+// visible is a place that was read by id, or not found in the same words where it does not lie in sight.
+func visible[T interface{ Scope() access.Scope }](v T, err error, seen []access.Scope, what string) (T, error) {
+	var none T
+	switch {
+	case fault.KindOf(err) == fault.NotFound, err == nil && !within(seen, v.Scope()):
+		return none, access.NotFound(what)
+	case err != nil:
+		return none, err
+	}
+	return v, nil
+}
+
+// maxCandidates is how many of the places that share a name an error lists.
+const maxCandidates = 5
+
+func single[T any](found []T, kind, ref string, path func(T) string) (T, error) {
+	switch len(found) {
+	case 0:
+		var none T
+		return none, access.NotFound(kind + " " + ref)
+	case 1:
+		return found[0], nil
+	}
+	var paths []string
+	for _, v := range found {
+		paths = append(paths, path(v))
+	}
+	slices.Sort(paths)
+	if len(paths) > maxCandidates {
+		paths = append(paths[:maxCandidates], "…")
+	}
+	var none T
+	return none, fault.New(fault.Invalid, kind+"_ambiguous", "%q names %d %ss", ref, len(found), kind).
+		WithHint("say which one: %s", strings.Join(paths, ", "))
+}
