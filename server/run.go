@@ -51,8 +51,8 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
-	s.follow(working, &workers)
-	work("following the change feed", s.follower.Run)
+	work("following the change feed", func(ctx context.Context) error { s.follower.Run(ctx); return nil })
+	s.follow(ctx, working, &workers)
 	work("settling host states", s.directory.Settle)
 	work("carrying out operations", s.worker.Run)
 	work("removing expired hosts", s.expiry.Run)
@@ -106,29 +106,38 @@ func ignoreDeadline(err error) error {
 	return err
 }
 
-// follow hands the change feed to those who keep something in memory.
-func (s *Server) follow(ctx context.Context, wg *sync.WaitGroup) {
-	subscription := s.follower.Subscribe(1024)
+// follow hands the change feed to those who keep something in memory. It returns once they are up to date, or
+// start ended.
+func (s *Server) follow(start, ctx context.Context, wg *sync.WaitGroup) {
+	subscription := s.follower.Subscribe(0)
+	loaded := make(chan struct{})
 	wg.Go(func() {
 		defer subscription.Close()
-		for {
-			batch, reset, ok := subscription.Next(ctx)
-			if !ok {
+		for first := true; ; first = false {
+			batch, anew, err := subscription.Next(ctx)
+			if err != nil {
 				return
 			}
-			s.apikeys.Changed(batch, reset)
+			s.apikeys.Changed(batch, anew)
 			s.jobs.Apply(batch)
 			s.worker.Apply(batch)
-			s.bring(ctx, batch, reset)
+			s.bring(ctx, batch, anew)
+			if first {
+				close(loaded)
+			}
 		}
 	})
+	select {
+	case <-loaded:
+	case <-start.Done():
+	}
 }
 
 // bring takes the directory to where the feed is, however often the database has to be asked.
-func (s *Server) bring(ctx context.Context, batch []feed.Change, reset bool) {
+func (s *Server) bring(ctx context.Context, batch []feed.Change, anew bool) {
 	for {
 		var err error
-		if reset {
+		if anew {
 			err = s.directory.Load(ctx)
 		} else {
 			err = s.directory.Apply(ctx, batch)

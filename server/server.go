@@ -128,7 +128,8 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.wireSlices(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.load(ctx)
+	s.follower = feed.NewFollower(feed.Options{Source: s.db, Logger: o.Logger})
+	return s, s.tenants.EnsureDefault(access.WithActor(ctx, access.Actor{Kind: access.System, ID: "system", Name: "first start"}))
 }
 
 // adopt makes the database this deployment's, or finds that it is another's.
@@ -186,7 +187,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.apikeys = apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](s.db), s.tenants, apikey.Options{
 		Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
 	})
-	s.audit = audit.NewService(storage.Bind[audit.Reader, audit.Tx](s.db), s.tenants)
+	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
 
 	s.directory = fleet.New(fleet.Options{
 		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,
@@ -211,22 +212,6 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Store: storage.Bind[operation.Reader, operation.Tx](s.db), Handlers: handlers(host.NewWork(s.hosts, s.hub)),
 		Owner: s.replica, Now: now, Logger: o.Logger,
 	})
-	return nil
-}
-
-// load brings what is kept in memory up to the database, and from where on to follow.
-func (s *Server) load(ctx context.Context) error {
-	if err := s.tenants.EnsureDefault(access.WithActor(ctx, access.Actor{Kind: access.System, ID: "system", Name: "first start"})); err != nil {
-		return err
-	}
-	position, err := s.db.Position(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.directory.Load(ctx); err != nil {
-		return err
-	}
-	s.follower = feed.NewFollower(s.db, position)
 	return nil
 }
 
