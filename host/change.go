@@ -9,9 +9,10 @@ type Change struct {
 	At     time.Time
 }
 
-// Brief is h without Disks and Addresses of its Inventory: what a replica keeps of every host in
-// memory.
+// Brief is h without what is long in its Inventory (disks, addresses, boot and machine id): what a replica keeps of every
+// host in memory.
 func (h Host) Brief() Host {
 	h.Inventory.Disks, h.Inventory.Addresses = nil, nil
+	h.Inventory.BootID, h.Inventory.MachineID = "", ""
 	return h
 }

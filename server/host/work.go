@@ -267,14 +267,14 @@ func (e *Expiry) Run(ctx context.Context) error {
 		if e.service.now().Sub(started) < e.grace {
 			continue
 		}
-		if err := e.once(ctx); err != nil && ctx.Err() == nil {
+		if err := e.Once(ctx); err != nil && ctx.Err() == nil {
 			e.failed(err)
 		}
 	}
 }
 
-// once removes those that are due now.
-func (e *Expiry) once(ctx context.Context) error {
+// Once removes those that are due now.
+func (e *Expiry) Once(ctx context.Context) error {
 	s := e.service
 	now := s.now().UTC()
 	var due []string

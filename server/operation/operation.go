@@ -174,6 +174,22 @@ func (s *Service) watch(id string) (<-chan struct{}, func()) {
 	}
 }
 
+// Follow tells waiters of the operations that changed, until ctx ends.
+func (s *Service) Follow(ctx context.Context, from *feed.Subscription) error {
+	return follow(ctx, from, s.Apply)
+}
+
+// follow hands on what a feed holds. What was missed is made up for by looking from time to time.
+func follow(ctx context.Context, from *feed.Subscription, apply func([]feed.Change)) error {
+	for {
+		changes, _, err := from.Next(ctx)
+		if err != nil {
+			return nil
+		}
+		apply(changes)
+	}
+}
+
 // Apply tells waiters of the operations that changed.
 func (s *Service) Apply(changes []feed.Change) {
 	s.mu.Lock()

@@ -56,6 +56,11 @@ func NewWorker(o Options) *Worker {
 	return &Worker{Options: o, wake: make(chan struct{}, 1), running: map[string]*Task{}}
 }
 
+// Follow wakes the worker when operations changed, until ctx ends.
+func (w *Worker) Follow(ctx context.Context, from *feed.Subscription) error {
+	return follow(ctx, from, w.Apply)
+}
+
 // Apply wakes the worker when operations changed.
 func (w *Worker) Apply(changes []feed.Change) {
 	for _, change := range changes {

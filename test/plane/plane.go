@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -232,20 +231,11 @@ func (p *Plane) Follow(t testing.TB) {
 		if len(list) == 0 {
 			return
 		}
-		p.apply(t.Context(), list, t)
-	}
-}
-
-func (p *Plane) apply(ctx context.Context, list []feed.Change, t testing.TB) {
-	if err := p.Fleet.Apply(ctx, list); err != nil {
-		if !errors.Is(err, context.Canceled) {
-			t.Error(err)
+		if err := p.Fleet.Apply(t.Context(), list); err != nil {
+			t.Fatal(err)
 		}
-		return
+		p.position = list[len(list)-1].Position
 	}
-	p.Operations.Apply(list)
-	p.Worker.Apply(list)
-	p.position = list[len(list)-1].Position
 }
 
 // Run follows the feed and carries operations out until the test ends.
@@ -253,22 +243,18 @@ func (p *Plane) Run(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	nudges, stop := p.DB.Nudges()
-	t.Cleanup(func() { cancel(); running.Wait(); stop() })
-	running.Go(func() { _ = p.Worker.Run(ctx) }) // it ends with ctx, and says nothing else
-	running.Go(func() {
-		for ctx.Err() == nil {
-			list, err := p.DB.Changes(ctx, p.position, 500)
-			if err == nil && len(list) > 0 {
-				p.apply(ctx, list, t)
-				continue
-			}
-			select {
-			case <-nudges:
-			case <-ctx.Done():
-			}
-		}
-	})
+	t.Cleanup(func() { cancel(); running.Wait() })
+	follower := feed.NewFollower(feed.Options{Source: p.DB, Logger: slog.New(slog.DiscardHandler)})
+	ready := make(chan struct{})
+	hosts, waits, work := follower.Subscribe(0), follower.Subscribe(0), follower.Subscribe(0)
+	running.Go(func() { follower.Run(ctx) })
+	// They end with ctx, and say nothing else.
+	running.Go(func() { _ = p.Fleet.Follow(ctx, hosts, ready) })
+	running.Go(func() { _ = p.Fleet.Settle(ctx) })
+	running.Go(func() { _ = p.Operations.Follow(ctx, waits) })
+	running.Go(func() { _ = p.Worker.Follow(ctx, work) })
+	running.Go(func() { _ = p.Worker.Run(ctx) })
+	<-ready
 }
 
 // Key makes an identity key.
