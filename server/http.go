@@ -30,6 +30,7 @@ func (s *Server) handler() http.Handler {
 		Operations:    rpc.Operations{Service: s.jobs},
 		Organisations: rpc.Organisations{Service: s.tenants},
 		Projects:      rpc.Projects{Service: s.tenants},
+		Releases:      rpc.Releases{Service: s.releases, Install: s.install},
 		Sessions:      rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:      rpc.Settings{Service: s.settings},
 		Tokens:        rpc.Tokens{Service: s.tokens},
