@@ -40,9 +40,11 @@ type command struct {
 // commands in the order in which the help names them.
 func commands() []command {
 	return []command{
+		{"install", "install this program as the host's agent, enrol the host, wait until it is managed", runInstall},
 		{"run", "keep this host linked to its control plane (what the service does)", runAgent},
 		{"status", "show how the agent on this host is", showStatus},
 		{"doctor", "find out what stands in the agent's way, and what to change", runDoctor},
+		{"uninstall", "stop the agent and remove what install made", runUninstall},
 		{"version", "print the version", printVersion},
 	}
 }
