@@ -68,4 +68,3 @@ func standing(ctx context.Context, socket string) (install.Standing, error) {
 	}
 	return s, nil
 }
-
