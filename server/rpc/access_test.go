@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -135,7 +134,7 @@ func request(t *testing.T, m rpc.Method, refs map[protoreflect.Name]string) stri
 			msg.Set(f, protoreflect.ValueOfString(value))
 		}
 	}
-	b, err := protojson.Marshal(msg.Interface().(proto.Message))
+	b, err := protojson.Marshal(msg.Interface())
 	if err != nil {
 		t.Fatal(err)
 	}
