@@ -40,7 +40,7 @@ type Tx interface {
 	Reader
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
 	TouchKey(ctx context.Context, id string, at time.Time) error
-	PutDeployment(ctx context.Context, d tenant.Deployment) (tenant.Deployment, error)
+	PutDeployment(ctx context.Context, d tenant.Deployment) error
 	Audit(ctx context.Context, e audit.Entry) error
 }
 

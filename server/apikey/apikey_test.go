@@ -60,8 +60,7 @@ func open(t *testing.T) *bench {
 		}
 	})
 	err = b.db.Observe(t.Context(), func(tx *storage.Tx) error {
-		_, err := tx.PutDeployment(t.Context(), noun.Deployment{ID: id.New("dep", noon), Epoch: 1})
-		return err
+		return tx.PutDeployment(t.Context(), noun.Deployment{ID: id.New("dep", noon), Epoch: 1})
 	})
 	if err != nil {
 		t.Fatal(err)
