@@ -1,0 +1,230 @@
+package wire
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/lxzan/gws"
+
+	"github.com/loopbackd/loopback/fault"
+)
+
+// lastWords is how long a link that ends may take to say so.
+const lastWords = 500 * time.Millisecond
+
+// sockets is the WebSocket door of a Server.
+type sockets struct {
+	server   *Server
+	upgrader *gws.Upgrader
+}
+
+func newSockets(s *Server) *sockets {
+	k := &sockets{server: s}
+	k.upgrader = gws.NewUpgrader(k, &gws.ServerOption{
+		// The TLS connection buffers already: the smallest buffer that there is only saves a read for each header.
+		ReadBufferSize:      16,
+		ReadMaxPayloadSize:  maxMessage,
+		WriteMaxPayloadSize: maxMessage,
+		ParallelGolimit:     1,
+		HandshakeTimeout:    s.HandshakeTimeout,
+		Logger:              quiet{},
+		NewSession:          func() gws.SessionStorage { return &held{} },
+		Authorize: func(r *http.Request, session gws.SessionStorage) bool {
+			session.(*held).socket = r.Context().Value(held{}).(*socket)
+			return true
+		},
+	})
+	return k
+}
+
+// held is how gws gives a connection's socket back. It is no storage: nothing is asked of it but to be there.
+type held struct{ socket *socket }
+
+func (*held) Len() int                     { return 0 }
+func (*held) Load(string) (any, bool)      { return nil, false }
+func (*held) Delete(string)                {}
+func (*held) Store(string, any)            {}
+func (*held) Range(func(string, any) bool) {}
+
+// quiet keeps the library from logging: what happens to a link is told to its Receiver.
+type quiet struct{}
+
+func (quiet) Error(...any) {}
+
+// ServeLink upgrades a request to a WebSocket and serves the link on a goroutine of its own; it returns at once. It
+// needs HTTP/1.1, which agents ask for by ALPN, also from a server that speaks HTTP/2.
+func (s *Server) ServeLink(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet || r.ProtoMajor != 1 || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		w.Header().Set("Upgrade", "websocket")
+		w.Header().Set("Connection", "Upgrade")
+		http.Error(w, "this is where agents link: a WebSocket over HTTP/1.1", http.StatusUpgradeRequired)
+		return
+	}
+	if r.Header.Get("Sec-WebSocket-Version") != "13" || r.Header.Get("Sec-WebSocket-Key") == "" {
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		http.Error(w, "not a WebSocket handshake of version 13", http.StatusBadRequest)
+		return
+	}
+	link := s.open(w, remoteOf(r, s.TrustedProxies))
+	if link == nil {
+		return
+	}
+	k := &socket{link: link}
+	link.carrier = k
+	if err := s.sockets.upgrade(k, w, r); err != nil {
+		link.finished(ErrLost.WithCause(err))
+		return
+	}
+	go k.serve()
+}
+
+// upgrade takes the connection from net/http and answers the WebSocket handshake on it.
+func (ks *sockets) upgrade(k *socket, w http.ResponseWriter, r *http.Request) error {
+	connection, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "this connection cannot become a WebSocket", http.StatusInternalServerError)
+		return err
+	}
+	k.connection = connection
+	if buffered.Reader.Buffered() > 0 {
+		_ = connection.Close()
+		return errors.New("the agent spoke before the upgrade")
+	}
+	reader := bufio.NewReaderSize(connection, 16)
+	request := r.WithContext(context.WithValue(r.Context(), held{}, k))
+	if k.conn, err = ks.upgrader.UpgradeFromConn(connection, reader, request); err != nil {
+		return err
+	}
+	k.armRead()
+	return nil
+}
+
+// socket is a link's WebSocket, the server's end.
+type socket struct {
+	link       *Link
+	connection net.Conn
+	conn       *gws.Conn
+	cause      *fault.Error // why reading ended
+
+	armed      time.Duration // idle timeout that the read deadline was set by
+	armedAt    time.Time
+	writableAt time.Time // when the write deadline was set
+	leaving    atomic.Bool
+}
+
+// serve reads until the connection ends. It is the one goroutine of a link and stays shallow.
+func (k *socket) serve() {
+	k.read()
+	k.shut(false)
+	k.link.finished(k.cause)
+}
+
+func (k *socket) read() {
+	// The library slices by a frame's length before it has checked that it is not negative; a stranger can send that.
+	defer func() {
+		if p := recover(); p != nil {
+			k.cause = ErrTampered.WithCause(fmt.Errorf("reading a WebSocket frame: %v", p))
+		}
+	}()
+	k.conn.ReadLoop()
+}
+
+// OnOpen is part of gws.Event.
+func (*sockets) OnOpen(*gws.Conn) {}
+
+// OnClose notes why reading ended.
+func (*sockets) OnClose(c *gws.Conn, err error) {
+	k := c.Session().(*held).socket
+	var closed *gws.CloseError
+	if errors.As(err, &closed) {
+		k.cause = ErrLost.WithCause(err)
+		return
+	}
+	k.cause = ending(err)
+}
+
+// OnPing answers, as the WebSocket protocol wants it. Agents do not ping: their heartbeats are sealed.
+func (*sockets) OnPing(c *gws.Conn, payload []byte) { _ = c.WritePong(payload) }
+
+// OnPong is part of gws.Event.
+func (*sockets) OnPong(*gws.Conn, []byte) {}
+
+// OnMessage hands a message to the link, off the reading goroutine.
+func (ks *sockets) OnMessage(c *gws.Conn, message *gws.Message) {
+	k := c.Session().(*held).socket
+	if message.Opcode != gws.OpcodeBinary {
+		k.link.end(ErrTampered)
+	} else {
+		ks.server.hands.receive(k.link, message.Bytes())
+	}
+	_ = message.Close()
+	if !k.leaving.Load() {
+		k.armRead()
+	}
+}
+
+// armRead moves the read deadline on. It leaves one alone that is still good for most of the idle timeout.
+func (k *socket) armRead() {
+	idle, now := time.Duration(k.link.idle.Load()), time.Now()
+	if idle == k.armed && (idle <= 0 || now.Sub(k.armedAt) < idle/16) {
+		return
+	}
+	k.armed, k.armedAt = idle, now
+	deadline := time.Time{}
+	if idle > 0 {
+		deadline = now.Add(idle)
+	}
+	_ = k.connection.SetReadDeadline(deadline)
+	if k.leaving.Load() {
+		_ = k.connection.SetReadDeadline(now.Add(lastWords))
+	}
+}
+
+func (k *socket) write(message []byte) error {
+	timeout, now := k.link.server.WriteTimeout, time.Now()
+	if now.Sub(k.writableAt) > timeout/8 && !k.leaving.Load() {
+		k.writableAt = now
+		_ = k.connection.SetWriteDeadline(now.Add(timeout))
+		if k.leaving.Load() {
+			_ = k.connection.SetWriteDeadline(now.Add(lastWords))
+		}
+	}
+	return k.conn.WriteMessage(gws.OpcodeBinary, message)
+}
+
+func (k *socket) closing() {
+	if k.connection != nil {
+		k.leaving.Store(true)
+		_ = k.connection.SetWriteDeadline(time.Now().Add(lastWords))
+	}
+}
+
+// shut ends the connection. In order, it says so and leaves the reader to wait for the peer's end, because closing on
+// unread bytes would make the kernel throw the last words away.
+func (k *socket) shut(orderly bool) {
+	if k.connection == nil {
+		return
+	}
+	if orderly {
+		_ = k.conn.WriteMessage(gws.OpcodeCloseConnection, []byte{1000 >> 8, 1000 & 0xff})
+		if half, ok := k.connection.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			_ = k.connection.SetReadDeadline(time.Now().Add(lastWords))
+			return
+		}
+	}
+	if sealed, ok := k.connection.(*tls.Conn); ok {
+		_ = sealed.NetConn().Close() // its own Close waits for a deaf peer
+		return
+	}
+	_ = k.connection.Close()
+}
+
+func (*socket) transport() string { return WebSocket }
