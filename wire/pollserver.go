@@ -33,11 +33,11 @@ func newPolls(s *Server) *polls {
 // ServePoll carries a link in the bodies of POST requests, for networks that let no WebSocket through.
 //
 // A request without Loopback-Link opens a session: its body is the handshake's first message, the answer's body the
-// second, and the answer's Loopback-Link the session's id. After that a session has two lanes, each with its own
-// Loopback-Sequence, counted from 1, and one request of each may be under way:
+// second, and the answer's Loopback-Link the session's id. After that a session has two lanes, named in Loopback-Lane,
+// each with its own Loopback-Sequence, counted from 1; one request of each may be under way:
 //
-//   - a request with a body brings messages up and is answered, empty, when they are handled;
-//   - a request without waits, ParkTimeout at most, for messages to take down.
+//   - up: the body brings messages, and is answered, empty, when they are handled;
+//   - down: the request waits, ParkTimeout at most, for messages to answer with.
 //
 // An answer that got lost is asked for again with the same sequence number: messages are taken up once only, and an
 // answer is kept until the next number shows that it arrived. A newer request of the same number takes a waiting one's
@@ -77,10 +77,13 @@ func (s *Server) ServePoll(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, headerSequence+" is missing or no number", http.StatusBadRequest)
 		return
 	}
-	if len(body) > 0 {
+	switch r.Header.Get(headerLane) {
+	case laneUp:
 		session.up(w, sequence, body)
-	} else {
+	case laneDown:
 		session.down(w, r, sequence)
+	default:
+		http.Error(w, headerLane+" is neither up nor down", http.StatusBadRequest)
 	}
 }
 
@@ -248,7 +251,7 @@ func (p *pollSession) up(w http.ResponseWriter, sequence uint64, body []byte) {
 		http.Error(w, "link_closed", http.StatusGone)
 		return
 	}
-	if sequence != p.upLast+1 {
+	if sequence != p.upLast+1 || len(body) == 0 {
 		p.link.end(ErrTampered)
 		return
 	}
