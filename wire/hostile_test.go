@@ -356,3 +356,110 @@ func TestTheAgentsAddressIsToldByTrustedProxiesOnly(t *testing.T) {
 		}
 	}
 }
+
+func TestAHandlersDefectCostsItsLinkAlone(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		server := newControl(t, func(l *Link, envelope []byte) {
+			if string(envelope) == "panic" {
+				panic("a defect with a secret")
+			}
+			_ = l.Send(envelope)
+		})
+		other, c := dial(t, server.dialer(transport)), dial(t, server.dialer(transport))
+		send(t, c, "panic")
+		err := endOf(t, c)
+		wantCode(t, "the agent's end", err, "internal")
+		if strings.Contains(err.Error(), "secret") {
+			t.Fatalf("the agent is told %v", err)
+		}
+		if reason := (<-server.peers).ended(t); !strings.Contains(reason.Error(), "a defect with a secret") {
+			t.Fatalf("the owner is told %v, want the defect", reason)
+		}
+		send(t, other, "well")
+		receive(t, other)
+	})
+}
+
+func TestAnOwnerMayDeclineALink(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		server := newControl(t, echo, func(s *Server) {
+			s.Accept = func(l *Link) Receiver { l.Close(ErrTooBusy.WithRetryAfter(time.Minute)); return nil }
+		})
+		c := dial(t, server.dialer(transport))
+		send(t, c, "x")
+		err := endOf(t, c)
+		wantCode(t, "the agent's end", err, "too_busy")
+		_ = c.Close()
+		if err := server.Close(within(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n := server.pending.Load(); n != 0 {
+			t.Fatalf("%d links are pending, want none", n)
+		}
+	})
+}
+
+func TestKeysMoveOnAlongALink(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		server := newControl(t, echo, func(s *Server) { s.every = 4 })
+		d := server.dialer(transport)
+		d.every = 4
+		c := dial(t, d)
+		for i := range 30 {
+			envelope := strings.Repeat("r", i*700)
+			send(t, c, envelope)
+			if got := receive(t, c); got != envelope {
+				t.Fatalf("envelope %d came back as %d bytes", i, len(got))
+			}
+		}
+	})
+}
+
+func TestPingsAreAnsweredLongAfterTheLastMessage(t *testing.T) {
+	server := newControl(t, echo, func(s *Server) { s.WriteTimeout = 20 * time.Millisecond })
+	c := dial(t, server.dialer(WebSocket))
+	send(t, c, "x")
+	receive(t, c)
+	time.Sleep(60 * time.Millisecond) // the deadline of the last write is over
+	if err := c.uplink.(*agentSocket).frame(opPing, []byte("p")); err != nil {
+		t.Fatal(err)
+	}
+	send(t, c, "y")
+	if got := receive(t, c); got != "y" {
+		t.Fatalf("got %q", got)
+	}
+}
+
+// Somebody who does not terminate TLS can still flip bits of it.
+func TestRecordsAlteredBelowTLSAreReported(t *testing.T) {
+	server := newControl(t, echo)
+	var alter atomic.Bool
+	address := listen(t, func(agent net.Conn) {
+		to, err := net.Dial("tcp", server.address())
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(agent, to); _ = agent.Close() }()
+		buffer := make([]byte, 32<<10)
+		for {
+			n, err := agent.Read(buffer)
+			if err != nil {
+				_ = to.Close()
+				return
+			}
+			if alter.Load() {
+				buffer[n-1] ^= 1
+			}
+			_, _ = to.Write(buffer[:n])
+		}
+	})
+	d := server.dialer(WebSocket)
+	d.Endpoint = "https://" + address
+	c := dial(t, d)
+	send(t, c, "x")
+	receive(t, c)
+	alter.Store(true)
+	send(t, c, "y")
+	wantCode(t, "the server's end", (<-server.peers).ended(t), "link_tampered")
+	wantCode(t, "the agent's end", endOf(t, c), "link_lost")
+}

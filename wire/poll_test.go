@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -265,14 +266,16 @@ func TestPollsSurviveLostRequestsAndAnswers(t *testing.T) {
 	d.Endpoint, d.TLS = lossy.URL, trusting(lossy)
 	c := dial(t, d)
 	const count = 25
-	go func() {
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	sending.Go(func() {
 		for i := range count {
 			if err := c.Send(t.Context(), fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", i*i))); err != nil {
 				t.Errorf("send %d: %v", i, err)
 				return
 			}
 		}
-	}()
+	})
 	for i := range count {
 		envelope, err := c.Receive(within(t, 30*time.Second))
 		if err != nil {

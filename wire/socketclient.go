@@ -31,8 +31,8 @@ func (w way) dialWebSocket(ctx context.Context) (*Conn, error) {
 	c, err := w.openSocket(ctx, socket)
 	if err != nil {
 		socket.cut()
-		if canceled := context.Cause(ctx); canceled != nil {
-			err = canceled
+		if errors.Is(ctx.Err(), context.Canceled) {
+			err = ctx.Err() // a deadline that passed says less than where it did
 		}
 		return nil, err
 	}

@@ -84,6 +84,10 @@ func (s *Server) ServeLink(w http.ResponseWriter, r *http.Request) {
 		link.finished(ErrLost.WithCause(err))
 		return
 	}
+	if !s.stand(link) {
+		link.finished(ErrStopping)
+		return
+	}
 	go k.serve()
 }
 
@@ -154,7 +158,13 @@ func (*sockets) OnClose(c *gws.Conn, err error) {
 }
 
 // OnPing answers, as the WebSocket protocol wants it. Agents do not ping: their heartbeats are sealed.
-func (*sockets) OnPing(c *gws.Conn, payload []byte) { _ = c.WritePong(payload) }
+func (*sockets) OnPing(c *gws.Conn, payload []byte) {
+	k := c.Session().(*held).socket
+	k.link.sending.Lock()
+	defer k.link.sending.Unlock()
+	k.armWrite()
+	_ = c.WritePong(payload)
+}
 
 // OnPong is part of gws.Event.
 func (*sockets) OnPong(*gws.Conn, []byte) {}
@@ -191,6 +201,12 @@ func (k *socket) armRead() {
 }
 
 func (k *socket) write(message []byte) error {
+	k.armWrite()
+	return k.conn.WriteMessage(gws.OpcodeBinary, message)
+}
+
+// armWrite moves the write deadline on. The caller holds link.sending.
+func (k *socket) armWrite() {
 	timeout, now := k.link.server.WriteTimeout, time.Now()
 	if now.Sub(k.writableAt) > timeout/8 && !k.leaving.Load() {
 		k.writableAt = now
@@ -199,7 +215,6 @@ func (k *socket) write(message []byte) error {
 			_ = k.Conn.SetWriteDeadline(now.Add(lastWords))
 		}
 	}
-	return k.conn.WriteMessage(gws.OpcodeBinary, message)
 }
 
 func (k *socket) closing() {
