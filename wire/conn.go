@@ -31,6 +31,7 @@ type Conn struct {
 	frames chan []byte
 	ended  atomic.Pointer[fault.Error]
 	done   chan struct{}  // closes when the link begins to end
+	left   chan struct{}  // closes when its last word is said, or cannot be
 	work   sync.WaitGroup // goroutines of this link
 }
 
@@ -53,11 +54,12 @@ func newConn(u uplink, s *session, signed trust.Signed, keyset trust.Keyset) *Co
 	c := &Conn{
 		uplink: u, signed: signed, keyset: keyset, hash: s.hash,
 		in: s.in, out: s.out,
-		sending: make(chan struct{}, 1), frames: make(chan []byte), done: make(chan struct{}),
+		sending: make(chan struct{}, 1), frames: make(chan []byte), done: make(chan struct{}), left: make(chan struct{}),
 	}
 	c.work.Go(func() {
 		reason := c.uplink.receive(c)
 		c.end(reason)
+		<-c.left // somebody else's last word may be under way
 		if reason.Code != ErrLost.Code {
 			c.uplink.drain()
 		}
@@ -168,6 +170,7 @@ func (c *Conn) end(reason *fault.Error) {
 		return
 	}
 	close(c.done)
+	defer close(c.left)
 	if reason.Code == ErrLost.Code || reason.Code == ErrIdle.Code {
 		c.uplink.cut() // nobody is there to be told
 		return
