@@ -32,6 +32,7 @@ var rules = map[string]struct {
 	"release/publish": {may: []string{"nouns"}},
 
 	"server/config":  {may: []string{"nouns"}},
+	"server/console": {may: []string{"nouns"}},
 	"server/keys":    {may: []string{"nouns"}},
 	"server/feed":    {may: []string{"nouns"}},
 	"server/bus":     {may: []string{"nouns"}},

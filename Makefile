@@ -1,0 +1,73 @@
+# Loopback. `make demo` and `make test` install what they need; everything else assumes that one of them ran.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+export PATH := $(PATH):/usr/local/go/bin
+export CGO_ENABLED := 0
+
+VERSION ?= 0.1.0
+HOSTS ?= 3
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PROGRAMS := loopbackd loopback loopback-agent
+tool = go tool -modfile=tools/$(1)/go.mod
+
+# The race detector needs cgo; what we ship does not.
+RACE := CGO_ENABLED=1 go test -race
+
+.PHONY: build
+build: ## Build the programs into bin/
+	@mkdir -p bin
+	@for p in $(PROGRAMS); do echo "building $$p"; go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p ./cmd/$$p; done
+
+.PHONY: agents
+agents: ## Build the agent for every platform into bin/agents/
+	@for arch in amd64 arm64; do echo "building loopback-agent for linux/$$arch"; \
+	  GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o bin/agents/$(VERSION)/linux-$$arch/loopback-agent ./cmd/loopback-agent; done
+
+.PHONY: prepare
+prepare: ## Install the Debian packages that demo and tests use
+	@build/prepare.sh
+
+.PHONY: demo demo-down demo-exec
+demo: prepare build agents ## Control plane and HOSTS real systemd machines, enrolled and managed
+	@HOSTS=$(HOSTS) VERSION=$(VERSION) build/demo.sh up
+demo-down: ## Remove every trace of the demo
+	@build/demo.sh down
+demo-exec: ## Run CMD as root inside the demo machine HOST
+	@build/demo.sh exec '$(HOST)' '$(CMD)'
+
+.PHONY: generate
+generate: ## Write generated code and pages anew
+	@$(call tool,buf) buf generate
+	@go generate ./...
+
+.PHONY: fresh
+fresh: ## Fail where generated code is not what generation gives
+	@build/fresh.sh
+
+.PHONY: lint
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not gofmt'd:"; echo "$$unformatted"; exit 1; fi
+	@go vet ./...
+	@$(call tool,check) staticcheck ./...
+	@$(call tool,buf) buf lint
+	@shellcheck build/*.sh test/lab/*.sh .ci/run
+
+.PHONY: test test-short
+test: prepare build agents fresh lint ## Every test
+	@build/test.sh ./...
+test-short: ## The quick part: no machines, no PostgreSQL
+	@LOOPBACK_TEST_SHORT=1 go test -short ./...
+
+.PHONY: bench
+bench: build ## Benchmarks side by side with their rivals; AREA=link runs one area
+	@go run ./bench $(if $(AREA),-area $(AREA))
+
+.PHONY: soak
+soak: build ## Long fault, fuzz and leak runs; AREA=shell runs one area
+	@build/soak.sh '$(AREA)'
+
+.PHONY: help
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

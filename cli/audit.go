@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/fault"
+)
+
+func (a *app) auditCommand() *cobra.Command {
+	return noun("audit", "The audit log: who did what, where, when and why", a.auditList(), a.auditTail())
+}
+
+func auditFilters(c *cobra.Command, q *pb.ListEntriesRequest) {
+	c.Flags().StringVar(&q.Action, "action", "", "only acts that needed this `PERMISSION`: agent_tokens.mint")
+	c.Flags().StringVar(&q.Target, "target", "", "only acts on this `ID`")
+	c.Flags().StringVar(&q.Actor, "actor", "", "only acts by this `ID`")
+}
+
+var auditColumns = []column[*pb.AuditEntry]{
+	{"TIME", func(e *pb.AuditEntry) string { return stamp(e.At) }},
+	{"ACTOR", func(e *pb.AuditEntry) string {
+		return first(e.GetActor().GetName(), e.GetActor().GetId(), e.GetActor().GetKind())
+	}},
+	{"ACTION", (*pb.AuditEntry).GetAction},
+	{"TARGET", func(e *pb.AuditEntry) string { return first(e.TargetName, e.Target) }},
+	{"OUTCOME", (*pb.AuditEntry).GetOutcome},
+	{"FROM", func(e *pb.AuditEntry) string { return e.GetActor().GetAddress() }},
+	{"REASON", (*pb.AuditEntry).GetReason},
+}
+
+func (a *app) auditList() *cobra.Command {
+	q := &pb.ListEntriesRequest{}
+	var limit int
+	var since, until moment
+	c := &cobra.Command{Use: "list", Short: "List entries, newest first", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
+		return list(a, ctx, limit, func(ctx context.Context, p *pb.Page) ([]*pb.AuditEntry, string, error) {
+			q.Workspace, q.Page, q.Since, q.Until = s.flaggedWorkspace(a), p, since.proto(), until.proto()
+			r, err := call(ctx, s, s.audit.ListEntries, q)
+			return r.GetItems(), r.GetNextPageToken(), err
+		}, "no entry matches", auditColumns...)
+	})}
+	auditFilters(c, q)
+	c.Flags().IntVar(&limit, "limit", 100, "show at most this many; 0: all")
+	c.Flags().Var(&since, "since", "only since then: a time, or 2h for two hours ago")
+	c.Flags().Var(&until, "until", "only until then")
+	return c
+}
+
+// flaggedWorkspace is the workspace named on this command's line: the log is not narrowed by the context's.
+func (c *api) flaggedWorkspace(a *app) string { return a.flags.workspace }
+
+// tailPause is how often the log is asked for what is new.
+const tailPause = time.Second
+
+func (a *app) auditTail() *cobra.Command {
+	q := &pb.ListEntriesRequest{}
+	c := &cobra.Command{Use: "tail", Short: "Show entries as they are written", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
+		ctx, cancel := s.deadline(ctx, true)
+		defer cancel()
+		q.Workspace = s.flaggedWorkspace(a)
+		newest, err := call(ctx, s, s.audit.ListEntries, &pb.ListEntriesRequest{Workspace: q.Workspace, Page: &pb.Page{Size: 1}})
+		if err != nil {
+			return err
+		}
+		q.AfterPosition = 0
+		if len(newest.Items) > 0 {
+			q.AfterPosition = newest.Items[0].Position
+		}
+		q.Page = &pb.Page{Size: 1000}
+		for {
+			r, err := call(ctx, s, s.audit.ListEntries, q)
+			if err != nil && ctx.Err() == nil && fault.KindOf(err) != fault.Unavailable {
+				return err
+			}
+			for _, e := range r.GetItems() {
+				q.AfterPosition = e.Position
+				if err := a.auditLine(e); err != nil {
+					return err
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(tailPause):
+			}
+		}
+	})}
+	auditFilters(c, q)
+	return c
+}
+
+func (a *app) auditLine(e *pb.AuditEntry) error {
+	if a.flags.output != "table" {
+		b, err := encode(e)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(a.Out, "%s\n", b)
+		return err
+	}
+	for i, c := range auditColumns {
+		sep := "  "
+		if i == len(auditColumns)-1 {
+			sep = "\n"
+		}
+		if _, err := fmt.Fprint(a.Out, first(clean(c.value(e)), "-"), sep); err != nil {
+			return err
+		}
+	}
+	return nil
+}

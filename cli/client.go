@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	loopbackv1 "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+	"github.com/loopbackd/loopback/fault"
+)
+
+const defaultTimeout = time.Minute
+
+// api is the control plane's services as one account sees them.
+type api struct {
+	account
+	timeout       time.Duration // of --timeout; 0: none was given
+	http          *http.Client
+	organisations loopbackv1connect.OrganisationServiceClient
+	projects      loopbackv1connect.ProjectServiceClient
+	workspaces    loopbackv1connect.WorkspaceServiceClient
+	tokens        loopbackv1connect.TokenServiceClient
+	hosts         loopbackv1connect.HostServiceClient
+	operations    loopbackv1connect.OperationServiceClient
+	sessions      loopbackv1connect.SessionServiceClient
+	keys          loopbackv1connect.ApiKeyServiceClient
+	audit         loopbackv1connect.AuditServiceClient
+	settings      loopbackv1connect.SettingsServiceClient
+	releases      loopbackv1connect.ReleaseServiceClient
+}
+
+// dial makes the clients; nothing is sent yet.
+func (a *app) dial() (*api, error) {
+	if a.api != nil {
+		return a.api, nil
+	}
+	s, err := a.settings()
+	if err != nil {
+		return nil, err
+	}
+	if a.api, err = newAPI(s, a.Version); err != nil {
+		return nil, err
+	}
+	a.api.timeout = a.flags.timeout
+	return a.api, nil
+}
+
+func newAPI(s account, version string) (*api, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.CA != "" {
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM([]byte(s.CA)) {
+			return nil, usage("the CA file holds no PEM certificate")
+		}
+	}
+	c := &http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: t, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 8,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 20 * time.Second}).DialContext,
+	}}
+	o := connect.WithInterceptors(&caller{key: s.APIKey, agent: "loopback/" + version})
+	u := s.URL + "/api"
+	return &api{
+		account: s, http: c,
+		organisations: loopbackv1connect.NewOrganisationServiceClient(c, u, o),
+		projects:      loopbackv1connect.NewProjectServiceClient(c, u, o),
+		workspaces:    loopbackv1connect.NewWorkspaceServiceClient(c, u, o),
+		tokens:        loopbackv1connect.NewTokenServiceClient(c, u, o),
+		hosts:         loopbackv1connect.NewHostServiceClient(c, u, o),
+		operations:    loopbackv1connect.NewOperationServiceClient(c, u, o),
+		sessions:      loopbackv1connect.NewSessionServiceClient(c, u, o),
+		keys:          loopbackv1connect.NewApiKeyServiceClient(c, u, o),
+		audit:         loopbackv1connect.NewAuditServiceClient(c, u, o),
+		settings:      loopbackv1connect.NewSettingsServiceClient(c, u, o),
+		releases:      loopbackv1connect.NewReleaseServiceClient(c, u, o),
+	}, nil
+}
+
+func (a *app) close() {
+	if a.api != nil {
+		a.api.http.CloseIdleConnections()
+	}
+}
+
+// deadline bounds a call; long is for commands that wait by nature and end only by --timeout.
+func (c *api) deadline(ctx context.Context, long bool) (context.Context, context.CancelFunc) {
+	switch {
+	case c.timeout > 0:
+		return context.WithTimeout(ctx, c.timeout)
+	case long:
+		return context.WithCancel(ctx)
+	default:
+		return context.WithTimeout(ctx, defaultTimeout)
+	}
+}
+
+// with is a command's body that calls the control plane.
+func (a *app) with(body func(ctx context.Context, s *api, words []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, words []string) error {
+		s, err := a.dial()
+		if err != nil {
+			return err
+		}
+		return body(c.Context(), s, words)
+	}
+}
+
+// call makes one unary call. It ends after --timeout, or a minute.
+func call[Q, A any](ctx context.Context, s *api, method func(context.Context, *connect.Request[Q]) (*connect.Response[A], error), q *Q) (*A, error) {
+	ctx, cancel := s.deadline(ctx, false)
+	defer cancel()
+	r, err := method(ctx, connect.NewRequest(q))
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	return r.Msg, nil
+}
+
+// caller signs requests.
+type caller struct{ key, agent string }
+
+func (c *caller) sign(h http.Header) {
+	if c.key != "" {
+		h.Set("Authorization", "Bearer "+c.key)
+	}
+	h.Set("User-Agent", c.agent)
+}
+
+func (c *caller) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		c.sign(r.Header())
+		return next(ctx, r)
+	}
+}
+
+func (c *caller) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, s connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, s)
+		c.sign(conn.RequestHeader())
+		return conn
+	}
+}
+
+func (c *caller) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// explain turns what a call failed with into a fault: what the server said, or what kept it from being asked.
+func (c *api) explain(err error) error {
+	var ce *connect.Error
+	if !errors.As(err, &ce) {
+		return err
+	}
+	if !connect.IsWireError(err) {
+		return c.unreachable(err, ce)
+	}
+	e := fault.New(fault.Kind(ce.Code().String()), ce.Code().String(), "%s", ce.Message())
+	for _, d := range ce.Details() {
+		v, err := d.Value()
+		detail, ok := v.(*loopbackv1.ErrorDetail)
+		if err != nil || !ok {
+			continue
+		}
+		e.Code, e.Hint, e.RetryAfter = detail.Code, detail.Hint, detail.RetryAfter.AsDuration()
+		for _, f := range detail.Violations {
+			e.Violations = append(e.Violations, fault.Violation{Field: f.Field, Message: f.Message})
+		}
+	}
+	return e
+}
+
+func (c *api) unreachable(err error, ce *connect.Error) error {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var dns *net.DNSError
+	switch {
+	case ce.Code() == connect.CodeCanceled:
+		return fault.New(fault.Canceled, "canceled", "interrupted")
+	case ce.Code() == connect.CodeDeadlineExceeded:
+		return fault.New(fault.Timeout, "timeout", "the control plane did not answer in time").WithHint("--timeout sets how long to wait")
+	case errors.As(err, &unknown):
+		return fault.New(fault.Unavailable, "tls_untrusted", "the certificate of %s is signed by an unknown authority", c.URL).
+			WithHint("pass its CA by --ca-file or LOOPBACK_CA_FILE")
+	case errors.As(err, &name):
+		return fault.New(fault.Unavailable, "tls_name", "the certificate of %s is not for this name: %s", c.URL, name.Error()).
+			WithHint("start loopbackd with --tls-name, or use a name that the certificate has")
+	case errors.As(err, &dns):
+		return fault.New(fault.Unavailable, "dns_failed", "the name %s cannot be resolved", dns.Name).WithHint("check the URL and this machine's DNS")
+	default:
+		return fault.New(fault.Unavailable, "unreachable", "the control plane at %s cannot be reached: %s", c.URL, oneLine(ce.Message())).
+			WithHint("is loopbackd running there, and is this the right URL?")
+	}
+}

@@ -1,0 +1,21 @@
+// Loopback is the command line: see package cli.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/loopbackd/loopback/cli"
+)
+
+// version is set by the build.
+var version = "0.0.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := cli.Run(ctx, os.Args[1:], cli.System(version))
+	stop()
+	os.Exit(code)
+}
