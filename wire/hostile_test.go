@@ -463,3 +463,17 @@ func TestRecordsAlteredBelowTLSAreReported(t *testing.T) {
 	wantCode(t, "the server's end", (<-server.peers).ended(t), "link_tampered")
 	wantCode(t, "the agent's end", endOf(t, c), "link_lost")
 }
+
+func TestAFirstMessageMayTakeLongerThanAHandshake(t *testing.T) {
+	eachTransport(t, func(t *testing.T, transport string) {
+		server := newControl(t, func(l *Link, envelope []byte) {
+			time.Sleep(1500 * time.Millisecond) // an enrolment that waits for its database
+			_ = l.Send(envelope)
+		}, func(s *Server) { s.HandshakeTimeout = 400 * time.Millisecond })
+		c := dial(t, server.dialer(transport))
+		send(t, c, "enrol")
+		if got := receive(t, c); got != "enrol" {
+			t.Fatalf("got %q", got)
+		}
+	})
+}

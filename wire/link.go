@@ -29,6 +29,8 @@ type Receiver interface {
 type carrier interface {
 	// write sends one message. Calls do not overlap. The slice is valid during the call only.
 	write(message []byte) error
+	// heard counts the idle timeout from now on; called from within receive.
+	heard()
 	// closing makes room for last words: writes from here on take lastWords at most.
 	closing()
 	// shut ends the connection; orderly where the transport has a way to say so. It may be called again, and while a
@@ -185,6 +187,7 @@ func (l *Link) shake(first []byte) {
 func (l *Link) accept() bool {
 	l.idle.Store(int64(l.server.idleTimeout()))
 	l.accepted = true
+	l.carrier.heard() // the owner may take longer than what is left for a handshake
 	l.server.established()
 	l.receiver = l.server.Accept(l)
 	if l.receiver == nil {

@@ -23,7 +23,7 @@ type pollSession struct {
 	downSent []byte        // the answer to downLast
 	parked   chan struct{} // closes when the waiting request loses its place; nil: none waits
 	seen     time.Time     // when the last request came or went
-	heard    time.Time     // when the last sealed message came
+	heardAt  time.Time     // when the last sealed message came
 	over     time.Time     // when the link ended, its last words queued; zero: it has not
 
 	wake    chan struct{} // there is something to take down
@@ -40,7 +40,7 @@ func newPollSession(l *Link, replica string) *pollSession {
 	now := time.Now()
 	return &pollSession{
 		id:   replica + "-" + base32.HexEncoding.EncodeToString(random[:]),
-		link: l, seen: now, heard: now,
+		link: l, seen: now, heardAt: now,
 		wake: make(chan struct{}, 1), drained: make(chan struct{}, 1),
 		leaving: make(chan struct{}), dead: make(chan struct{}),
 	}
@@ -75,10 +75,14 @@ func (p *pollSession) take(message []byte) bool {
 	if p.link.ended.Load() != nil {
 		return false
 	}
-	p.mu.Lock()
-	p.heard = time.Now()
-	p.mu.Unlock()
+	p.heard()
 	return true
+}
+
+func (p *pollSession) heard() {
+	p.mu.Lock()
+	p.heardAt = time.Now()
+	p.mu.Unlock()
 }
 
 func (p *pollSession) touch() {
@@ -185,7 +189,7 @@ func (p *pollSession) overdue(now time.Time) bool {
 	p.mu.Lock()
 	idle := time.Duration(p.link.idle.Load())
 	gone := p.parked == nil && now.Sub(p.seen) > pollGrace
-	silent := idle > 0 && now.Sub(p.heard) > idle
+	silent := idle > 0 && now.Sub(p.heardAt) > idle
 	over := !p.over.IsZero() && now.Sub(p.over) > pollGrace/3
 	p.mu.Unlock()
 	switch {

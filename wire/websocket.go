@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -119,6 +120,7 @@ type socket struct {
 	link  *Link
 	conn  *gws.Conn
 	cause *fault.Error // why reading ended
+	turn  sync.Mutex   // held while a message is handled; taken by the reader, released by the hand
 
 	armed      time.Duration // idle timeout that the read deadline was set by
 	armedAt    time.Time
@@ -129,6 +131,8 @@ type socket struct {
 // serve reads until the connection ends. It is the one goroutine of a link and stays shallow.
 func (k *socket) serve() {
 	k.read()
+	k.turn.Lock() // the last message may still be handled
+	defer k.turn.Unlock()
 	k.shut(false)
 	k.link.finished(k.cause)
 }
@@ -169,21 +173,34 @@ func (*sockets) OnPing(c *gws.Conn, payload []byte) {
 // OnPong is part of gws.Event.
 func (*sockets) OnPong(*gws.Conn, []byte) {}
 
-// OnMessage hands a message to the link, off the reading goroutine.
+// OnMessage has a message handled, off the reading goroutine. It waits for its turn: messages are handled one by one, and
+// a slow handler slows its sender.
 func (ks *sockets) OnMessage(c *gws.Conn, message *gws.Message) {
 	k := c.Session().(*held).socket
-	if message.Opcode != gws.OpcodeBinary {
-		k.link.end(ErrTampered)
+	k.turn.Lock()
+	ks.server.hands.handle(task{k, message})
+}
+
+// handle is a hand's part: it has the turn.
+func (k *socket) handle(message *gws.Message) {
+	defer k.turn.Unlock()
+	k.heard()
+	if message.Opcode == gws.OpcodeBinary {
+		k.link.receive(message.Bytes())
 	} else {
-		ks.server.hands.receive(k.link, message.Bytes())
+		k.link.end(ErrTampered)
 	}
 	_ = message.Close()
+	k.heard() // the idle timeout may be another now
+}
+
+func (k *socket) heard() {
 	if !k.leaving.Load() {
 		k.armRead()
 	}
 }
 
-// armRead moves the read deadline on. It leaves one alone that is still good for most of the idle timeout.
+// armRead moves the read deadline on; the caller has the turn. It leaves one alone that is still good for most of the idle timeout.
 func (k *socket) armRead() {
 	idle, now := time.Duration(k.link.idle.Load()), time.Now()
 	if idle == k.armed && (idle <= 0 || now.Sub(k.armedAt) < idle/16) {
