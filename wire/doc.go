@@ -46,6 +46,7 @@
 //
 // # Costs
 //
-// A server spends on an idle WebSocket link one goroutine, parked in a read, and about two KiB of its own beside TLS.
-// Nothing else runs for a link; handshakes and handlers run on a few shared goroutines whose deep stacks are reused.
+// A server spends on an idle WebSocket link one goroutine, parked in a read with a shallow stack, and TLS's state: 26 KiB
+// resident all in, as BenchmarkDensity measures beside its rival. Nothing else runs for a link; handshakes and handlers
+// run on a few shared goroutines whose deep stacks are reused.
 package wire

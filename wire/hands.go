@@ -1,72 +1,65 @@
 package wire
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/lxzan/gws"
+)
 
 // hands run what is deep (handshakes, handlers, sealing) for goroutines that should stay shallow. A link's goroutine
 // spends its life parked in a read; a stack that once grew would stay with every one of thousands. Here the grown stacks
-// belong to a few goroutines that take turns.
+// belong to a few goroutines that take turns, which saves 3 to 4 KiB a link.
 //
-// There are as many hands as tasks under way, and idle ones wait for the next, so that a handler that blocks holds up
-// only its own link.
+// There are as many hands as messages being handled, and idle ones wait for the next, so that a handler that blocks
+// holds up only its own link.
 type hands struct {
-	mu    sync.Mutex
-	idle  []*hand
-	all   sync.WaitGroup
-	done  bool
-	tasks sync.Pool // of *task; the server's own, so that servers in different synctest bubbles share no channel
+	mu   sync.Mutex
+	idle []chan task
+	all  sync.WaitGroup
+	done bool
 }
 
 // maxIdleHands is how many goroutines wait for work rather than end.
 const maxIdleHands = 64
 
-type hand struct{ work chan *task }
-
-// task is one turn. Its channel is reused, which is why tasks are pooled.
+// task is a message to handle. Its socket's turn is taken, and given back by whoever handles it.
 type task struct {
-	link    *Link
-	message []byte
-	done    chan struct{}
+	socket  *socket
+	message *gws.Message
 }
 
-// receive has link.receive(message) run by a hand, and returns when it is done.
-func (h *hands) receive(link *Link, message []byte) {
-	t, ok := h.tasks.Get().(*task)
-	if !ok {
-		t = &task{done: make(chan struct{}, 1)}
-	}
-	t.link, t.message = link, message
+// handle has a message handled and does not wait for it: the reader goes back to its read, and what comes next waits for
+// the socket's turn.
+func (h *hands) handle(t task) {
 	h.mu.Lock()
 	if n := len(h.idle); n > 0 {
-		worker := h.idle[n-1]
+		hand := h.idle[n-1]
 		h.idle = h.idle[:n-1]
 		h.mu.Unlock()
-		worker.work <- t
-	} else {
-		h.all.Add(1)
-		h.mu.Unlock()
-		go h.run(t)
+		hand <- t
+		return
 	}
-	<-t.done
-	t.link, t.message = nil, nil
-	h.tasks.Put(t)
+	h.all.Add(1)
+	h.mu.Unlock()
+	go h.run(t)
 }
 
-func (h *hands) run(t *task) {
+func (h *hands) run(t task) {
 	defer h.all.Done()
-	self := &hand{work: make(chan *task, 1)}
-	for t != nil {
-		t.link.receive(t.message)
+	self := make(chan task, 1)
+	for t.socket != nil {
+		t.socket.handle(t.message)
+		t = task{} // an idle hand holds nothing of the last link
 		h.mu.Lock()
 		stay := !h.done && len(h.idle) < maxIdleHands
 		if stay {
 			h.idle = append(h.idle, self)
 		}
 		h.mu.Unlock()
-		t.done <- struct{}{}
 		if !stay {
 			return
 		}
-		t = <-self.work
+		t = <-self
 	}
 }
 
@@ -77,8 +70,8 @@ func (h *hands) close() {
 	idle := h.idle
 	h.idle = nil
 	h.mu.Unlock()
-	for _, worker := range idle {
-		worker.work <- nil
+	for _, hand := range idle {
+		hand <- task{}
 	}
 	h.all.Wait()
 }
