@@ -195,6 +195,9 @@ func TestWhatIsDesiredIsAppliedStoredAndReported(t *testing.T) {
 		}
 		m.pipes.Break(nil)
 		m.Wait(t, "hello with what is held", m.id, func(h *controltest.Host) bool { return len(h.Hellos) == 2 && len(h.Hellos[1].Held) == 2 })
+		if at, before := m.Host(m.id).Hellos[1].Held[0].AppliedAt.AsTime(), m.Host(m.id).Reports[2].AppliedAt.AsTime(); !at.Equal(before) {
+			t.Errorf("applied at %s after the restart; want %s: the machine matched all the while", at, before)
+		}
 	})
 }
 
