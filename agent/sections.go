@@ -33,7 +33,7 @@ type sections struct {
 	uplink  uplink
 	promise func(time.Duration)
 	rest    func()
-	applied func() // is told after each attempt: a module's health may have changed
+	applied func()        // is told after each attempt: a module's health may have changed
 	wake    chan struct{} // holds one while something may be there to apply
 
 	mu       sync.Mutex
