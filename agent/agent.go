@@ -127,7 +127,7 @@ func (a *Agent) assemble() (err error) {
 	if err != nil {
 		return err
 	}
-	a.sections.uplink = a.link
+	a.sections.uplink, a.sections.applied = a.link, a.tellHealth
 	return a.sections.load()
 }
 
@@ -198,14 +198,19 @@ func (a *Agent) watch(ctx context.Context) {
 			a.log.Info("the inventory changed")
 			a.link.InventoryChanged()
 		}
-		now := a.Health()
-		a.mu.Lock()
-		changed := !slices.Equal(now, a.health)
-		a.health = now
-		a.mu.Unlock()
-		if changed {
-			a.link.HealthChanged()
-		}
+		a.tellHealth()
+	}
+}
+
+// tellHealth has the modules' health sent where it changed.
+func (a *Agent) tellHealth() {
+	now := a.Health()
+	a.mu.Lock()
+	changed := !slices.Equal(now, a.health)
+	a.health = now
+	a.mu.Unlock()
+	if changed {
+		a.link.HealthChanged()
 	}
 }
 

@@ -33,6 +33,7 @@ type sections struct {
 	uplink  uplink
 	promise func(time.Duration)
 	rest    func()
+	applied func()        // is told after each attempt: a module's health may have changed
 	wake    chan struct{} // holds one while something may be there to apply
 
 	mu       sync.Mutex
@@ -44,7 +45,6 @@ type sections struct {
 type uplink interface {
 	Report(section.Status)
 	Request(name string, held section.Revision)
-	HealthChanged()
 }
 
 // holding is one section on this host.
@@ -61,7 +61,7 @@ type holding struct {
 func newSections(store *state.Store, modules []Module, log *slog.Logger) *sections {
 	s := &sections{
 		modules: map[string]Module{}, store: store, log: log, wake: make(chan struct{}, 1),
-		held: map[string]*holding{}, standing: link.Managed, promise: func(time.Duration) {}, rest: func() {},
+		held: map[string]*holding{}, standing: link.Managed, promise: func(time.Duration) {}, rest: func() {}, applied: func() {},
 	}
 	for _, m := range modules {
 		s.modules[m.Name()] = m
@@ -330,15 +330,20 @@ func (s *sections) apply(ctx context.Context, name string, v section.Section) {
 	result := applyWith(bounded, s.modules[name], v)
 	now := time.Now()
 	matches := result.State == section.Applied || result.State == section.Degraded
-	if matches {
+	s.mu.Lock()
+	again := s.held[name].good.Revision == v.Revision && s.held[name].good.Digest == v.Digest
+	s.mu.Unlock()
+	switch {
+	case matches && !again:
 		if err := s.store.PutSection(state.Held{Section: v, AppliedAt: now}); err != nil {
 			s.log.Error("a section was applied but cannot be stored", "section", name, "error", err)
 			result.State = section.Degraded
 			result.Message = "applied, but not kept for the next start: " + err.Error()
 		}
-	} else if ctx.Err() != nil {
+	case !matches && ctx.Err() != nil:
 		return // the agent stops; the section is tried again at the next start
 	}
+	defer s.applied()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.held[name]
@@ -347,7 +352,10 @@ func (s *sections) apply(ctx context.Context, name string, v section.Section) {
 	}
 	if matches {
 		h.good = v
-		h.status.Digest, h.status.AppliedAt = v.Digest, now
+		h.status.Digest = v.Digest
+		if !again || h.status.AppliedAt.IsZero() { // applying once more what is held is no news
+			h.status.AppliedAt = now
+		}
 		s.log.Info("a section was applied", "section", name, "revision", v.Revision, "state", result.State, "message", result.Message)
 	} else {
 		h.status.State = section.Failed
@@ -355,7 +363,6 @@ func (s *sections) apply(ctx context.Context, name string, v section.Section) {
 		s.log.Error("a section failed", "section", name, "revision", v.Revision, "error", result.Message)
 	}
 	s.uplink.Report(h.status)
-	s.uplink.HealthChanged()
 }
 
 // applyWith keeps a module that panics from taking the agent down.

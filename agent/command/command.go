@@ -108,7 +108,7 @@ func usage(w io.Writer) {
 }
 
 // flags of a command, which takes nothing else.
-func flags(env Environment, name string) *flag.FlagSet {
+func flags(name string) *flag.FlagSet {
 	f := flag.NewFlagSet("loopback-agent "+name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
@@ -121,8 +121,17 @@ func parse(env Environment, f *flag.FlagSet, args []string) error {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprintf(env.Stdout, "usage: %s [flags]\n\n", f.Name())
-		f.SetOutput(env.Stdout)
-		f.PrintDefaults()
+		f.VisitAll(func(one *flag.Flag) {
+			value, text := flag.UnquoteUsage(one)
+			name := "--" + one.Name
+			if len(one.Name) == 1 {
+				name = "-" + one.Name
+			}
+			if one.DefValue != "" && one.DefValue != "0s" {
+				text += " (default " + one.DefValue + ")"
+			}
+			fmt.Fprintf(env.Stdout, "  %-20s %s\n", strings.TrimSpace(name+" "+value), text)
+		})
 		return err
 	case err != nil:
 		return fault.New(fault.Invalid, "usage", "%s", err).WithHint("%s --help shows the flags", f.Name())
@@ -159,7 +168,7 @@ func printJSON(w io.Writer, v any) error {
 }
 
 func printVersion(_ context.Context, env Environment, args []string) error {
-	f := flags(env, "version")
+	f := flags("version")
 	format := output(f)
 	if err := errors.Join(parse(env, f, args), checkOutput(*format)); err != nil {
 		return err

@@ -19,7 +19,7 @@ const pollEvery = 100 * time.Millisecond
 
 // showStatus prints how the agent is. It succeeds when the host is linked and everything is applied.
 func showStatus(ctx context.Context, env Environment, args []string) error {
-	f := flags(env, "status")
+	f := flags("status")
 	format := output(f)
 	socket := f.String("socket", status.DefaultSocket, "`SOCKET` of the agent")
 	wait := f.Duration("wait", 0, "wait up to `DURATION` until the host is linked and everything applied")
@@ -111,7 +111,7 @@ func colon(s string) string {
 
 // runDoctor prints every check. It succeeds when none failed.
 func runDoctor(ctx context.Context, env Environment, args []string) error {
-	f := flags(env, "doctor")
+	f := flags("doctor")
 	format := output(f)
 	var p places
 	p.register(f)

@@ -12,7 +12,7 @@ import (
 
 // runAgent is what the service does. It ends when ctx does.
 func runAgent(ctx context.Context, env Environment, args []string) error {
-	f := flags(env, "run")
+	f := flags("run")
 	var p places
 	p.register(f)
 	if err := parse(env, f, args); err != nil {

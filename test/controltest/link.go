@@ -89,6 +89,8 @@ func (l *Link) first(f *pb.AgentFrame) {
 	case f.GetEnrol() != nil:
 		l.Answer(l.server.enrol(f.GetEnrol(), l.Hash()))
 	case f.GetHello() != nil:
+		l.mu.Lock() // nothing overtakes the welcome
+		defer l.mu.Unlock()
 		for _, a := range l.hello(f.GetHello()) {
 			l.Answer(a)
 		}
@@ -268,6 +270,8 @@ func (s *Server) Send(f *pb.ServerFrame) {
 	}
 	s.mu.Unlock()
 	for _, l := range links {
+		l.mu.Lock()
 		l.Answer(f)
+		l.mu.Unlock()
 	}
 }

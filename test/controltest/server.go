@@ -88,6 +88,7 @@ type Link struct {
 	*wire.Link
 	server *Server
 	host   string // id; empty until hello
+	mu     sync.Mutex
 }
 
 // Start makes keys and serves until the test ends.
