@@ -137,7 +137,7 @@ func (s *Server) adopt(ctx context.Context) error {
 	d, err := s.db.View().Deployment(ctx)
 	if fault.KindOf(err) == fault.NotFound {
 		d = nouns.Deployment{ID: s.keys.Keyset.Deployment, Epoch: 1, CreatedAt: s.options.Clock()}
-		err = s.db.Observe(ctx, func(tx *storage.Tx) (err error) { d, err = tx.PutDeployment(ctx, d); return err })
+		err = s.db.Observe(ctx, func(tx *storage.Tx) error { return tx.PutDeployment(ctx, d) })
 	}
 	if err != nil {
 		return err

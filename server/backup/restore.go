@@ -94,7 +94,8 @@ func newEpoch(ctx context.Context, database string, now time.Time) (_ Restored, 
 		before := d.Epoch
 		d.Epoch++
 		d.EpochBegan, d.BootstrapHash, d.BootstrapUsedAt = position, nil, time.Time{}
-		if done.Deployment, err = tx.PutDeployment(ctx, d); err != nil {
+		done.Deployment = d
+		if err := tx.PutDeployment(ctx, d); err != nil {
 			return err
 		}
 		if done.Tokens, err = endTokens(ctx, tx, now); err != nil {

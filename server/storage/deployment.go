@@ -25,13 +25,13 @@ func (v *View) Deployment(ctx context.Context) (tenant.Deployment, error) {
 }
 
 // PutDeployment replaces it.
-func (tx *Tx) PutDeployment(ctx context.Context, d tenant.Deployment) (tenant.Deployment, error) {
+func (tx *Tx) PutDeployment(ctx context.Context, d tenant.Deployment) error {
 	tx.touch()
 	if d.CreatedAt.IsZero() {
 		d.CreatedAt = tx.now
 	}
 	if _, err := tx.session.exec(ctx, "DELETE FROM deployment WHERE id <> $1", d.ID); err != nil {
-		return d, err
+		return err
 	}
-	return d, deploymentTable.put(ctx, tx.session, &d)
+	return deploymentTable.put(ctx, tx.session, &d)
 }
