@@ -10,6 +10,9 @@ import (
 	"github.com/loopbackd/loopback/trust"
 )
 
+// goodbye is how long an agent's last word may take: a poll may need a new connection for it.
+const goodbye = 3 * time.Second
+
 // Conn is the agent's end of a link. Its methods are safe for concurrent use. It is made by Dialer.Dial and holds
 // goroutines and a connection until Close.
 type Conn struct {
@@ -129,7 +132,7 @@ func (c *Conn) Transport() string { return c.uplink.transport() }
 func (c *Conn) Fallback() error { return c.fallback }
 
 // Close ends the link, tells the control plane so by a sealed word where there is a way, and waits for the link's
-// goroutines. Envelopes not yet received are dropped.
+// goroutines: three seconds at most where there is none. Envelopes not yet received are dropped.
 func (c *Conn) Close() error {
 	c.end(ErrClosed)
 	c.work.Wait()
@@ -169,7 +172,7 @@ func (c *Conn) end(reason *fault.Error) {
 		c.uplink.cut() // nobody is there to be told
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 	defer cancel()
 	select {
 	case c.sending <- struct{}{}:

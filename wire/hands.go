@@ -9,10 +9,11 @@ import "sync"
 // There are as many hands as tasks under way, and idle ones wait for the next, so that a handler that blocks holds up
 // only its own link.
 type hands struct {
-	mu   sync.Mutex
-	idle []*hand
-	all  sync.WaitGroup
-	done bool
+	mu    sync.Mutex
+	idle  []*hand
+	all   sync.WaitGroup
+	done  bool
+	tasks sync.Pool // of *task; the server's own, so that servers in different synctest bubbles share no channel
 }
 
 // maxIdleHands is how many goroutines wait for work rather than end.
@@ -27,11 +28,12 @@ type task struct {
 	done    chan struct{}
 }
 
-var tasks = sync.Pool{New: func() any { return &task{done: make(chan struct{}, 1)} }}
-
 // receive has link.receive(message) run by a hand, and returns when it is done.
 func (h *hands) receive(link *Link, message []byte) {
-	t := tasks.Get().(*task)
+	t, ok := h.tasks.Get().(*task)
+	if !ok {
+		t = &task{done: make(chan struct{}, 1)}
+	}
 	t.link, t.message = link, message
 	h.mu.Lock()
 	if n := len(h.idle); n > 0 {
@@ -46,7 +48,7 @@ func (h *hands) receive(link *Link, message []byte) {
 	}
 	<-t.done
 	t.link, t.message = nil, nil
-	tasks.Put(t)
+	h.tasks.Put(t)
 }
 
 func (h *hands) run(t *task) {

@@ -101,6 +101,7 @@ func newControl(t testing.TB, reply func(*Link, []byte), adjust ...func(*Server)
 	mux.HandleFunc("/agent/v1/poll", c.ServePoll)
 	c.http = httptest.NewUnstartedServer(mux)
 	c.http.EnableHTTP2 = true
+	c.http.Config.ErrorLog = discardLog
 	c.http.StartTLS()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +45,7 @@ type Link struct {
 
 	reading  // the goroutine that reads only
 	receiver Receiver
+	accepted bool
 
 	sending sync.Mutex // guards out; held while writing
 	out     sealing
@@ -65,21 +68,27 @@ func (l *Link) Send(envelope []byte) error {
 	if len(envelope) > MaxEnvelope {
 		return ErrTooLarge
 	}
-	l.sending.Lock()
-	if reason := l.ended.Load(); reason != nil {
-		l.sending.Unlock()
-		return reason
-	}
-	err := l.out.sealEnvelope(envelope, maxFragment, l.carrier.write)
-	l.sending.Unlock()
+	err := l.sealed(envelope)
 	if err == nil {
 		return nil
+	}
+	if over := l.ended.Load(); over != nil {
+		return over
 	}
 	reason := ending(err)
 	if isFault(reason, ErrIdle) {
 		reason = ErrSlow
 	}
 	return l.end(reason)
+}
+
+func (l *Link) sealed(envelope []byte) error {
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	if reason := l.ended.Load(); reason != nil {
+		return reason
+	}
+	return l.out.sealEnvelope(envelope, maxFragment, l.carrier.write)
 }
 
 // Hash is the handshake's hash: what proofs on this link are bound to.
@@ -127,6 +136,12 @@ func (l *Link) receive(message []byte) {
 	if l.ended.Load() != nil {
 		return
 	}
+	// A defect in a handler costs its own link, not the fleet's.
+	defer func() {
+		if p := recover(); p != nil {
+			l.end(fault.Of(fmt.Errorf("handling a message: %v\n%s", p, debug.Stack())))
+		}
+	}()
 	if l.in.state == nil {
 		l.shake(message)
 		return
@@ -151,7 +166,7 @@ func (l *Link) receive(message []byte) {
 
 // shake answers the handshake.
 func (l *Link) shake(first []byte) {
-	second, s, err := respond(l.server.Keys(), first, l.server.every)
+	second, s, err := l.server.respond(first)
 	if err != nil {
 		l.end(fault.Of(err))
 		return
@@ -169,6 +184,7 @@ func (l *Link) shake(first []byte) {
 // keys, not a recording of one.
 func (l *Link) accept() bool {
 	l.idle.Store(int64(l.server.idleTimeout()))
+	l.accepted = true
 	l.server.established()
 	l.receiver = l.server.Accept(l)
 	if l.receiver == nil {
@@ -182,9 +198,10 @@ func (l *Link) accept() bool {
 func (l *Link) finished(cause *fault.Error) {
 	reason := l.end(cause)
 	l.parts.reset()
-	if l.receiver != nil {
+	switch {
+	case l.receiver != nil:
 		l.receiver.Closed(reason)
-	} else {
+	case !l.accepted:
 		l.server.unestablished(l.remote, reason)
 	}
 	l.server.forget(l)

@@ -5,7 +5,11 @@ import "encoding/binary"
 // Headers of a poll.
 const (
 	headerLink     = "Loopback-Link"
+	headerLane     = "Loopback-Lane"
 	headerSequence = "Loopback-Sequence"
+
+	laneUp   = "up"
+	laneDown = "down"
 )
 
 // maxBody bounds a poll's request and its answer; what is more waits for the next.

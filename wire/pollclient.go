@@ -41,7 +41,7 @@ func (w way) dialPoll(ctx context.Context) (*Conn, error) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	shaking, cancel := context.WithTimeout(ctx, 3*w.Timeout)
 	defer cancel()
-	answer, header, err := p.post(shaking, 0, appendMessage(nil, first))
+	answer, header, err := p.post(shaking, "", 0, appendMessage(nil, first))
 	var second []byte
 	if err == nil {
 		p.id = header.Get(headerLink)
@@ -93,15 +93,16 @@ type errGone struct{}
 func (errGone) Error() string { return "the control plane does not know the link any more" }
 
 // post makes one request and reads its answer whole.
-func (p *agentPoll) post(ctx context.Context, sequence uint64, body []byte) ([]byte, http.Header, error) {
+func (p *agentPoll) post(ctx context.Context, lane string, sequence uint64, body []byte) ([]byte, http.Header, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
 	if err != nil {
 		return nil, nil, err
 	}
 	request.Header.Set("User-Agent", p.agent)
 	request.Header.Set("Content-Type", "application/octet-stream")
-	if sequence > 0 {
+	if lane != "" {
 		request.Header.Set(headerLink, p.id)
+		request.Header.Set(headerLane, lane)
 		request.Header.Set(headerSequence, strconv.FormatUint(sequence, 10))
 	}
 	answer, err := p.client.RoundTrip(request)
@@ -133,10 +134,10 @@ func (p *agentPoll) post(ctx context.Context, sequence uint64, body []byte) ([]b
 
 // persist repeats a request with the same sequence number until it is answered. What is refused for good is not
 // repeated: the session is gone, or the answer was altered.
-func (p *agentPoll) persist(ctx context.Context, sequence uint64, body []byte) ([]byte, error) {
+func (p *agentPoll) persist(ctx context.Context, lane string, sequence uint64, body []byte) ([]byte, error) {
 	pause, begin := pollRetryFirst, time.Now()
 	for {
-		answer, _, err := p.post(ctx, sequence, body)
+		answer, _, err := p.post(ctx, lane, sequence, body)
 		if err == nil || errors.As(err, new(errGone)) || isFault(err, ErrTampered) {
 			return answer, err
 		}
@@ -168,7 +169,7 @@ func (p *agentPoll) send(ctx context.Context, messages [][]byte) error {
 			messages = messages[1:]
 		}
 		p.ups++
-		if _, err := p.persist(ctx, p.ups, body); err != nil {
+		if _, err := p.persist(ctx, laneUp, p.ups, body); err != nil {
 			return ErrLost.WithCause(err)
 		}
 	}
@@ -177,7 +178,7 @@ func (p *agentPoll) send(ctx context.Context, messages [][]byte) error {
 
 func (p *agentPoll) receive(c *Conn) *fault.Error {
 	for sequence := uint64(1); ; sequence++ {
-		body, err := p.persist(p.ctx, sequence, nil)
+		body, err := p.persist(p.ctx, laneDown, sequence, nil)
 		if isFault(err, ErrTampered) {
 			return ErrTampered
 		}

@@ -52,6 +52,7 @@ type Server struct {
 	sockets *sockets
 	polls   *polls
 	hands   hands
+	shaking chan struct{} // bounds how many handshakes are computed at a time; the others wait with shallow stacks
 	budget  budget
 	pending atomic.Int64
 
@@ -72,6 +73,7 @@ func (s *Server) init() {
 		setDefault(&s.MaxUnfinished, 64<<20)
 		setDefault(&s.every, rekeyInterval)
 		s.budget.limit = s.MaxUnfinished
+		s.shaking = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 		s.links = make(map[*Link]struct{})
 		s.sockets = newSockets(s)
 		s.polls = newPolls(s)
@@ -87,7 +89,7 @@ func setDefault[T comparable](field *T, value T) {
 
 func (s *Server) idleTimeout() time.Duration { return max(s.IdleTimeout, 0) }
 
-// open makes a stranger's link, or answers it 503. What it makes ends in forget.
+// open makes a stranger's link, or answers it 503. What it makes ends in finished.
 func (s *Server) open(w http.ResponseWriter, remote netip.Addr) *Link {
 	s.init()
 	if s.Admit != nil {
@@ -111,9 +113,18 @@ func (s *Server) open(w http.ResponseWriter, remote netip.Addr) *Link {
 		busy(w, time.Second)
 		return nil
 	}
-	s.links[l] = struct{}{}
 	s.reading.Add(1)
 	return l
+}
+
+// stand counts a link whose carrier is ready among those that Close ends. It refuses once Close has begun.
+func (s *Server) stand(l *Link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopping {
+		s.links[l] = struct{}{}
+	}
+	return !s.stopping
 }
 
 // busy sends a stranger away before anything is spent on it.
@@ -121,6 +132,12 @@ func busy(w http.ResponseWriter, retry time.Duration) {
 	seconds := max(1, int64((retry+time.Second-1)/time.Second))
 	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
 	http.Error(w, ErrTooBusy.Code, http.StatusServiceUnavailable)
+}
+
+func (s *Server) respond(first []byte) ([]byte, *session, error) {
+	s.shaking <- struct{}{}
+	defer func() { <-s.shaking }()
+	return respond(s.Keys(), first, s.every)
 }
 
 func (s *Server) established() { s.pending.Add(-1) }

@@ -31,8 +31,8 @@ func (w way) dialWebSocket(ctx context.Context) (*Conn, error) {
 	c, err := w.openSocket(ctx, socket)
 	if err != nil {
 		socket.cut()
-		if canceled := context.Cause(ctx); canceled != nil {
-			err = canceled
+		if errors.Is(ctx.Err(), context.Canceled) {
+			err = ctx.Err() // a deadline that passed says less than where it did
 		}
 		return nil, err
 	}
@@ -89,12 +89,17 @@ func (w way) upgrade(socket *agentSocket) error {
 		defer answer.Body.Close()
 		return statusFault(ErrNoWebSocket, answer)
 	}
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	if answer.Header.Get("Sec-Websocket-Accept") != base64.StdEncoding.EncodeToString(sum[:]) ||
+	if answer.Header.Get("Sec-Websocket-Accept") != acceptKey(key) ||
 		!strings.EqualFold(answer.Header.Get("Upgrade"), "websocket") || answer.Header.Get("Sec-Websocket-Extensions") != "" {
 		return withDetail(ErrNoWebSocket, "the upgrade was answered by something that does not speak WebSocket")
 	}
 	return nil
+}
+
+// acceptKey is a server's answer to a client's key (RFC 6455, 4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // agentSocket is an agent's WebSocket.

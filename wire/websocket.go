@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -83,6 +84,10 @@ func (s *Server) ServeLink(w http.ResponseWriter, r *http.Request) {
 		link.finished(ErrLost.WithCause(err))
 		return
 	}
+	if !s.stand(link) {
+		link.finished(ErrStopping)
+		return
+	}
 	go k.serve()
 }
 
@@ -93,26 +98,27 @@ func (ks *sockets) upgrade(k *socket, w http.ResponseWriter, r *http.Request) er
 		http.Error(w, "this connection cannot become a WebSocket", http.StatusInternalServerError)
 		return err
 	}
-	k.connection = connection
+	k.Conn = connection
 	if buffered.Reader.Buffered() > 0 {
 		_ = connection.Close()
 		return errors.New("the agent spoke before the upgrade")
 	}
-	reader := bufio.NewReaderSize(connection, 16)
+	reader := bufio.NewReaderSize(k, 16)
 	request := r.WithContext(context.WithValue(r.Context(), held{}, k))
-	if k.conn, err = ks.upgrader.UpgradeFromConn(connection, reader, request); err != nil {
+	if k.conn, err = ks.upgrader.UpgradeFromConn(k, reader, request); err != nil {
 		return err
 	}
 	k.armRead()
 	return nil
 }
 
-// socket is a link's WebSocket, the server's end.
+// socket is a link's WebSocket, the server's end. It stands between gws and the connection, to have a word before gws
+// ends a connection for a deadline that passed.
 type socket struct {
-	link       *Link
-	connection net.Conn
-	conn       *gws.Conn
-	cause      *fault.Error // why reading ended
+	net.Conn
+	link  *Link
+	conn  *gws.Conn
+	cause *fault.Error // why reading ended
 
 	armed      time.Duration // idle timeout that the read deadline was set by
 	armedAt    time.Time
@@ -152,7 +158,13 @@ func (*sockets) OnClose(c *gws.Conn, err error) {
 }
 
 // OnPing answers, as the WebSocket protocol wants it. Agents do not ping: their heartbeats are sealed.
-func (*sockets) OnPing(c *gws.Conn, payload []byte) { _ = c.WritePong(payload) }
+func (*sockets) OnPing(c *gws.Conn, payload []byte) {
+	k := c.Session().(*held).socket
+	k.link.sending.Lock()
+	defer k.link.sending.Unlock()
+	k.armWrite()
+	_ = c.WritePong(payload)
+}
 
 // OnPong is part of gws.Event.
 func (*sockets) OnPong(*gws.Conn, []byte) {}
@@ -182,49 +194,76 @@ func (k *socket) armRead() {
 	if idle > 0 {
 		deadline = now.Add(idle)
 	}
-	_ = k.connection.SetReadDeadline(deadline)
+	_ = k.Conn.SetReadDeadline(deadline)
 	if k.leaving.Load() {
-		_ = k.connection.SetReadDeadline(now.Add(lastWords))
+		_ = k.Conn.SetReadDeadline(now.Add(lastWords))
 	}
 }
 
 func (k *socket) write(message []byte) error {
-	timeout, now := k.link.server.WriteTimeout, time.Now()
-	if now.Sub(k.writableAt) > timeout/8 && !k.leaving.Load() {
-		k.writableAt = now
-		_ = k.connection.SetWriteDeadline(now.Add(timeout))
-		if k.leaving.Load() {
-			_ = k.connection.SetWriteDeadline(now.Add(lastWords))
-		}
-	}
+	k.armWrite()
 	return k.conn.WriteMessage(gws.OpcodeBinary, message)
 }
 
+// armWrite moves the write deadline on. The caller holds link.sending.
+func (k *socket) armWrite() {
+	timeout, now := k.link.server.WriteTimeout, time.Now()
+	if now.Sub(k.writableAt) > timeout/8 && !k.leaving.Load() {
+		k.writableAt = now
+		_ = k.Conn.SetWriteDeadline(now.Add(timeout))
+		if k.leaving.Load() {
+			_ = k.Conn.SetWriteDeadline(now.Add(lastWords))
+		}
+	}
+}
+
 func (k *socket) closing() {
-	if k.connection != nil {
+	if k.Conn != nil {
 		k.leaving.Store(true)
-		_ = k.connection.SetWriteDeadline(time.Now().Add(lastWords))
+		_ = k.Conn.SetWriteDeadline(time.Now().Add(lastWords))
 	}
 }
 
 // shut ends the connection. In order, it says so and leaves the reader to wait for the peer's end, because closing on
 // unread bytes would make the kernel throw the last words away.
 func (k *socket) shut(orderly bool) {
-	if k.connection == nil {
+	if k.Conn == nil {
 		return
 	}
 	if orderly {
 		_ = k.conn.WriteMessage(gws.OpcodeCloseConnection, []byte{1000 >> 8, 1000 & 0xff})
-		if half, ok := k.connection.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-			_ = k.connection.SetReadDeadline(time.Now().Add(lastWords))
+		if half, ok := k.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+			_ = k.Conn.SetReadDeadline(time.Now().Add(lastWords))
 			return
 		}
 	}
-	if sealed, ok := k.connection.(*tls.Conn); ok {
-		_ = sealed.NetConn().Close() // its own Close waits for a deaf peer
-		return
+	_ = k.Close()
+}
+
+// Read is the connection's, and tells a silent peer why it is left.
+func (k *socket) Read(b []byte) (int, error) {
+	n, err := k.Conn.Read(b)
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		k.link.end(ErrIdle)
 	}
-	_ = k.connection.Close()
+	return n, err
+}
+
+// Write is the connection's, and notes a peer that takes nothing.
+func (k *socket) Write(b []byte) (int, error) {
+	n, err := k.Conn.Write(b)
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		k.link.ended.CompareAndSwap(nil, ErrSlow)
+	}
+	return n, err
+}
+
+// Close does without TLS's goodbye, which waits for a deaf peer; ours is sealed and was said.
+func (k *socket) Close() error {
+	if sealed, ok := k.Conn.(*tls.Conn); ok {
+		return sealed.NetConn().Close()
+	}
+	return k.Conn.Close()
 }
 
 func (*socket) transport() string { return WebSocket }

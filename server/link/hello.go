@@ -150,6 +150,9 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 	if replaced != nil && replaced.end() {
 		h.dismiss([]*peer{replaced}, func(*peer) refusal { return h.contest(replaced) })
 	}
+	h.mu.Lock()
+	delete(h.nascent, p)
+	h.mu.Unlock()
 	h.links.Add(1)
 	h.addresses.refund(p.conn.Remote())
 

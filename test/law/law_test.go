@@ -34,6 +34,7 @@ var rules = map[string]struct {
 	"server/config":  {may: []string{"nouns"}},
 	"server/console": {may: []string{"nouns"}},
 	"server/keys":    {may: []string{"nouns"}},
+	"server/backup":  {may: []string{"nouns", "server/storage"}}, // copies and renews what storage keeps
 	"server/feed":    {may: []string{"nouns"}},
 	"server/bus":     {may: []string{"nouns"}},
 	"server/storage": {may: []string{"nouns", "server/feed", "server/storage"}},

@@ -26,17 +26,12 @@ import (
 	"github.com/loopbackd/loopback/token"
 )
 
-// Fleet keeps hosts in memory. The fields are set before it is used.
+// Fleet keeps hosts in memory. Uses and RequiresApproval are set before it is used.
 type Fleet struct {
 	// Uses are the tokens and how often each may enrol; nil takes any token any number of times.
 	Uses map[string]int
 	// RequiresApproval makes new hosts pending.
 	RequiresApproval bool
-	// Changed is told of hosts that are not what they were; link.Hub has such a method.
-	Changed func(hostIDs []string)
-	// Fail is asked before anything is made durable; its error is the database's. The batch is nil for keys and
-	// enrolments.
-	Fail func(batch []link.Observation) error
 
 	Observations atomic.Int64 // that were stored
 	Transactions atomic.Int64
@@ -49,6 +44,8 @@ type Fleet struct {
 	number   uint64           // of the newest revision
 	epoch    link.Epoch
 	presence map[string][]link.Presence
+	changed  func(hostIDs []string)
+	failing  func(batch []link.Observation) error
 }
 
 type record struct {
@@ -58,17 +55,38 @@ type record struct {
 	trouble *link.Trouble
 }
 
+// Tell has hosts that are not what they were told to somebody; link.Hub has a method for that. Nil: to nobody.
+func (f *Fleet) Tell(changed func(hostIDs []string)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changed = changed
+}
+
+// FailBy has a function asked before anything is made durable; its error is the database's. The batch is nil for keys
+// and enrolments. Nil ends it.
+func (f *Fleet) FailBy(failing func(batch []link.Observation) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failing = failing
+}
+
 func (f *Fleet) fail(batch []link.Observation) error {
 	f.Transactions.Add(1)
-	if f.Fail != nil {
-		return f.Fail(batch)
+	f.mu.RLock()
+	failing := f.failing
+	f.mu.RUnlock()
+	if failing != nil {
+		return failing(batch)
 	}
 	return nil
 }
 
 func (f *Fleet) tell(ids ...string) {
-	if f.Changed != nil && len(ids) > 0 {
-		f.Changed(ids)
+	f.mu.RLock()
+	changed := f.changed
+	f.mu.RUnlock()
+	if changed != nil && len(ids) > 0 {
+		changed(ids)
 	}
 }
 
