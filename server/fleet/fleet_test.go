@@ -278,7 +278,10 @@ func TestReadersThatFallBehindAreTold(t *testing.T) {
 
 // TestMemoryOfAHost measures what a host costs in memory.
 func TestMemoryOfAHost(t *testing.T) {
-	const hosts = 5000
+	hosts := int64(5000)
+	if testing.Short() {
+		hosts = 1000
+	}
 	p := plane.New(t)
 	template, err := p.DB.View().Host(t.Context(), enrolled(t, p, "a")[0])
 	if err != nil {

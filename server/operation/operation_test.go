@@ -198,7 +198,7 @@ func TestAReplicaThatWasPausedChangesNothing(t *testing.T) {
 	begun, woken := make(chan struct{}), make(chan struct{})
 	outcome := make(chan error, 1)
 	// Its lease is renewed so rarely that it never is: to the others that looks like a pause.
-	worker(t, p, "paused", operation.Options{Lease: 10 * time.Hour}, func(ctx context.Context, task *operation.Task) error {
+	worker(t, p, "paused", operation.Options{Lease: 10 * time.Hour, Concurrency: 1}, func(ctx context.Context, task *operation.Task) error {
 		close(begun)
 		<-woken
 		err := task.Step(context.WithoutCancel(ctx), "one", func(context.Context) (string, error) { return "by the one that was paused", nil })
@@ -217,6 +217,32 @@ func TestAReplicaThatWasPausedChangesNothing(t *testing.T) {
 	}
 	if now := ended(t, p, o); now.Steps[0].Message != "by b" || now.State != noun.Succeeded {
 		t.Errorf("operation %+v, want as b left it", now)
+	}
+}
+
+// TestALostAttemptEndsBeforeTheNextOne lets one worker lose a lease and lease the same operation again.
+func TestALostAttemptEndsBeforeTheNextOne(t *testing.T) {
+	p := plane.New(t)
+	o := asked(t, p, work, "one")
+	var attempts atomic.Int64
+	first := make(chan error, 1)
+	begun := make(chan struct{})
+	worker(t, p, "a", operation.Options{Lease: 10 * time.Hour}, func(ctx context.Context, task *operation.Task) error {
+		if attempts.Add(1) == 1 {
+			close(begun)
+			<-ctx.Done()
+			first <- task.Step(context.WithoutCancel(ctx), "one", func(context.Context) (string, error) { return "by the first", nil })
+			return nil
+		}
+		return task.Step(ctx, "one", func(context.Context) (string, error) { return "by the second", nil })
+	})
+	<-begun
+	p.Clock.Pass(11 * time.Hour)
+	if err := <-first; fault.KindOf(err) != fault.Conflict {
+		t.Errorf("the first attempt got %v, want a conflict", err)
+	}
+	if done := ended(t, p, o); done.State != noun.Succeeded || done.Steps[0].Message != "by the second" || attempts.Load() != 2 {
+		t.Errorf("operation %+v after %d attempts, want done by the second", done, attempts.Load())
 	}
 }
 

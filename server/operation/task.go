@@ -28,7 +28,7 @@ type Task struct {
 
 	mu   sync.Mutex
 	op   operation.Operation
-	gone bool
+	gone atomic.Bool // set once: the attempt is over
 }
 
 func newTask(ctx context.Context, w *Worker, o operation.Operation) *Task {
@@ -54,10 +54,12 @@ func (t *Task) look() {
 	}
 }
 
-func (t *Task) lost() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.gone
+func (t *Task) lost() bool { return t.gone.Load() }
+
+// abandon ends the attempt: nothing more of it is written.
+func (t *Task) abandon() {
+	t.gone.Store(true)
+	t.stop()
 }
 
 // Step does a part of the work and shows it. Steps that an earlier attempt finished are not done again. The message
@@ -136,7 +138,7 @@ func step(o *operation.Operation, name string) *operation.Step {
 func (t *Task) write(ctx context.Context, change func(*operation.Operation)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gone {
+	if t.lost() {
 		return errLost
 	}
 	next := t.op
@@ -153,8 +155,7 @@ func (t *Task) write(ctx context.Context, change func(*operation.Operation)) err
 	})
 	if err != nil {
 		if fault.KindOf(err) == fault.Conflict {
-			t.gone = true
-			t.stop()
+			t.abandon()
 			return errLost
 		}
 		return err
@@ -181,10 +182,7 @@ func (t *Task) renew() {
 			if err != nil && fault.KindOf(err) != fault.NotFound {
 				continue
 			}
-			t.mu.Lock()
-			t.gone = true
-			t.mu.Unlock()
-			t.stop()
+			t.abandon()
 			return
 		case <-ticker.C:
 		}

@@ -30,6 +30,9 @@ type Options struct {
 	Attempts    int64         // after so many an operation that could not go on fails; 0: 50
 }
 
+// patience is how long the end of an attempt is tried to be written.
+const patience = 15 * time.Second
+
 // Worker carries operations out on one replica.
 type Worker struct {
 	Options
@@ -125,13 +128,18 @@ func (w *Worker) leaseNext(ctx context.Context, slots chan struct{}, handlers *s
 	}
 	t := newTask(ctx, w, o)
 	w.mu.Lock()
+	if older := w.running[o.ID]; older != nil { // its lease ran out, ours or not: two attempts must not go on together
+		older.abandon()
+	}
 	w.running[o.ID] = t
 	w.mu.Unlock()
 	handlers.Go(func() {
 		defer func() { <-slots }()
 		w.carryOut(t)
 		w.mu.Lock()
-		delete(w.running, o.ID)
+		if w.running[o.ID] == t {
+			delete(w.running, o.ID)
+		}
 		w.mu.Unlock()
 		select { // its slot, or its lease, may be what somebody waits for
 		case w.wake <- struct{}{}:
@@ -178,8 +186,9 @@ func (w *Worker) carryOut(t *Task) {
 	default:
 		err = w.guard(handler, t)
 	}
-	// The end is written even when this replica is stopping: by then only ctx of the task is over.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), w.Lease)
+	// The end is written even when this replica is stopping: by then only ctx of the task is over. It may come after the
+	// lease ran out: the attempt's number decides whether it still counts.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), patience)
 	defer cancel()
 	stopping := t.ctx.Err() != nil
 	t.stop()
