@@ -19,6 +19,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
 	slice "github.com/loopbackd/loopback/server/apikey"
+	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	noun "github.com/loopbackd/loopback/tenant"
@@ -416,4 +417,38 @@ func TestKeysAreSeenWhereTheyHold(t *testing.T) {
 	if again, err := b.Revoke(ctx, own.ID); err != nil || !again.RevokedAt.Equal(noon) {
 		t.Errorf("revoked twice: got %+v and %v, want it as it was", again, err)
 	}
+}
+
+func TestAFollowedRevocationIsSeenAtOnce(t *testing.T) {
+	b := open(t)
+	_, k, secret := b.key(t, slice.New{Permissions: []access.Permission{token.Mint}})
+	replica := b.service(nil)
+	follower := feed.NewFollower(feed.Options{Source: b.db})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	place := follower.Subscribe(0)
+	running.Go(func() { follower.Run(ctx) })
+	running.Go(func() { replica.Follow(ctx, place) })
+	if _, err := replica.Authenticate(ctx, secret, here); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Revoke(acting(ctx, access.Scope{}), k.ID); err != nil {
+		t.Fatal(err)
+	}
+	revoked := time.Now()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for { // the service's clock stands still: its cache forgets nothing by itself
+		_, err := replica.Authenticate(ctx, secret, here)
+		if code(err) == "api_key_revoked" {
+			break
+		}
+		if time.Since(revoked) > 5*time.Second {
+			t.Fatalf("got %v five seconds after the revocation, want api_key_revoked", err)
+		}
+		<-look.C
+	}
+	t.Logf("another replica refused the key %s after the revocation was acknowledged", time.Since(revoked))
 }
