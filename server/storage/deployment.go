@@ -9,7 +9,7 @@ import (
 
 var deploymentTable = newTable("deployment", func(d *tenant.Deployment) []column {
 	return []column{{"id", &d.ID}, {"epoch", &d.Epoch}, {"created_at", moment{&d.CreatedAt}},
-		{"bootstrap_hash", &d.BootstrapHash}, {"bootstrap_used_at", moment{&d.BootstrapUsedAt}}}
+		{"bootstrap_hash", &d.BootstrapHash}, {"bootstrap_used_at", moment{&d.BootstrapUsedAt}}, {"epoch_began", &d.EpochBegan}}
 })
 
 // Deployment is what this database is the state of; NotFound before the first start.

@@ -1,0 +1,200 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/loopbackd/loopback/release"
+)
+
+// Blob is one stored value.
+type Blob struct {
+	Key      string
+	Size     int64
+	Modified time.Time
+}
+
+// Blobs stores values under keys ("artefacts/<sha256>"), as an object store does: a value is replaced whole or not at
+// all, and one that Put acknowledged is durable. A missing key is fs.ErrNotExist.
+type Blobs interface {
+	// Put stores exactly size bytes of r; fewer are an error and change nothing.
+	Put(ctx context.Context, key string, r io.Reader, size int64) error
+	// Open reads from offset to the end.
+	Open(ctx context.Context, key string, offset int64) (io.ReadCloser, error)
+	Stat(ctx context.Context, key string) (Blob, error)
+	// List returns all blobs whose key begins with prefix, in order of their keys.
+	List(ctx context.Context, prefix string) ([]Blob, error)
+	// Delete removes the key; one that is missing is no error.
+	Delete(ctx context.Context, key string) error
+}
+
+// Folder is Blobs in a directory.
+type Folder struct{ root string }
+
+// NewFolder makes the directory where it is missing.
+func NewFolder(root string) (*Folder, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("make the release folder: %w", err)
+	}
+	return &Folder{root}, nil
+}
+
+// temporary begins the name of a file that is still being written. Keys cannot hold it.
+const temporary = ".new-"
+
+func (f *Folder) path(key string) (string, error) {
+	if !fs.ValidPath(key) || key == "." || strings.Contains(key, temporary) {
+		return "", fmt.Errorf("blob key %q is not valid", key)
+	}
+	return filepath.Join(f.root, filepath.FromSlash(key)), nil
+}
+
+// Put writes beside the final name, syncs, renames and syncs the directory.
+func (f *Folder) Put(_ context.Context, key string, r io.Reader, size int64) (err error) {
+	path, err := f.path(key)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(dir, temporary+"*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close(), os.Remove(file.Name()))
+		}
+	}()
+	n, err := io.Copy(file, io.LimitReader(r, size+1))
+	if err != nil {
+		return fmt.Errorf("write blob %s: %w", key, err)
+	}
+	if n != size {
+		return fmt.Errorf("write blob %s: %w: got %d bytes of %d", key, io.ErrUnexpectedEOF, n, size)
+	}
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("write blob %s: %w", key, err)
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	if err := file.Close(); err != nil {
+		return fmt.Errorf("write blob %s: %w", key, errors.Join(err, os.Remove(path)))
+	}
+	return syncFolder(dir)
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Open opens the file at the offset.
+func (f *Folder) Open(_ context.Context, key string, offset int64) (io.ReadCloser, error) {
+	path, err := f.path(key)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := file.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// Stat describes the file.
+func (f *Folder) Stat(_ context.Context, key string) (Blob, error) {
+	path, err := f.path(key)
+	if err != nil {
+		return Blob{}, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return Blob{}, err
+	}
+	if info.IsDir() {
+		return Blob{}, fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
+	}
+	return Blob{key, info.Size(), info.ModTime()}, nil
+}
+
+// List walks the directory. Files that are still being written are not there yet.
+func (f *Folder) List(_ context.Context, prefix string) ([]Blob, error) {
+	var out []Blob
+	start := filepath.Join(f.root, filepath.FromSlash(prefix[:strings.LastIndexByte(prefix, '/')+1]))
+	err := filepath.WalkDir(start, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), temporary) {
+			return err
+		}
+		rel, err := filepath.Rel(f.root, path)
+		if err != nil || !strings.HasPrefix(filepath.ToSlash(rel), prefix) {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		out = append(out, Blob{filepath.ToSlash(rel), info.Size(), info.ModTime()})
+		return nil
+	})
+	slices.SortFunc(out, func(a, b Blob) int { return strings.Compare(a.Key, b.Key) })
+	return out, err
+}
+
+// Delete removes the file, and its directory when that is empty now.
+func (f *Folder) Delete(_ context.Context, key string) error {
+	path, err := f.path(key)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if dir := filepath.Dir(path); dir != f.root {
+		_ = os.Remove(dir) // fails where something is left in it, which is the point
+	}
+	return nil
+}
+
+// readMetadata reads a small blob.
+func readMetadata(ctx context.Context, b Blobs, key string) (_ []byte, err error) {
+	r, err := b.Open(ctx, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	data, err := io.ReadAll(io.LimitReader(r, maxMetadata+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	if len(data) > maxMetadata {
+		return nil, fmt.Errorf("read %s: longer than %d bytes", key, maxMetadata)
+	}
+	if err := release.CheckMetadata(data); err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return data, nil
+}

@@ -1,0 +1,279 @@
+// Package release is the repository of programs that hosts may run: it stores what publishers sign and tells hosts what
+// is current, without being able to vouch for a program itself.
+//
+// The repository follows The Update Framework (TUF). Four roles sign:
+//
+//	root       who may sign what          publisher's keys, never here
+//	targets    which programs there are   publisher's key, never here
+//	snapshot   which targets file         this control plane's key
+//	timestamp  which snapshot is current  this control plane's key, signed again long before it expires
+//
+// A publisher uploads artefacts in parts (what is there stays there, so that an interrupted upload goes on) and then
+// hands over new root and targets metadata. Publishing verifies the chain of roots, the signatures and that every
+// artefact is present with the hash that was signed; only then are snapshot and timestamp written, timestamp last: it is
+// the switch. A crash before it leaves files that nobody refers to and that the next publication overwrites; a crash
+// after it is healed by publishing again or by Start, which enters in the catalogue what is signed.
+//
+// What was published stays: a later targets file that lacks it, or gives the same path other bytes, is refused.
+//
+// Versions of snapshot and timestamp are taken from the clock where that is ahead, so that they still rise after a
+// restored backup; hosts would refuse them otherwise.
+package release
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/tenant"
+)
+
+// Lifetimes of what the control plane signs. Each is signed again at half of it.
+const (
+	SnapshotLifetime  = 30 * 24 * time.Hour
+	TimestampLifetime = 7 * 24 * time.Hour
+)
+
+// Reader reads the catalogue.
+type Reader interface {
+	Release(ctx context.Context, id string) (release.Release, error)
+	Releases(ctx context.Context, program, channel string, page tenant.Page) ([]release.Release, string, error)
+}
+
+// Tx changes the catalogue.
+type Tx interface {
+	Reader
+	PutRelease(ctx context.Context, r release.Release) (release.Release, error)
+	Audit(ctx context.Context, e audit.Entry) error
+}
+
+// Store is where the catalogue lies.
+type Store interface {
+	View() Reader
+	Write(ctx context.Context, do func(Tx) error) error
+}
+
+// Options of a Service. All but Logger and Clock are required.
+type Options struct {
+	Blobs        Blobs
+	Store        Store
+	SnapshotKey  ed25519.PrivateKey
+	TimestampKey ed25519.PrivateKey
+	Clock        func() time.Time // nil: time.Now
+	Logger       *slog.Logger     // nil: slog.Default()
+}
+
+// Service is the repository. Its methods may be called from any goroutine.
+type Service struct {
+	blobs        Blobs
+	store        Store
+	snapshotKey  ed25519.PrivateKey
+	timestampKey ed25519.PrivateKey
+	clock        func() time.Time
+	log          *slog.Logger
+
+	writing sync.Mutex // serialises uploads' ends, publications and re-signing
+	current atomic.Pointer[repository]
+}
+
+// New loads what is stored. It fails where stored metadata does not verify: somebody altered it, or the keys of snapshot
+// and timestamp are not those that it was signed with.
+func New(ctx context.Context, o Options) (*Service, error) {
+	s := &Service{
+		blobs: o.Blobs, store: o.Store, snapshotKey: o.SnapshotKey, timestampKey: o.TimestampKey,
+		clock: o.Clock, log: o.Logger,
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	return s, s.Reload(ctx)
+}
+
+// Reload reads the stored metadata again: after another replica published, or files were restored.
+func (s *Service) Reload(ctx context.Context) error {
+	r, err := load(ctx, s.blobs)
+	if err != nil {
+		return err
+	}
+	s.current.Store(r)
+	return nil
+}
+
+// Start brings the catalogue up to what is signed and renews signatures that are due. Run does so from then on.
+func (s *Service) Start(ctx context.Context) error {
+	if err := s.renew(ctx); err != nil {
+		return err
+	}
+	if r := s.current.Load(); r.root != nil {
+		ctx = access.WithActor(ctx, access.Actor{Kind: access.System, ID: "release", Name: "release"})
+		_, err := s.enter(ctx, r.targets)
+		return err
+	}
+	return nil
+}
+
+// Run signs timestamp and snapshot again long before they expire and removes uploads that nobody finished. It returns
+// when ctx ends, with nil. A failure is logged and tried again a minute later: hosts keep running on what they have.
+func (s *Service) Run(ctx context.Context) error {
+	for {
+		wait := time.Hour // a machine that slept must not rely on one long timer
+		err := errors.Join(s.renew(ctx), s.sweepUploads(ctx))
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("cannot renew the release metadata", "error", err)
+			wait = time.Minute
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *Service) renew(ctx context.Context) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	r := s.current.Load()
+	if r.root == nil {
+		return nil
+	}
+	now := s.clock()
+	due := func(expires time.Time, lifetime time.Duration) bool { return expires.Sub(now) < lifetime/2 }
+	if !due(r.timestampExpires, TimestampLifetime) && !due(r.snapshotExpires, SnapshotLifetime) {
+		return nil
+	}
+	next, err := s.seal(ctx, *r, due(r.snapshotExpires, SnapshotLifetime))
+	if err != nil {
+		return err
+	}
+	s.current.Store(next)
+	s.log.Info("signed the release metadata again", "expires", next.timestampExpires)
+	return nil
+}
+
+// List returns a page of the catalogue, newest first. Releases belong to the whole deployment: whoever may read them
+// anywhere sees them all.
+func (s *Service) List(ctx context.Context, program, channel string, page tenant.Page) ([]release.Release, string, error) {
+	if err := mayRead(ctx); err != nil {
+		return nil, "", err
+	}
+	return s.store.View().Releases(ctx, program, channel, page)
+}
+
+// Get returns a release by its id or its name ("loopback-agent 1.2.3").
+func (s *Service) Get(ctx context.Context, ref string) (release.Release, error) {
+	if err := mayRead(ctx); err != nil {
+		return release.Release{}, err
+	}
+	r, err := s.store.View().Release(ctx, ref)
+	if fault.KindOf(err) != fault.NotFound {
+		return r, err
+	}
+	all, err := s.all(ctx, s.store.View())
+	if err != nil {
+		return release.Release{}, err
+	}
+	for _, r := range all {
+		if r.Name == ref {
+			return r, nil
+		}
+	}
+	return release.Release{}, access.NotFound("release " + ref)
+}
+
+// Resolve finds what a host that follows the channel should install: the version, or the newest where that is empty. A
+// version that is asked for by name may be on any channel unless a channel is named too. The targets are those of that
+// version, one a platform.
+func (s *Service) Resolve(program, channel, version string) ([]release.Target, error) {
+	r := s.current.Load()
+	if channel != "" && channel != release.Stable && channel != release.Preview {
+		return nil, fault.New(fault.Invalid, "channel_unknown", "there is no such release channel").
+			WithHint("the channels are stable and preview")
+	}
+	if version != "" && !release.ValidVersion(version) {
+		return nil, fault.New(fault.Invalid, "version_invalid", "that is not a version").
+			WithHint("a version looks like 1.2.3 or 1.2.3-rc.1, without a leading v")
+	}
+	follows := channel
+	if follows == "" {
+		follows = release.Stable
+	}
+	wanted := version
+	var found []release.Target
+	for _, t := range r.targets {
+		if wanted == "" && t.Name == program && release.On(follows, t.Channel) &&
+			(version == "" || release.CompareVersions(t.Version, version) > 0) {
+			version = t.Version
+		}
+	}
+	for _, t := range r.targets {
+		if t.Name == program && t.Version == version && (channel == "" && wanted != "" || release.On(follows, t.Channel)) {
+			found = append(found, t)
+		}
+	}
+	switch {
+	case len(found) > 0:
+		return found, nil
+	case wanted != "":
+		return nil, fault.New(fault.NotFound, "release_not_found", "%s %s is not published here", program, wanted).
+			WithHint("see what is: loopback release list")
+	default:
+		return nil, fault.New(fault.NotFound, "release_not_found", "no %s is published on the channel %s", program, follows).
+			WithHint("publish one: loopback release publish")
+	}
+}
+
+// Root is the newest root metadata, what an installer pins; nil before the first publication.
+func (s *Service) Root() []byte { return s.current.Load().root }
+
+func mayRead(ctx context.Context) error {
+	actor := access.ActorFrom(ctx)
+	if len(actor.Readable(release.Read)) > 0 {
+		return nil
+	}
+	return actor.Require(release.Read, access.Scope{}, release.Read, "the release catalogue")
+}
+
+func mayPublish(ctx context.Context) error {
+	return access.ActorFrom(ctx).Require(release.Publish, access.Scope{}, release.Read, "the release catalogue")
+}
+
+// Metadata is what a publisher builds upon: the newest files by name, and the public keys of snapshot and timestamp that
+// its root must name.
+func (s *Service) Metadata(ctx context.Context) (files map[string][]byte, snapshot, timestamp ed25519.PublicKey, err error) {
+	if err := mayRead(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	r := s.current.Load()
+	files = map[string][]byte{}
+	for version := int64(1); version <= r.rootVersion; version++ {
+		b, err := readMetadata(ctx, s.blobs, rootKey(version))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a repository may begin with a later root
+		}
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		files[rootName(version)] = b
+	}
+	if r.root != nil {
+		files["targets.json"] = r.targetsFile
+	}
+	return files, public(s.snapshotKey), public(s.timestampKey), nil
+}
+
+func public(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
