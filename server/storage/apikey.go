@@ -48,7 +48,7 @@ func (tx *Tx) PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error) {
 // TouchKey notes that a key was used. The feed does not speak of it.
 func (tx *Tx) TouchKey(ctx context.Context, id string, at time.Time) error {
 	tx.touch()
-	if _, err := tx.session.exec(ctx, "UPDATE api_keys SET last_used_at = $1 WHERE id = $2 AND last_used_at < $1",
+	if err := tx.session.exec(ctx, "UPDATE api_keys SET last_used_at = $1 WHERE id = $2 AND last_used_at < $1",
 		micros(at), id); err != nil {
 		return fmt.Errorf("noting the use of a key: %w", err)
 	}

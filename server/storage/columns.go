@@ -120,7 +120,7 @@ func (t *table[T]) add(ctx context.Context, s session, v *T) error {
 func (t *table[T]) write(ctx context.Context, s session, text string, v *T) error {
 	args, err := t.values(v)
 	if err == nil {
-		_, err = s.exec(ctx, text, args...)
+		err = s.exec(ctx, text, args...)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", t.name, err)

@@ -292,7 +292,7 @@ func sameLabels(a, b label.Set) bool {
 
 func (tx *Tx) relabel(ctx context.Context, before hostBefore, h host.Host) error {
 	if len(before.labels) > 0 {
-		if _, err := tx.session.exec(ctx, "DELETE FROM host_labels WHERE host_id = $1", h.ID); err != nil {
+		if err := tx.session.exec(ctx, "DELETE FROM host_labels WHERE host_id = $1", h.ID); err != nil {
 			return fmt.Errorf("deleting labels: %w", err)
 		}
 	}
@@ -326,7 +326,7 @@ func (tx *Tx) rekey(ctx context.Context, before hostBefore, h host.Host) error {
 	old, now := keysOf(before.key, before.next, before.history), keysOf(h.Key, h.NextKey, h.KeyHistory)
 	for hash := range old {
 		if now[hash] == "" { // an offered key that was replaced before it was used
-			if _, err := tx.session.exec(ctx, "DELETE FROM host_keys WHERE hash = $1", []byte(hash)); err != nil {
+			if err := tx.session.exec(ctx, "DELETE FROM host_keys WHERE hash = $1", []byte(hash)); err != nil {
 				return fmt.Errorf("deleting a host's key: %w", err)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -137,39 +138,20 @@ func (e *postgres) next(l *line) error {
 
 // commit takes one round trip. PostgreSQL ignores what follows a statement that failed, COMMIT included.
 func (e *postgres) commit(l *line, tx *Tx, writer string, batch int64) error {
-	statements, err := tx.positions()
+	positions, err := tx.positions()
 	if err != nil {
 		return &commitRefused{err}
 	}
-	statements = append(statements, statement{`INSERT INTO writers (id, batch, at) VALUES ($1, $2, $3)
-		ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at`, []any{writer, batch, micros(tx.db.now())}})
-	var tag pgconn.CommandTag
-	err = l.raw(func(conn *pgx.Conn) error {
-		var all pgx.Batch
-		for _, s := range statements {
-			all.Queue(s.text, s.args...)
-		}
-		all.Queue("COMMIT")
-		results := conn.SendBatch(l.ctx, &all)
-		for range statements {
-			if _, err := results.Exec(); err != nil {
-				return errors.Join(err, results.Close())
-			}
-		}
-		var err error
-		if tag, err = results.Exec(); err != nil {
-			return errors.Join(err, results.Close())
-		}
-		return results.Close()
-	})
+	mark := statement{`INSERT INTO writers (id, batch, at) VALUES ($1, $2, $3)
+		ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at`, []any{writer, batch, micros(tx.db.now())}}
+	done, err := l.pipeline(append(slices.Concat(l.deferred, positions), mark, statement{text: commitText}))
 	var answered *pgconn.PgError
 	switch {
-	case err == nil && tag.String() == "COMMIT":
-		return nil
 	case err == nil:
-		l.broken = fault.New(fault.Unavailable, "database_refused", "the database rolled the changes back")
-		return &commitRefused{l.broken}
-	case errors.As(err, &answered) && !e.lost(answered):
+		return nil
+	case errors.As(err, &answered) && !e.lost(answered) && done < len(l.deferred):
+		return errWithSavepoints // whoever it was is to hear of it
+	case errors.As(err, &answered) && !e.lost(answered), errors.Is(err, errRolledBack):
 		l.broken = e.explain(err)
 		return &commitRefused{l.broken}
 	}
@@ -245,6 +227,8 @@ func (e *postgres) explain(err error) error {
 	var network net.Error
 	var connect *pgconn.ConnectError
 	switch {
+	case errors.Is(err, errRolledBack):
+		return unavailable("database_refused", "the database rolled the changes back", "look at the log of PostgreSQL at "+e.where)
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &connect), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),

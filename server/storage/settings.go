@@ -70,7 +70,7 @@ func (tx *Tx) PutHostSettings(ctx context.Context, hostID string, s settings.Set
 	if err != nil {
 		return stored, err
 	}
-	if _, err := tx.session.exec(ctx, "UPDATE hosts SET settings_revision = $1 WHERE id = $2", stored.Revision, hostID); err != nil {
+	if err := tx.session.exec(ctx, "UPDATE hosts SET settings_revision = $1 WHERE id = $2", stored.Revision, hostID); err != nil {
 		return stored, fmt.Errorf("noting the revision of settings at the host: %w", err)
 	}
 	return stored, nil

@@ -11,9 +11,15 @@
 // Because writes take turns, positions in the change feed and in the audit log are given in commit order, without gaps:
 // a reader that remembers how far it got misses nothing.
 //
-// Closures are short, do nothing besides calling their Tx, and may be run more than once. They must not call DB.Write:
-// they would wait for themselves. A statement that fails (a name that is taken, a full disk) dooms its closure: whatever
-// the closure returns, nothing of it is kept. NotFound and Conflict are answers, not failures, and doom nothing.
+// Closures are short, do nothing besides calling their Tx, and may be run more than once: only what the last run did and
+// saw counts. They must not call DB.Write: they would wait for themselves. A statement that fails (a name that is taken,
+// a full disk) dooms its closure: whatever the closure returns, nothing of it is kept. NotFound and Conflict are answers,
+// not failures, and doom nothing.
+//
+// Round trips to PostgreSQL are dear. There, what a closure writes is put off until it reads or the batch commits, and
+// there are no savepoints. Should a statement fail, or a closure after some of its writing was sent, the batch is rolled
+// back and run once more the careful way, statement by statement, which gives each closure its own error. On both
+// databases the rows of feed and audit log are written together, just before COMMIT.
 //
 // # Failing
 //

@@ -177,7 +177,7 @@ func (tx *Tx) DeleteWorkspace(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.session.exec(ctx, "DELETE FROM settings WHERE id = $1", id); err != nil {
+	if err := tx.session.exec(ctx, "DELETE FROM settings WHERE id = $1", id); err != nil {
 		return fmt.Errorf("deleting settings: %w", err)
 	}
 	return tx.remove(ctx, feed.Workspace, "workspaces", id, w.Scope())

@@ -91,7 +91,7 @@ func (tx *Tx) stamp(kind feed.Kind, m *tenant.Meta, at access.Scope) {
 
 // remove deletes a row by id and says so in the feed.
 func (tx *Tx) remove(ctx context.Context, kind feed.Kind, table, id string, at access.Scope) error {
-	if _, err := tx.session.exec(ctx, "DELETE FROM "+table+" WHERE id = $1", id); err != nil {
+	if err := tx.session.exec(ctx, "DELETE FROM "+table+" WHERE id = $1", id); err != nil {
 		return fmt.Errorf("deleting from %s: %w", table, err)
 	}
 	tx.change(kind, id, at, true)

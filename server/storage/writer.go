@@ -164,8 +164,9 @@ func (w *writer) commitGroup(first *request) {
 	}
 }
 
-// errWithSavepoints asks for the same transaction once more: a closure failed after it had written, and there was no
-// savepoint to go back to. Savepoints cost a round trip for each closure, and few closures fail after writing.
+// errWithSavepoints asks for the same transaction once more: a statement failed that was put off, or a closure after some
+// of it had been run, and there was no savepoint to go back to. Savepoints, and statements run one by one, cost round
+// trips for each closure; few closures need them.
 var errWithSavepoints = errors.New("storage: run again with savepoints")
 
 // again tells whether a transaction that failed so is worth another try. A COMMIT that the database refused is final.
@@ -329,6 +330,7 @@ func (w *writer) begin(careful bool) (*Tx, context.CancelFunc, error) {
 		w.line.forget()
 	}
 	w.line.ctx, w.line.broken = ctx, nil
+	w.line.defers, w.line.deferred, w.line.runs = !careful, nil, 0
 	w.batch++
 	tx := &Tx{db: w.db, work: &work{line: w.line, over: true}}
 	var err error
@@ -376,21 +378,26 @@ func (w *writer) lookUp(batch int64) (committed bool, err error) {
 
 // one runs a closure, where careful within its savepoint, and leaves a savepoint for the next one.
 func (w *writer) one(tx *Tx, r *request, careful bool) error {
+	runs := w.line.runs
+	w.line.mark = len(w.line.deferred)
 	err := w.call(tx, r)
 	tx.work.over = true
 	switch {
 	case w.line.broken != nil:
 		return w.line.broken
-	case err != nil && !careful && (tx.work.wrote || tx.work.bad != nil):
-		return errWithSavepoints
-	case !careful:
+	case careful && err == nil:
+		return w.db.engine.next(w.line)
+	case careful:
+		if undo := w.line.script("ROLLBACK TO SAVEPOINT closure"); undo != nil && w.line.broken == nil {
+			w.line.broken = undo
+		}
 		return err
 	case err == nil:
-		return w.db.engine.next(w.line)
+		return nil
+	case w.line.runs != runs || tx.work.bad != nil:
+		return errWithSavepoints
 	}
-	if undo := w.line.script("ROLLBACK TO SAVEPOINT closure"); undo != nil && w.line.broken == nil {
-		w.line.broken = undo
-	}
+	w.line.deferred = w.line.deferred[:w.line.mark]
 	return err
 }
 
