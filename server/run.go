@@ -52,7 +52,21 @@ func (s *Server) Run(ctx context.Context) error {
 		})
 	}
 	work("following the change feed", func(ctx context.Context) error { s.follower.Run(ctx); return nil })
-	s.follow(ctx, working, &workers)
+	loaded := make(chan struct{})
+	follow := func(name string, do func(context.Context, *feed.Subscription) error) {
+		from := s.follower.Subscribe(0)
+		work(name, func(ctx context.Context) error { defer from.Close(); return do(ctx, from) })
+	}
+	follow("keeping the fleet in memory", func(ctx context.Context, from *feed.Subscription) error {
+		return s.directory.Follow(ctx, from, loaded)
+	})
+	follow("following operations", s.jobs.Follow)
+	follow("waking the worker", s.worker.Follow)
+	follow("following API keys", s.followKeys)
+	select {
+	case <-loaded: // agents are answered from memory
+	case <-ctx.Done():
+	}
 	work("settling host states", s.directory.Settle)
 	work("carrying out operations", s.worker.Run)
 	work("removing expired hosts", s.expiry.Run)
@@ -106,51 +120,14 @@ func ignoreDeadline(err error) error {
 	return err
 }
 
-// follow hands the change feed to those who keep something in memory. It returns once they are up to date, or
-// start ended.
-func (s *Server) follow(start, ctx context.Context, wg *sync.WaitGroup) {
-	subscription := s.follower.Subscribe(0)
-	loaded := make(chan struct{})
-	wg.Go(func() {
-		defer subscription.Close()
-		for first := true; ; first = false {
-			batch, anew, err := subscription.Next(ctx)
-			if err != nil {
-				return
-			}
-			s.apikeys.Changed(batch, anew)
-			s.jobs.Apply(batch)
-			s.worker.Apply(batch)
-			s.bring(ctx, batch, anew)
-			if first {
-				close(loaded)
-			}
-		}
-	})
-	select {
-	case <-loaded:
-	case <-start.Done():
-	}
-}
-
-// bring takes the directory to where the feed is, however often the database has to be asked.
-func (s *Server) bring(ctx context.Context, batch []feed.Change, anew bool) {
+// followKeys keeps the cache of API keys true to the feed: a key that was revoked opens nothing from then on.
+func (s *Server) followKeys(ctx context.Context, from *feed.Subscription) error {
 	for {
-		var err error
-		if anew {
-			err = s.directory.Load(ctx)
-		} else {
-			err = s.directory.Apply(ctx, batch)
+		changes, anew, err := from.Next(ctx)
+		if err != nil {
+			return nil
 		}
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		s.log.Warn("the fleet in memory is behind; trying again", "error", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
-		}
+		s.apikeys.Changed(changes, anew)
 	}
 }
 
