@@ -233,7 +233,7 @@ stage() {
 	detail "staging in $staging"
 	if [ -n "${length-}" ]; then
 		free=$(df -Pk "$staging" | awk 'NR == 2 { print $4 }')
-		need=$((length / 1024 * 2 + 1024))
+		need=$((length / 512 + 1024))
 		if [ "${free:-$need}" -lt "$need" ]; then
 			fail "the disk is full: $target has $((free / 1024)) MiB left, $((need / 1024 + 1)) are needed" "free some space and run this again"
 		fi
@@ -249,6 +249,7 @@ stage() {
 	if [ -n "$ca" ]; then printf '%s\n' "$ca" >"$staging/ca.pem"; fi
 }
 
+# shellcheck disable=SC2317 # the trap calls it
 clean() {
 	if [ -n "$staging" ]; then
 		rm -rf "$staging"
@@ -351,5 +352,4 @@ keep() {
 }
 
 main "$@"
-exit
 }
