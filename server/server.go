@@ -154,7 +154,7 @@ func (s *Server) adopt(ctx context.Context) error {
 func (s *Server) wireSlices(ctx context.Context) error {
 	o, set, now := s.options, s.options.Settings, s.options.Clock
 	limits := tokens.Limits{
-		DefaultTTL: set.TokenDefaultTTL, MaxTTL: set.TokenMaxTTL,
+		DefaultTTL: set.TokenDefaultTTL, LongTTL: set.TokenLongTTL, MaxTTL: set.TokenMaxTTL,
 		DefaultMaxUses: int32(set.TokenDefaultMaxUses), MaxUses: int32(set.TokenMaxUses),
 	}
 	anchor := func() trust.AnchorHash { return trust.HashAnchor(s.keys.Anchor) }
