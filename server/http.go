@@ -38,8 +38,10 @@ func (s *Server) handler() http.Handler {
 	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls()})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", api))
-	mux.Handle("GET /api/openapi.yaml", openapi.Handler())
-	mux.Handle("GET /api/docs", openapi.Handler())
+	description := http.StripPrefix("/api", openapi.Handler())
+	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {
+		mux.Handle(file, description)
+	}
 	mux.Handle("/install.sh", s.install)
 	mux.Handle("/dl/", s.releases)
 	mux.HandleFunc("/agent/v1/link", s.wire.ServeLink)

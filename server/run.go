@@ -2,14 +2,11 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/feed"
@@ -75,16 +72,16 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
 	s.hub.Start()
 
-	serve := func(name string, srv *http.Server, l net.Listener) {
+	serve := func(name string, do func() error) {
 		servers.Go(func() {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := do(); !errors.Is(err, http.ErrServerClosed) {
 				failed <- wrap(name, err)
 			}
 		})
 	}
-	serve("serving HTTPS", public, tls.NewListener(s.listener, public.TLSConfig))
+	serve("serving HTTPS", func() error { return public.ServeTLS(s.listener, "", "") })
 	if metrics != nil {
-		serve("serving metrics", metrics.server, metrics.listener)
+		serve("serving metrics", func() error { return metrics.server.Serve(metrics.listener) })
 	}
 	s.log.Info("ready", "listen", s.listener.Addr().String(), "url", s.options.Settings.PublicURL, "version", s.options.Version)
 
@@ -133,15 +130,13 @@ func (s *Server) followKeys(ctx context.Context, from *feed.Subscription) error 
 
 // httpServer is the one HTTPS port. HTTP/2 is on for callers; agents ask for HTTP/1.1, which WebSocket needs.
 func (s *Server) httpServer() *http.Server {
-	c := s.certs.TLS()
-	c.NextProtos = []string{"h2", "http/1.1"}
-	srv := &http.Server{
-		Handler: s.handler(), TLSConfig: c,
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler: s.handler(), TLSConfig: s.certs.TLS(),
+		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: quietLog(s.log),
 	}
-	if err := http2.ConfigureServer(srv, &http2.Server{MaxConcurrentStreams: 250, ReadIdleTimeout: 30 * time.Second}); err != nil {
-		s.log.Error("HTTP/2 is off", "error", err)
-	}
-	return srv
 }

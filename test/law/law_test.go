@@ -45,8 +45,11 @@ var rules = map[string]struct {
 	"server/rpc":           {may: []string{"nouns", "api", "server"}},
 	"server":               {may: []string{"nouns", "server/feed"}}, // every slice: nouns, and the order of changes
 
+	// A module of the agent makes the machine match a section: it knows nouns and what is stored on the host, not who sent it.
+	"agent":         {may: []string{"nouns", "agent/state", "agent/config"}},
 	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
-	"agent":         {may: []string{"nouns", "agent"}},
+	"agent/doctor":  {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
+	"agent/command": {may: []string{"nouns", "agent"}},                                                     // assembles
 	"cli":           {may: []string{"nouns", "api", "release/publish"}},
 	"api":           {may: []string{"api"}},
 	"test":          {may: []string{""}},
