@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=$PWD
+HOSTS=${HOSTS:-3}
+VERSION=${VERSION:-0.1.0}
 state=$root/.demo
 lab() { "$root/bin/labctl" "$@" --dir "$root/.cache/lab"; }
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }

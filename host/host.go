@@ -186,6 +186,7 @@ type Inventory struct {
 	BootID         string    `json:"bootId"`
 	MachineID      string    `json:"machineId"` // hashed, a signal only
 	AgentVersion   string    `json:"agentVersion"`
+	Digest         []byte    `json:"digest,omitempty"` // SHA-256 of inventory and ceiling as the agent computed it: what it names to say that nothing changed
 }
 
 // Disk is a mounted file system on a device.
@@ -210,4 +211,18 @@ type Ceiling struct {
 	Files   bool     `json:"files"`
 	Power   bool     `json:"power"`
 	Modules []string `json:"modules"` // optional modules it may run; "*" is any
+}
+
+// Settle brings State, StateReason and StateSince in line with the facts at a time. It tells whether any of them is
+// another than before; the state's time changes only with the state itself.
+func (h *Host) Settle(now time.Time) bool {
+	state, reason := h.Derive(now)
+	if state == h.State && reason == h.StateReason {
+		return false
+	}
+	if state != h.State {
+		h.StateSince = now.UTC()
+	}
+	h.State, h.StateReason = state, reason
+	return true
 }

@@ -56,13 +56,17 @@ func (s Settings) Defaults() Settings {
 	return s
 }
 
-// Over is s with what other sets on top of it; labels are merged by key.
+// Over is s with what other sets on top of it; labels are merged by key. Where the bounds of a heartbeat come from two
+// places and cross, the upper bound holds for both.
 func (s Settings) Over(other Settings) Settings {
 	if other.HeartbeatMin != 0 {
 		s.HeartbeatMin = other.HeartbeatMin
 	}
 	if other.HeartbeatMax != 0 {
 		s.HeartbeatMax = other.HeartbeatMax
+	}
+	if s.HeartbeatMax != 0 {
+		s.HeartbeatMin = min(s.HeartbeatMin, s.HeartbeatMax)
 	}
 	if other.LogLevel != "" {
 		s.LogLevel = other.LogLevel

@@ -9,4 +9,5 @@ type Deployment struct {
 	CreatedAt       time.Time
 	BootstrapHash   []byte // keyed hash of the code that makes the first administrator's key; nil: there is none
 	BootstrapUsedAt time.Time
+	EpochBegan      int64 // feed position at which a restore began the epoch; 0 in the first
 }

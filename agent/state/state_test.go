@@ -229,7 +229,9 @@ func sign(t *testing.T, by ed25519.PrivateKey, version uint64, next ed25519.Priv
 	return s
 }
 
-func hashOf(k ed25519.PrivateKey) trust.AnchorHash { return trust.HashAnchor(k.Public().(ed25519.PublicKey)) }
+func hashOf(k ed25519.PrivateKey) trust.AnchorHash {
+	return trust.HashAnchor(k.Public().(ed25519.PublicKey))
+}
 
 func TestTrustGoesForwardOnly(t *testing.T) {
 	s := open(t)

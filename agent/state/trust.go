@@ -58,26 +58,30 @@ func (t Trust) Accept(s trust.Signed) (Trust, trust.Keyset, error) {
 // to another deployment), it is NewTrust(root). A damaged file is set aside: the anchor of agent.yaml is still the
 // judge; aside then says so.
 func (s *Store) Trust(root trust.AnchorHash) (t Trust, aside error, err error) {
-	body, err := read(s.dir, trustFile, "trust")
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return NewTrust(root), nil, nil
-	case err != nil && !errors.Is(err, errDamaged):
-		return Trust{}, nil, err
-	}
-	if err == nil {
-		err = json.Unmarshal(body, &t)
-	}
-	if err == nil && len(t.Anchors) == 0 {
-		err = errDamaged
-	}
-	if err != nil {
+	t, err = ReadTrust(s.dir, root)
+	if errors.Is(err, errDamaged) {
 		return NewTrust(root), fmt.Errorf("the keyset's file was set aside: %w", err), s.setAside(trustFile, trustFile)
 	}
-	if t.Root != root {
-		return NewTrust(root), nil, nil
+	return t, nil, err
+}
+
+// ReadTrust reads what is trusted without opening the folder, and sets nothing aside.
+func ReadTrust(dir string, root trust.AnchorHash) (Trust, error) {
+	body, err := read(dir, trustFile, "trust")
+	if errors.Is(err, fs.ErrNotExist) {
+		return NewTrust(root), nil
 	}
-	return t, nil, nil
+	if err != nil {
+		return Trust{}, err
+	}
+	var t Trust
+	if err := json.Unmarshal(body, &t); err != nil || len(t.Anchors) == 0 {
+		return Trust{}, fmt.Errorf("read %s: %w", trustFile, errDamaged)
+	}
+	if t.Root != root {
+		return NewTrust(root), nil
+	}
+	return t, nil
 }
 
 // PutTrust stores what is trusted.

@@ -40,7 +40,7 @@ type Tx interface {
 	Reader
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
 	TouchKey(ctx context.Context, id string, at time.Time) error
-	PutDeployment(ctx context.Context, d tenant.Deployment) (tenant.Deployment, error)
+	PutDeployment(ctx context.Context, d tenant.Deployment) error
 	Audit(ctx context.Context, e audit.Entry) error
 }
 
@@ -113,10 +113,10 @@ func (s *Service) Create(ctx context.Context, n New) (apikey.Key, string, error)
 		if actor.Kind == access.APIKey {
 			// A key that was revoked a moment ago leaves no heirs.
 			maker, err := tx.Key(ctx, actor.ID)
-			if err != nil {
+			if err != nil && fault.KindOf(err) != fault.NotFound {
 				return err
 			}
-			if !maker.Live(s.options.Now()) {
+			if err != nil || !maker.Live(s.options.Now()) {
 				return apikey.ErrRevoked
 			}
 		}

@@ -65,7 +65,7 @@ func (s *Service) lookup(ctx context.Context, keyID string, now time.Time) (apik
 	return k, nil
 }
 
-// Changed drops keys that changed from the cache. reset drops all: the follower lost track.
+// Changed drops keys that changed from the cache; reset drops all, because track of the changes was lost.
 func (s *Service) Changed(changes []feed.Change, reset bool) {
 	if reset {
 		s.cache.clear()
@@ -75,6 +75,19 @@ func (s *Service) Changed(changes []feed.Change, reset bool) {
 		if c.Kind == feed.APIKey {
 			s.cache.drop(c.ID)
 		}
+	}
+}
+
+// Follow does so with all that the feed says, until ctx ends, and gives the place in it up.
+func (s *Service) Follow(ctx context.Context, place *feed.Subscription) {
+	defer place.Close()
+	for {
+		changes, anew, err := place.Next(ctx)
+		if err != nil {
+			s.Changed(nil, true)
+			return
+		}
+		s.Changed(changes, anew)
 	}
 }
 

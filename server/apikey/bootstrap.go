@@ -51,7 +51,7 @@ func (s *Service) EnsureBootstrap(ctx context.Context) (code string, needed bool
 			needed = true
 			d.BootstrapHash, d.BootstrapUsedAt = s.hash(plain(code)), time.Time{}
 		}
-		if _, err := tx.PutDeployment(ctx, d); err != nil {
+		if err := tx.PutDeployment(ctx, d); err != nil {
 			return err
 		}
 		return tx.Audit(ctx, audit.Of(actor, issueCode, access.Scope{}, d.ID, "").Change(nil, struct {
@@ -114,7 +114,7 @@ func (s *Service) Redeem(ctx context.Context, code, name string) (apikey.Key, st
 			return apikey.ErrCode
 		}
 		d.BootstrapHash, d.BootstrapUsedAt = nil, s.options.Now()
-		if _, err := tx.PutDeployment(ctx, d); err != nil {
+		if err := tx.PutDeployment(ctx, d); err != nil {
 			return err
 		}
 		if k, err = tx.PutKey(ctx, k); err != nil {

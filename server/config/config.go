@@ -6,6 +6,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 
 	"github.com/loopbackd/loopback/fault"
 )
@@ -84,6 +86,11 @@ func Variable(flag string) string {
 // Load completes flags that were parsed already with environment and file, and checks the whole. getenv is os.Getenv
 // outside tests.
 func (s *Settings) Load(f *pflag.FlagSet, getenv func(string) string) error {
+	return s.LoadExcept(f, getenv)
+}
+
+// LoadExcept is Load for a command with flags of its own, which are no settings.
+func (s *Settings) LoadExcept(f *pflag.FlagSet, getenv func(string) string, own ...string) error {
 	var c fault.Check
 	if s.File == "" {
 		s.File = getenv(Variable("config"))
@@ -95,6 +102,9 @@ func (s *Settings) Load(f *pflag.FlagSet, getenv func(string) string) error {
 	source := map[string]string{}
 	f.VisitAll(func(fl *pflag.Flag) {
 		name := fl.Name
+		if slices.Contains(own, name) || name == "help" {
+			return
+		}
 		if fl.Changed {
 			source[name] = "--" + name
 			return
@@ -175,6 +185,41 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.HeartbeatRate >= 1, at("heartbeat-rate"), "is %d, less than 1", s.HeartbeatRate)
 	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)
 	c.That(s.ShutdownTimeout > 0, at("shutdown-timeout"), "is %s; it must be more than 0", s.ShutdownTimeout)
+}
+
+// CheckFiles finds what only the machine can tell: whether named files are there and the data folder can be used. It
+// changes nothing.
+func (s *Settings) CheckFiles() error {
+	var c fault.Check
+	if s.TLSCertificate != "" {
+		if _, err := tls.LoadX509KeyPair(s.TLSCertificate, s.TLSKey); err != nil {
+			c.Add("--tls-certificate", "and --tls-key cannot be used: %s", err)
+		}
+	}
+	for dir := s.DataDir; ; dir = filepath.Dir(dir) {
+		st, err := os.Stat(dir)
+		if errors.Is(err, os.ErrNotExist) && dir != filepath.Dir(dir) {
+			continue // it would be made
+		}
+		switch {
+		case err != nil:
+			c.Add("--data-dir", "cannot be used: %s", err)
+		case !st.IsDir():
+			c.Add("--data-dir", "lies below %s, which is not a folder", dir)
+		case unix.Access(dir, unix.W_OK) != nil:
+			c.Add("--data-dir", "cannot be written by this user: %s", dir)
+		}
+		break
+	}
+	return c.Err("settings_invalid", "the settings do not fit this machine")
+}
+
+// RedactedDatabase is the database without its password.
+func (s *Settings) RedactedDatabase() string {
+	if u, err := url.Parse(s.Database); err == nil && u.Scheme != "" {
+		return u.Redacted()
+	}
+	return s.Database
 }
 
 // Proxies are the networks whose X-Forwarded-For is believed. Load has checked them.

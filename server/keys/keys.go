@@ -6,6 +6,7 @@
 //	pepper          keys the hashes of tokens and API keys
 //	ca.key, ca.crt  the local CA, made unless a certificate is given
 //	tls.key         of the certificate that the local CA issues; kept at renewal, since install commands pin it
+//	release-*.key   Ed25519, sign the snapshot and timestamp of the release repository
 //
 // All are made at first start, each written whole before it has its name. A folder that is there but lost one of them
 // is not repaired in silence where that would change whom hosts trust: the error names the file and what restores it.
@@ -252,4 +253,33 @@ func unusable(dir string, err error) error {
 func corrupt(name string, err error) error {
 	return fault.New(fault.Precondition, "key_corrupt", "the file %s is damaged", name).WithCause(err).
 		WithHint("restore it from a backup: loopbackd restore")
+}
+
+// ReleaseKeys are the Ed25519 keys of the two TUF roles that the control plane signs itself: snapshot and timestamp.
+// They are made where there are none; a publisher takes their public halves up in the next root.
+func (k *Keys) ReleaseKeys() (snapshot, timestamp ed25519.PrivateKey, err error) {
+	if snapshot, err = k.ed25519("release-snapshot.key"); err != nil {
+		return nil, nil, err
+	}
+	timestamp, err = k.ed25519("release-timestamp.key")
+	return snapshot, timestamp, err
+}
+
+func (k *Keys) ed25519(name string) (ed25519.PrivateKey, error) {
+	key, err := readPKCS8(k.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		_, made, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return made, writePKCS8(k.path(name), made)
+	}
+	if err != nil {
+		return nil, err
+	}
+	made, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, corrupt(name, errors.New("it is not an Ed25519 key"))
+	}
+	return made, nil
 }

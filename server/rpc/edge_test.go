@@ -178,6 +178,16 @@ func TestCallersAreTurnedAwayAtTheEdge(t *testing.T) {
 	}
 }
 
+func TestADeadKeyDoesNotKeepAnybodyFromRedeemingTheCode(t *testing.T) {
+	b := serve(t, rpc.Services{}, doors{}, 0)
+	if _, text := b.post(t, "/loopback.v1.SessionService/RedeemBootstrapCode", "dead", `{}`); readError(t, text).Code != "unimplemented" {
+		t.Errorf("got %s, want the call to reach the service", text)
+	}
+	if _, text := b.post(t, "/loopback.v1.SessionService/WhoAmI", "dead", `{}`); readError(t, text).Code != "unauthenticated" {
+		t.Errorf("got %s, want it refused elsewhere", text)
+	}
+}
+
 func TestErrorsCarryEverythingButTheirCause(t *testing.T) {
 	var check fault.Check
 	check.Add("ttl", "is too long")

@@ -9,7 +9,7 @@ import (
 
 var deploymentTable = newTable("deployment", func(d *tenant.Deployment) []column {
 	return []column{{"id", &d.ID}, {"epoch", &d.Epoch}, {"created_at", moment{&d.CreatedAt}},
-		{"bootstrap_hash", &d.BootstrapHash}, {"bootstrap_used_at", moment{&d.BootstrapUsedAt}}}
+		{"bootstrap_hash", &d.BootstrapHash}, {"bootstrap_used_at", moment{&d.BootstrapUsedAt}}, {"epoch_began", &d.EpochBegan}}
 })
 
 // Deployment is what this database is the state of; NotFound before the first start.
@@ -25,13 +25,13 @@ func (v *View) Deployment(ctx context.Context) (tenant.Deployment, error) {
 }
 
 // PutDeployment replaces it.
-func (tx *Tx) PutDeployment(ctx context.Context, d tenant.Deployment) (tenant.Deployment, error) {
+func (tx *Tx) PutDeployment(ctx context.Context, d tenant.Deployment) error {
 	tx.touch()
 	if d.CreatedAt.IsZero() {
 		d.CreatedAt = tx.now
 	}
 	if _, err := tx.session.exec(ctx, "DELETE FROM deployment WHERE id <> $1", d.ID); err != nil {
-		return d, err
+		return err
 	}
-	return d, deploymentTable.put(ctx, tx.session, &d)
+	return deploymentTable.put(ctx, tx.session, &d)
 }

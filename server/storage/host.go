@@ -236,7 +236,7 @@ var hostBeforeTable = newTable("hosts", func(b *hostBefore) []column {
 })
 
 // PutHost inserts or updates. A key that belongs to another host, or did so once, is Exists. SettingsRevision is set to
-// the new revision when labels or workspace change, and never falls.
+// the new revision when labels or workspace of a known host change, and never falls.
 func (tx *Tx) PutHost(ctx context.Context, h host.Host) (host.Host, error) {
 	found, err := hostBeforeTable.list(ctx, tx.session, "WHERE id = $1", h.ID)
 	if err != nil {
@@ -256,7 +256,8 @@ func (tx *Tx) PutHost(ctx context.Context, h host.Host) (host.Host, error) {
 	}
 	relabelled := !sameLabels(before.labels, h.Labels)
 	h.SettingsRevision = max(h.SettingsRevision, before.settingsRevision)
-	if relabelled || before.id != "" && before.workspace != h.Scope.Workspace {
+	// A new host has nothing that it could differ from: hosts that begin alike keep sharing one revision of their settings.
+	if before.id != "" && (relabelled || before.workspace != h.Scope.Workspace) {
 		h.SettingsRevision = h.Revision
 	}
 	if err := hostsTable.put(ctx, tx.session, &h); err != nil {

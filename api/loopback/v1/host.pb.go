@@ -1168,6 +1168,8 @@ type HostChange struct {
 	// Empty at the start.
 	PreviousState string                 `protobuf:"bytes,2,opt,name=previous_state,json=previousState,proto3" json:"previous_state,omitempty"`
 	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// It is not among what is watched any more: moved out of sight, relabelled, deleted. The host is as it was last seen.
+	Gone          bool `protobuf:"varint,4,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1221,6 +1223,13 @@ func (x *HostChange) GetAt() *timestamppb.Timestamp {
 		return x.At
 	}
 	return nil
+}
+
+func (x *HostChange) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
 }
 
 type WatchSynced struct {
@@ -1876,12 +1885,13 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\achanged\x18\x01 \x01(\v2\x17.loopback.v1.HostChangeH\x00R\achanged\x122\n" +
 	"\x06synced\x18\x02 \x01(\v2\x18.loopback.v1.WatchSyncedH\x00R\x06synced\x12/\n" +
 	"\x05reset\x18\x03 \x01(\v2\x17.loopback.v1.WatchResetH\x00R\x05resetB\a\n" +
-	"\x05event\"\x86\x01\n" +
+	"\x05event\"\x9a\x01\n" +
 	"\n" +
 	"HostChange\x12%\n" +
 	"\x04host\x18\x01 \x01(\v2\x11.loopback.v1.HostR\x04host\x12%\n" +
 	"\x0eprevious_state\x18\x02 \x01(\tR\rpreviousState\x12*\n" +
-	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\r\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04gone\x18\x04 \x01(\bR\x04gone\"\r\n" +
 	"\vWatchSynced\"\f\n" +
 	"\n" +
 	"WatchReset\"\xea\x01\n" +

@@ -22,7 +22,8 @@ CREATE TABLE deployment (
     epoch             BIGINT NOT NULL,
     created_at        BIGINT NOT NULL,
     bootstrap_hash    BYTEA,
-    bootstrap_used_at BIGINT NOT NULL
+    bootstrap_used_at BIGINT NOT NULL,
+    epoch_began       BIGINT NOT NULL
 );
 
 CREATE TABLE changes (

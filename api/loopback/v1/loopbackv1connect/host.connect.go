@@ -60,7 +60,7 @@ const (
 type HostServiceClient interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.Host], error)
 	ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error)
-	// The hosts as they are, then every transition as it happens.
+	// The hosts as they are, then every transition as it happens. They lack what is long: disks and addresses.
 	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest]) (*connect.ServerStreamForClient[v1.WatchHostsResponse], error)
 	// Sets and removes labels. Labels that came from the token cannot be changed.
 	LabelHost(context.Context, *connect.Request[v1.LabelHostRequest]) (*connect.Response[v1.Host], error)
@@ -222,7 +222,7 @@ func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request
 type HostServiceHandler interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.Host], error)
 	ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error)
-	// The hosts as they are, then every transition as it happens.
+	// The hosts as they are, then every transition as it happens. They lack what is long: disks and addresses.
 	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error
 	// Sets and removes labels. Labels that came from the token cannot be changed.
 	LabelHost(context.Context, *connect.Request[v1.LabelHostRequest]) (*connect.Response[v1.Host], error)

@@ -1,0 +1,279 @@
+// Package agent keeps one host as its control plane desires: desired state in, status out.
+//
+//	              ┌────────────────────────── Agent ──────────────────────────┐
+//	control plane │   link ──▶ sections ──▶ modules (settings, later mesh …)   │ the machine
+//	 ◀───────────▶│    ▲          │                                            │
+//	              │    └──────────┴── status, health, inventory                │
+//	              └────────┬───────────────────────────────────┬──────────────┘
+//	                  state folder                        status socket
+//
+// The agent starts with what it knows: the last good sections are applied from disk, and it is ready before it has a link,
+// since a host must work while the control plane is away. From then on three loops run, and none waits for another: the
+// link (package link), the applying of sections, and the watching of the machine for its inventory. Each has promised
+// systemd's watchdog when it will be back.
+//
+// What goes wrong in one place stays there. A module that fails or panics leaves its section failed, with the last good
+// value in force; a disk that is full leaves the agent linked and saying so; a control plane that refuses the host for
+// good leaves the host as it is. Only an identity that is missing or damaged, or a state folder that another agent holds,
+// keeps the agent from starting.
+//
+// The control plane is obeyed within the ceiling of agent.yaml. A host that is pending or quarantined applies nothing.
+package agent
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/inventory"
+	"github.com/loopbackd/loopback/agent/link"
+	"github.com/loopbackd/loopback/agent/settings"
+	"github.com/loopbackd/loopback/agent/state"
+	"github.com/loopbackd/loopback/agent/status"
+	"github.com/loopbackd/loopback/agent/systemd"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/section"
+)
+
+// Module makes this machine match one section.
+type Module interface {
+	// Name of the section.
+	Name() string
+	// Apply makes the machine match the whole section: safe to repeat, touching only what the module owns. The status's
+	// State and Message count, the agent fills in the rest. After Failed the machine is as the last good value left it.
+	// Calls do not overlap.
+	Apply(ctx context.Context, s section.Section) section.Status
+	// Health of the module, at any time, without waiting.
+	Health() host.Health
+}
+
+// Options of an agent. Config and StateDir are needed.
+type Options struct {
+	Config   config.Config
+	StateDir string
+	Socket   string // for status; empty: none
+	Version  string
+	Log      *slog.Logger      // nil: nothing is logged
+	Level    *slog.LevelVar    // of Log; nil: it stays as it is
+	Systemd  *systemd.Notifier // nil: nobody is told
+	Modules  []Module          // beside the agent's own
+
+	Machine inventory.Source // the zero value is this machine
+	Dial    link.Dial        // nil: by package wire, as Config says
+}
+
+// inventoryEvery is how often the machine is looked at.
+const inventoryEvery = time.Minute
+
+// Agent is the supervisor. Make it with New, run it once with Run.
+type Agent struct {
+	options  Options
+	log      *slog.Logger
+	store    *state.Store
+	identity state.Identity
+	settings *settings.Module
+	modules  []Module
+	sections *sections
+	link     *link.Client
+
+	mu        sync.Mutex
+	inventory link.Inventory // guarded by mu
+	health    []host.Health  // as last told; guarded by mu
+}
+
+// New opens the state folder and reads who this host is. The errors are *fault.Error where somebody can do something
+// about them: state.ErrLocked, ErrNoIdentity, ErrIdentityDamaged. After an error nothing is held.
+func New(o Options) (*Agent, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Systemd == nil {
+		o.Systemd = &systemd.Notifier{}
+	}
+	store, err := state.Open(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{options: o, log: o.Log, store: store}
+	if err := a.assemble(); err != nil {
+		_ = store.Close() // nothing was written
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Agent) assemble() (err error) {
+	o := a.options
+	if a.identity, err = a.store.Identity(); err != nil {
+		return err
+	}
+	a.settings = settings.New(settings.Options{Ceiling: o.Config.Allow, Level: o.Level, LogLevel: o.Config.LogLevel, Verbose: o.Config.Verbose})
+	a.modules = append([]Module{a.settings}, o.Modules...)
+	a.sections = newSections(a.store, a.modules, a.log)
+	a.sections.promise = func(d time.Duration) { o.Systemd.Promise("sections", d) }
+	a.sections.rest = func() { o.Systemd.Rest("sections") }
+	a.gather()
+	a.health = a.Health()
+	a.link, err = link.New(link.Options{
+		Config: o.Config, Store: a.store, Host: a, Version: o.Version, BootID: o.Machine.BootID(), Uptime: uptime, Log: a.log,
+		Dial: o.Dial, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
+	})
+	if err != nil {
+		return err
+	}
+	a.sections.uplink, a.sections.applied = a.link, a.tellHealth
+	return a.sections.load()
+}
+
+// uptime of the host, sleep included.
+func uptime() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
+
+// Run runs the agent until ctx ends, then stops in order: the link says goodbye, what is being applied is finished or
+// given up, the state folder is given free. The error says why it could not start.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.store.Close()
+	var socket *status.Server
+	if a.options.Socket != "" {
+		var err error
+		if socket, err = status.Listen(a.options.Socket, a.Status); err != nil {
+			return err
+		}
+	}
+	a.log.Info("the agent starts", "version", a.options.Version, "host", a.identity.HostID)
+	// The link ends first, so that the goodbye is said; then the rest.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { a.sections.run(background) })
+	running.Go(func() { a.watch(background) })
+	running.Go(func() { a.tell(background) })
+	running.Go(func() {
+		a.options.Systemd.Feed(background, func(loop string) { a.log.Error("the watchdog is not fed", "why", loop) })
+	})
+	if socket != nil {
+		running.Go(func() {
+			if err := socket.Serve(background); err != nil {
+				a.log.Error("the status socket is gone", "error", err)
+			}
+		})
+	}
+	if err := a.options.Systemd.Ready(); err != nil {
+		a.log.Warn("systemd was not told that the agent is ready", "error", err)
+	}
+	a.link.Run(ctx)
+	a.options.Systemd.Rest("link")
+	if err := a.options.Systemd.Stopping(); err != nil {
+		a.log.Debug("systemd was not told that the agent stops", "error", err)
+	}
+	a.log.Info("the agent stops")
+	stop()
+	running.Wait()
+	return nil
+}
+
+// watch looks at the machine every minute and at the modules' health.
+func (a *Agent) watch(ctx context.Context) {
+	defer a.options.Systemd.Rest("watch")
+	ticks := time.NewTicker(inventoryEvery)
+	defer ticks.Stop()
+	for {
+		a.options.Systemd.Promise("watch", 3*inventoryEvery)
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return
+		}
+		if a.gather() {
+			a.log.Info("the inventory changed")
+			a.link.InventoryChanged()
+		}
+		a.tellHealth()
+	}
+}
+
+// tellHealth has the modules' health sent where it changed.
+func (a *Agent) tellHealth() {
+	now := a.Health()
+	a.mu.Lock()
+	changed := !slices.Equal(now, a.health)
+	a.health = now
+	a.mu.Unlock()
+	if changed {
+		a.link.HealthChanged()
+	}
+}
+
+// gather reads the inventory and tells whether it changed.
+func (a *Agent) gather() (changed bool) {
+	i := a.options.Machine.Gather(a.options.Version)
+	d := inventory.Digest(i, a.options.Config.Allow)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed = !bytes.Equal(d, a.inventory.Digest)
+	a.inventory = link.Inventory{Inventory: i, Ceiling: a.options.Config.Allow, Digest: d}
+	return changed
+}
+
+// tell keeps systemd's status line true.
+func (a *Agent) tell(ctx context.Context) {
+	ticks := time.NewTicker(time.Second)
+	defer ticks.Stop()
+	told := ""
+	for {
+		if line := statusLine(a.Status()); line != told {
+			if err := a.options.Systemd.Status(line); err == nil {
+				told = line
+			}
+		}
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// The agent is the link's Host.
+var _ link.Host = (*Agent)(nil)
+
+// Linking is for package link.
+func (a *Agent) Linking() []section.Status { return a.sections.linking() }
+
+// Stand is for package link.
+func (a *Agent) Stand(s link.Standing, _ string) { a.sections.stand(s) }
+
+// Whole is for package link.
+func (a *Agent) Whole(announced section.Section) { a.sections.whole(announced) }
+
+// Delta is for package link.
+func (a *Agent) Delta(d section.Delta) { a.sections.delta(d) }
+
+// Inventory is for package link.
+func (a *Agent) Inventory() link.Inventory {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.inventory
+}
+
+// Health is that of every module.
+func (a *Agent) Health() []host.Health {
+	out := make([]host.Health, len(a.modules))
+	for i, m := range a.modules {
+		out[i] = m.Health()
+	}
+	return out
+}
+
+// HeartbeatBounds is for package link.
+func (a *Agent) HeartbeatBounds() (least, most time.Duration) { return a.settings.HeartbeatBounds() }

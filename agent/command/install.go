@@ -1,0 +1,70 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+
+	"github.com/loopbackd/loopback/agent/install"
+	"github.com/loopbackd/loopback/agent/inventory"
+	agentlink "github.com/loopbackd/loopback/agent/link"
+	"github.com/loopbackd/loopback/agent/state"
+	"github.com/loopbackd/loopback/agent/status"
+)
+
+func runInstall(ctx context.Context, env Environment, args []string) error {
+	o, err := install.ParseOptions(args, env.Stdin, env.Stdout)
+	if errors.Is(err, install.ErrHelp) {
+		return flag.ErrHelp
+	}
+	if err != nil {
+		return err
+	}
+	_, err = installer(env).Install(ctx, o)
+	return err
+}
+
+func runUninstall(ctx context.Context, env Environment, args []string) error {
+	o, err := install.ParseUninstallOptions(args, env.Stdout)
+	if errors.Is(err, install.ErrHelp) {
+		return flag.ErrHelp
+	}
+	if err != nil {
+		return err
+	}
+	return installer(env).Uninstall(ctx, o)
+}
+
+// installer of this machine.
+func installer(env Environment) *install.Installer {
+	return install.New(install.Layout{}, install.Seams{
+		Enrol: func(ctx context.Context, e install.Enrolment) (state.Identity, error) {
+			seen := inventory.Source{}.Gather(env.Version)
+			name := e.Name
+			if name == "" {
+				name = seen.HostName
+			}
+			return agentlink.Enrol(ctx, agentlink.EnrolOptions{
+				Config: e.Config, Store: e.Store, Token: e.Token, HostName: name, Version: env.Version, Inventory: seen, Labels: e.Labels,
+			})
+		},
+		Status: standing,
+		Proxy:  agentlink.Proxy,
+		Getenv: os.Getenv,
+		Out:    env.Stdout,
+	})
+}
+
+// standing is what an installation waits for, out of the running agent's report.
+func standing(ctx context.Context, socket string) (install.Standing, error) {
+	r, err := status.Fetch(ctx, socket)
+	if err != nil {
+		return install.Standing{}, err
+	}
+	s := install.Standing{Managed: r.OK, State: r.Standing, Linked: r.State == "linked", Refused: r.State == "refused", Trouble: r.Reason}
+	if r.LastError != nil && !s.Linked {
+		s.Trouble, s.Hint = r.LastError.Message, r.LastError.Hint
+	}
+	return s, nil
+}

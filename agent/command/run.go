@@ -1,0 +1,44 @@
+package command
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/loopbackd/loopback/agent"
+	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/systemd"
+)
+
+// runAgent is what the service does. It ends when ctx does.
+func runAgent(ctx context.Context, env Environment, args []string) error {
+	f := flags("run")
+	var p places
+	p.register(f)
+	if err := parse(env, f, args); err != nil {
+		return err
+	}
+	c, err := config.Read(p.config)
+	if err != nil {
+		return err
+	}
+	level := new(slog.LevelVar)
+	a, err := agent.New(agent.Options{
+		Config: c, StateDir: p.state, Socket: p.socket, Version: env.Version, Level: level,
+		Log: slog.New(logHandler(env.Stderr, level, env.Getenv("JOURNAL_STREAM") != "")), Systemd: systemd.FromEnvironment(env.Getenv),
+	})
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+// logHandler writes lines; the journal knows the time itself.
+func logHandler(w io.Writer, level slog.Leveler, journal bool) slog.Handler {
+	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if journal && len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})
+}

@@ -1,0 +1,338 @@
+// Package doctor finds out why an agent does not work, and says what to change.
+//
+// A Check has a stable code, what was seen, and what to change. The codes are those of the errors that the agent itself
+// meets, logs and reports as link trouble, so that what a console shows about a host and what doctor says on it are one
+// vocabulary. Checks only look: nothing on the host is changed beyond a file that is written to the state folder and
+// removed, and nothing is said to the control plane beyond the handshake.
+//
+// The steps on the way to the control plane come from one real attempt: the first that fails is named, those before it
+// went well, those after it could not be tried.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/link"
+	"github.com/loopbackd/loopback/agent/state"
+	"github.com/loopbackd/loopback/agent/status"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/trust"
+)
+
+// Outcome of a check.
+type Outcome string
+
+// The outcomes.
+const (
+	OK      Outcome = "ok"
+	Warning Outcome = "warning" // works now, and should be changed all the same
+	Failed  Outcome = "failed"
+	Skipped Outcome = "skipped" // could not be tried
+)
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name    string  `json:"name"`            // what was looked at: "disk", "dns" …
+	About   string  `json:"about,omitempty"` // the folder, file or endpoint
+	Outcome Outcome `json:"outcome"`
+	Code    string  `json:"code"` // stable; "ok" and "skipped" where nothing is wrong
+	Seen    string  `json:"seen"`
+	Change  string  `json:"change,omitempty"` // what to do
+}
+
+// Options say what to look at.
+type Options struct {
+	ConfigPath string
+	StateDir   string
+	Socket     string
+	Timeout    time.Duration // for each endpoint; 0: 40 s
+	Dial       link.Dial     // nil: by package wire, as the configuration says
+}
+
+// Run looks at everything, in the order in which things build on one another.
+func Run(ctx context.Context, o Options) []Check {
+	if o.Timeout == 0 {
+		o.Timeout = 40 * time.Second
+	}
+	c, configured := checkConfig(o.ConfigPath)
+	out := []Check{configured}
+	out = append(out, checkState(o.StateDir)...)
+	out = append(out, checkDisk(o.StateDir), checkAgent(ctx, o.Socket))
+	if configured.Outcome == Failed {
+		return append(out, Check{Name: "endpoints", Outcome: Skipped, Code: "skipped", Seen: "there is no usable configuration that names them"})
+	}
+	for _, endpoint := range c.Endpoints {
+		out = append(out, checkEndpoint(ctx, o, c, endpoint)...)
+	}
+	return out
+}
+
+// Healthy tells whether nothing failed.
+func Healthy(checks []Check) bool {
+	for _, c := range checks {
+		if c.Outcome == Failed {
+			return false
+		}
+	}
+	return true
+}
+
+// failed is a check that ended with an error; about what is wrong, it says what the error says.
+func failed(name, about string, err error) Check {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		f = fault.New(fault.Internal, name+"_failed", "%s", err)
+	}
+	return Check{Name: name, About: about, Outcome: Failed, Code: f.Code, Seen: f.Error(), Change: f.Hint}
+}
+
+func fine(name, about, format string, args ...any) Check {
+	return Check{Name: name, About: about, Outcome: OK, Code: "ok", Seen: fmt.Sprintf(format, args...)}
+}
+
+func checkConfig(path string) (config.Config, Check) {
+	c, err := config.Read(path)
+	if err != nil {
+		return c, failed("config", path, err)
+	}
+	allowed := []string{}
+	for name, on := range map[string]bool{"exec": c.Allow.Exec, "shell": c.Allow.Shell, "files": c.Allow.Files, "power": c.Allow.Power} {
+		if on {
+			allowed = append(allowed, name)
+		}
+	}
+	ceiling := "nothing"
+	if len(allowed) > 0 {
+		ceiling = strings.Join(allowed, ", ")
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o022 != 0 {
+		return c, Check{Name: "config", About: path, Outcome: Failed, Code: "config_permission",
+			Seen:   fmt.Sprintf("the mode is %04o: others than root may change what the control plane is allowed", info.Mode().Perm()),
+			Change: "chmod 600 " + path}
+	}
+	return c, fine("config", path, "%d endpoints; the ceiling allows %s", len(c.Endpoints), ceiling)
+}
+
+// checkState looks at who may read the state, and at the identity.
+func checkState(dir string) []Check {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return []Check{{Name: "permissions", About: dir, Outcome: Failed, Code: "state_missing", Seen: "there is no state folder",
+			Change: "install the agent with a token: loopback-agent install"}}
+	case errors.Is(err, fs.ErrPermission):
+		return []Check{{Name: "permissions", About: dir, Outcome: Skipped, Code: "skipped", Seen: "only root may look", Change: "run the doctor as root"}}
+	case err != nil:
+		return []Check{failed("permissions", dir, err)}
+	}
+	permissions := fine("permissions", dir, "mode %04o", info.Mode().Perm())
+	if info.Mode().Perm()&0o077 != 0 {
+		permissions = Check{Name: "permissions", About: dir, Outcome: Failed, Code: "state_permission",
+			Seen:   fmt.Sprintf("the mode is %04o: others than root may read the host's key", info.Mode().Perm()),
+			Change: "chmod 700 " + dir + "; if others had access to this host, remove it in the control plane and install it again"}
+	}
+	i, err := state.ReadIdentity(dir)
+	if err != nil {
+		return []Check{permissions, failed("identity", dir, err)}
+	}
+	if !i.Enrolled() {
+		return []Check{permissions, failed("identity", dir, state.ErrNoIdentity)}
+	}
+	return []Check{permissions, fine("identity", dir, "%s (%s), key generation %d", i.HostID, i.HostName, i.Generation)}
+}
+
+// Space below which the disk is said to be full, or nearly.
+const (
+	leastSpace = 16 << 20
+	lowSpace   = 128 << 20
+)
+
+// checkDisk looks at the space for the state, and writes a file to it.
+func checkDisk(dir string) Check {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return Check{Name: "disk", About: dir, Outcome: Skipped, Code: "skipped", Seen: "cannot be looked at: " + err.Error()}
+	}
+	free, inodes := int64(st.Bavail)*st.Bsize, int64(st.Ffree)
+	seen := fmt.Sprintf("%d MiB free", free>>20)
+	change := "free some space on this file system: du -xh --max-depth=2 /var | sort -h"
+	switch {
+	case free < leastSpace || st.Files > 0 && inodes < 16:
+		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "disk_full", Seen: fmt.Sprintf("%s, %d inodes free", seen, inodes), Change: change}
+	case st.Flags&unix.ST_RDONLY != 0:
+		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "disk_read_only", Seen: "the file system is mounted read-only",
+			Change: "see dmesg for errors of the disk, repair it and mount it writable"}
+	}
+	f, err := os.CreateTemp(dir, ".doctor-*")
+	if err == nil {
+		_, err = f.WriteString("written by loopback-agent doctor\n")
+		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return Check{Name: "disk", About: dir, Outcome: Skipped, Code: "skipped", Seen: seen + "; only root may write", Change: "run the doctor as root"}
+	case err != nil:
+		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "disk_unwritable", Seen: seen + "; a file cannot be written: " + err.Error(), Change: change}
+	case free < lowSpace:
+		return Check{Name: "disk", About: dir, Outcome: Warning, Code: "disk_low", Seen: seen, Change: change}
+	}
+	return fine("disk", dir, "%s, writable", seen)
+}
+
+// checkAgent asks the agent that runs.
+func checkAgent(ctx context.Context, socket string) Check {
+	r, err := status.Fetch(ctx, socket)
+	switch {
+	case err != nil:
+		c := failed("agent", socket, err)
+		if errors.Is(err, status.ErrNotRunning) {
+			c.Seen = "no agent answers"
+		}
+		return c
+	case r.OK:
+		return fine("agent", socket, "version %s, linked, everything applied", r.Version)
+	}
+	c := Check{Name: "agent", About: socket, Outcome: Warning, Code: "agent_not_ok", Seen: r.Reason}
+	if r.LastError != nil && r.State != string(link.Linked) {
+		c.Code, c.Change = r.LastError.Code, r.LastError.Hint
+	}
+	return c
+}
+
+// step is the place of a failure on the way to the control plane.
+func step(code string) int {
+	switch {
+	case strings.HasPrefix(code, "dns_"):
+		return 0
+	case strings.HasPrefix(code, "connect_"), strings.HasPrefix(code, "proxy_"), code == "endpoint_invalid":
+		return 1
+	case strings.HasPrefix(code, "tls_"), strings.HasPrefix(code, "ca_file"):
+		return 2
+	}
+	return 3
+}
+
+// checkEndpoint makes one attempt at a link, short of saying hello.
+func checkEndpoint(ctx context.Context, o Options, c config.Config, endpoint string) []Check {
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	dial := o.Dial
+	if dial == nil {
+		dial = link.Dialler(c)
+	}
+	anchors, seen := []trust.AnchorHash{c.Anchor}, uint64(0)
+	if known, err := state.ReadTrust(o.StateDir, c.Anchor); err == nil {
+		anchors, seen = known.Anchors, known.Version
+	}
+	conn, err := dial(ctx, endpoint, anchors, seen)
+	names := [...]string{"dns", "connect", "tls", "link"}
+	at := len(names)
+	if err != nil {
+		at = step(fault.Of(err).Code)
+	}
+	var out []Check
+	for i, name := range names {
+		switch {
+		case i < at:
+			out = append(out, fine(name, endpoint, "%s", went(ctx, name, c, endpoint, conn)))
+		case i == at:
+			out = append(out, failed(name, endpoint, err))
+		default:
+			out = append(out, Check{Name: name, About: endpoint, Outcome: Skipped, Code: "skipped", Seen: "not tried, because " + names[at] + " failed"})
+		}
+	}
+	if conn != nil {
+		if f := conn.Fallback(); f != nil {
+			blocked := failed("websocket", endpoint, f)
+			blocked.Outcome = Warning
+			out = append(out, blocked)
+		}
+		_ = conn.Close() // a handshake only; nothing was said
+	}
+	return append(out, checkClock(ctx, c, endpoint))
+}
+
+// went says what was seen of a step that went well.
+func went(ctx context.Context, name string, c config.Config, endpoint string, conn link.Conn) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "went well"
+	}
+	switch name {
+	case "dns":
+		host := u.Hostname()
+		if p := proxyOf(c, u); p != nil {
+			host = p.Hostname()
+		}
+		addresses, err := net.DefaultResolver.LookupHost(ctx, host)
+		if err != nil {
+			return "went well"
+		}
+		return host + " is " + strings.Join(addresses, ", ")
+	case "connect":
+		if p := proxyOf(c, u); p != nil {
+			return "connected through the proxy " + p.Host
+		}
+		return "connected"
+	case "tls":
+		if c.CAFile != "" {
+			return "the certificate is trusted by " + c.CAFile
+		}
+		return "the certificate is trusted by this system"
+	}
+	return "the control plane proved itself by the anchor; by " + conn.Transport()
+}
+
+func proxyOf(c config.Config, u *url.URL) *url.URL {
+	proxy := link.Proxy(c)
+	if proxy == nil {
+		return nil
+	}
+	p, err := proxy(&http.Request{URL: u})
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+// checkClock compares this host's clock with the time that the endpoint's answers carry.
+func checkClock(ctx context.Context, c config.Config, endpoint string) Check {
+	outer, err := link.TLS(c)
+	if err != nil {
+		return Check{Name: "clock", About: endpoint, Outcome: Skipped, Code: "skipped", Seen: "the control plane's time is not known"}
+	}
+	outer.InsecureSkipVerify = true // a wrong clock makes good certificates look bad; only the Date is read, nothing is sent
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: outer, Proxy: link.Proxy(c), DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	r, err := http.NewRequestWithContext(ctx, http.MethodHead, strings.TrimRight(endpoint, "/")+"/healthz", nil)
+	if err != nil {
+		return failed("clock", endpoint, err)
+	}
+	sent := time.Now()
+	answer, err := client.Do(r)
+	if err != nil {
+		return Check{Name: "clock", About: endpoint, Outcome: Skipped, Code: "skipped", Seen: "the control plane's time is not known, since it does not answer"}
+	}
+	_ = answer.Body.Close()
+	date, err := http.ParseTime(answer.Header.Get("Date"))
+	if err != nil {
+		return Check{Name: "clock", About: endpoint, Outcome: Skipped, Code: "skipped", Seen: "what answers does not tell the time"}
+	}
+	skew := date.Sub(sent.Add(time.Since(sent) / 2)).Round(time.Second)
+	if skew.Abs() > link.MaxSkew {
+		return Check{Name: "clock", About: endpoint, Outcome: Failed, Code: link.ErrSkew.Code,
+			Seen: fmt.Sprintf("this host's clock is off by %s from the control plane's", -skew), Change: link.ErrSkew.Hint}
+	}
+	return fine("clock", endpoint, "within %s of the control plane's", max(skew.Abs(), time.Second))
+}

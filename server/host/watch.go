@@ -1,0 +1,148 @@
+package host
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/label"
+)
+
+// WatchQuery says which hosts to watch.
+type WatchQuery struct {
+	Workspace   string
+	Selector    label.Selector
+	Hosts       []string // ids or names; empty: all
+	ChangesOnly bool     // leave out the hosts as they are at the start
+}
+
+// Event is one of what a watcher is told: exactly one of the fields is set.
+type Event struct {
+	Changed *Changed
+	Synced  bool // all hosts as they were at the start have been sent
+	Reset   bool // what follows is everything anew
+}
+
+// Changed is a host as it is now.
+type Changed struct {
+	Seen
+	Previous host.State // empty where it was not among what is watched before
+	Gone     bool       // it is not among what is watched any more; the host is as it was last seen
+	At       time.Time
+}
+
+// Watch sends the hosts as they are, by name, then every change, until ctx ends or send fails. What the caller may read
+// is asked for each change, so a host that moves out of sight leaves with the words in which it was last seen. Hosts in
+// a watch lack what is long: disks and addresses of their inventory.
+//
+// send may block for as long as it likes. A caller that falls so far behind that changes were lost is told (Reset) and
+// sent everything anew; nobody else waits.
+func (s *Service) Watch(ctx context.Context, q WatchQuery, send func(Event) error) error {
+	actor := access.ActorFrom(ctx)
+	if actor.Kind == access.Anonymous || actor.Kind == "" {
+		return access.ErrUnauthenticated
+	}
+	w := watcher{readable: actor.Readable(host.Read), selector: q.Selector}
+	if q.Workspace != "" {
+		ws, err := s.tenants.Workspace(ctx, q.Workspace, host.Read)
+		if err != nil {
+			return err
+		}
+		w.within = ws.Scope()
+	}
+	for _, name := range q.Hosts {
+		h, err := s.find(ctx, Ref{name, q.Workspace}, host.Read)
+		if err != nil {
+			return err
+		}
+		if w.only == nil {
+			w.only = map[string]bool{}
+		}
+		w.only[h.ID] = true
+	}
+	for anew := false; ; anew = true {
+		if anew {
+			if err := send(Event{Reset: true}); err != nil {
+				return err
+			}
+		}
+		lost, err := s.stream(ctx, &w, q.ChangesOnly && !anew, send)
+		if err != nil || !lost {
+			return err
+		}
+	}
+}
+
+// watcher knows what is in its sight.
+type watcher struct {
+	readable []access.Scope
+	within   access.Scope
+	selector label.Selector
+	only     map[string]bool // nil: all
+}
+
+func (w *watcher) sees(h *host.Host) bool {
+	return h != nil && (w.only == nil || w.only[h.ID]) && w.within.Contains(h.Scope) && w.selector.Matches(h.Labels) &&
+		slices.ContainsFunc(w.readable, func(s access.Scope) bool { return s.Contains(h.Scope) })
+}
+
+// stream sends hosts and changes. It returns true where changes were lost, nil error and false never.
+func (s *Service) stream(ctx context.Context, w *watcher, changesOnly bool, send func(Event) error) (lost bool, err error) {
+	hosts, at := s.fleet.Snapshot(w.within)
+	if !changesOnly {
+		hosts = slices.DeleteFunc(hosts, func(h *host.Host) bool { return !w.sees(h) })
+		slices.SortFunc(hosts, func(a, b *host.Host) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+		now := s.now().UTC()
+		for _, h := range hosts {
+			if err := send(Event{Changed: &Changed{Seen: s.seen(h), At: now}}); err != nil {
+				return false, err
+			}
+		}
+	}
+	hosts = nil // not kept alive while the watch goes on
+	if err := send(Event{Synced: true}); err != nil {
+		return false, err
+	}
+	for {
+		changes, next, more, ok := s.fleet.Since(at)
+		if !ok {
+			return true, nil
+		}
+		at = next
+		for _, c := range changes {
+			if event, ok := s.event(w, c); ok {
+				if err := send(event); err != nil {
+					return false, err
+				}
+			}
+		}
+		if len(changes) > 0 {
+			continue
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+// event is what a change is to a watcher; false where it is nothing.
+func (s *Service) event(w *watcher, c host.Change) (Event, bool) {
+	before, after := w.sees(c.Before), w.sees(c.After)
+	switch {
+	case after:
+		changed := &Changed{Seen: s.seen(c.After), At: c.At}
+		if before {
+			changed.Previous = c.Before.State
+		}
+		return Event{Changed: changed}, true
+	case before:
+		return Event{Changed: &Changed{Seen: s.seen(c.Before), Previous: c.Before.State, Gone: true, At: c.At}}, true
+	default:
+		return Event{}, false
+	}
+}

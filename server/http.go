@@ -1,0 +1,143 @@
+package server
+
+import (
+	"context"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/console"
+	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/rpc/openapi"
+)
+
+// handler is everything on the one port.
+func (s *Server) handler() http.Handler {
+	api := rpc.Handler(rpc.Services{
+		ApiKeys:       rpc.ApiKeys{Service: s.apikeys},
+		Audit:         rpc.Audit{Service: s.audit},
+		Hosts:         rpc.Hosts{Service: s.hosts},
+		Operations:    rpc.Operations{Service: s.jobs},
+		Organisations: rpc.Organisations{Service: s.tenants},
+		Projects:      rpc.Projects{Service: s.tenants},
+		Releases:      rpc.Releases{Service: s.releases, Install: s.install},
+		Sessions:      rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
+		Settings:      rpc.Settings{Service: s.settings},
+		Tokens:        rpc.Tokens{Service: s.tokens},
+		Workspaces:    rpc.Workspaces{Service: s.tenants},
+	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls()})
+	mux := http.NewServeMux()
+	mux.Handle("/api/", http.StripPrefix("/api", api))
+	mux.Handle("GET /api/openapi.yaml", openapi.Handler())
+	mux.Handle("GET /api/docs", openapi.Handler())
+	mux.Handle("/install.sh", s.install)
+	mux.Handle("/dl/", s.releases)
+	mux.HandleFunc("/agent/v1/link", s.wire.ServeLink)
+	mux.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("/", console.Handler())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// readyz is ready while calls can be answered: the database answers and nobody asked us to stop.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-s.stopping:
+		plain(w, http.StatusServiceUnavailable, "stopping")
+		return
+	default:
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.db.Ping(ctx); err != nil {
+		plain(w, http.StatusServiceUnavailable, "the database does not answer")
+		return
+	}
+	plain(w, http.StatusOK, "ready")
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text + "\n"))
+}
+
+// address is where a call came from: the peer, or what a trusted proxy says of it. Each proxy on the way appends the
+// address that it saw, so the client's is the last that is not a trusted proxy's.
+func (s *Server) address(r *http.Request) netip.Addr {
+	from := rpc.PeerAddress(r)
+	proxies := s.options.Settings.Proxies()
+	trusted := func(a netip.Addr) bool {
+		for _, p := range proxies {
+			if p.Contains(a) {
+				return true
+			}
+		}
+		return false
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && trusted(from); i-- {
+		a, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		from = a.Unmap()
+	}
+	return from
+}
+
+// observeCalls counts calls and their duration by method and code.
+func (s *Server) observeCalls() func(rpc.Call) {
+	durations := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "loopback", Subsystem: "api", Name: "call_duration_seconds", Help: "Duration of API calls by method and code.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"method", "code"})
+	s.options.Registry.MustRegister(durations)
+	return func(c rpc.Call) {
+		durations.WithLabelValues(c.Procedure, c.Code).Observe(c.Duration.Seconds())
+	}
+}
+
+type metricsServer struct {
+	server   *http.Server
+	listener net.Listener
+}
+
+// metricsServer serves metrics and profiling, apart from the public port; nil when they are off.
+func (s *Server) metricsServer() (*metricsServer, error) {
+	if s.options.Settings.MetricsListen == "off" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", s.options.Settings.MetricsListen)
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "listen_failed", "the address %s for metrics cannot be listened on", s.options.Settings.MetricsListen).WithCause(err).
+			WithHint("choose another with --metrics-listen, or off")
+	}
+	s.options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "loopback", Name: "info", Help: "1, with the version.", ConstLabels: prometheus.Labels{"version": s.options.Version}}, func() float64 { return 1 }))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.options.Registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}, l}, nil
+}
+
+// quietLog takes what net/http says of strangers' broken handshakes: of use when looking for something, noise otherwise.
+func quietLog(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelDebug) }

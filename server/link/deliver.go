@@ -1,0 +1,210 @@
+package link
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/section"
+)
+
+// holding is one section on the other end of a link.
+type holding struct {
+	name     string
+	held     section.Revision // what the agent said it holds; zero: nothing, or not known
+	digest   section.Digest
+	sent     section.Revision // the last value sent over this link
+	sentAt   time.Time
+	open     bool             // and not answered yet
+	answered section.Revision // the last that the agent reported an outcome of
+	asked    section.Revision // the last that the agent wanted whole
+	frozen   section.Revision // what was desired when the host was found to be ahead
+}
+
+// outbox is what a link still has to be told. It holds no frames but marks, so that what is overtaken costs nothing.
+type outbox struct {
+	sections bool // some may have changed
+	standing bool
+	key      *pb.KeyAccepted
+	flushing bool // somebody is at it
+}
+
+// holding of a section, made where there is none. The peer is locked.
+func (p *peer) holding(name string) *holding {
+	i := slices.IndexFunc(p.sections, func(hd holding) bool { return hd.name == name })
+	if i < 0 {
+		p.sections = append(p.sections, holding{name: name})
+		i = len(p.sections) - 1
+	}
+	return &p.sections[i]
+}
+
+// refresh looks at what is known and desired by now and has the agent told what is new to it. It does not block.
+func (p *peer) refresh() {
+	h := p.hub
+	known := h.Fleet.Lookup(p.id)
+	if known == nil || known.Lifecycle == host.LifecycleRemoved {
+		if known == nil {
+			if p.end() {
+				h.dismiss([]*peer{p}, func(*peer) refusal { return refusal{errUnknown.WithRetryAfter(maxRetry), false} })
+			}
+			return
+		}
+		h.Expel([]string{p.id})
+		return
+	}
+	if string(p.key[:]) == string(known.NextKey) && known.Lifecycle != host.LifecyclePending {
+		h.spawn(p.promote)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if standing := standingOf(known); standing != p.standing {
+		p.standing, p.outbox.standing = standing, true
+	}
+	if p.outbox.sections {
+		h.metrics.coalesced.Inc()
+	}
+	p.outbox.sections = true
+	p.schedule()
+}
+
+// schedule has the outbox flushed. The peer is locked.
+func (p *peer) schedule() {
+	if p.seated && !p.over && !p.outbox.flushing {
+		p.outbox.flushing = true
+		p.hub.flushers.add(p)
+	}
+}
+
+// flush sends what there is to send.
+func (p *peer) flush() {
+	for {
+		frame := p.next()
+		if frame == nil {
+			return
+		}
+		p.hub.metrics.sent(len(frame))
+		if p.conn.Send(frame) != nil {
+			return // Closed comes; nothing is scheduled any more
+		}
+	}
+}
+
+// next is the frame to send now; nil when there is none, and then nobody is flushing any more.
+func (p *peer) next() []byte {
+	for {
+		p.mu.Lock()
+		var m *pb.ServerFrame
+		switch {
+		case p.over:
+		case p.outbox.standing:
+			p.outbox.standing = false
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_Standing{Standing: &pb.Standing{Standing: p.standing}}}
+		case p.outbox.key != nil:
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_KeyAccepted{KeyAccepted: p.outbox.key}}
+			p.outbox.key = nil
+		case p.outbox.sections:
+			p.outbox.sections = false
+			p.mu.Unlock()
+			if frame := p.nextSection(); frame != nil {
+				return frame
+			}
+			continue
+		default:
+		}
+		p.outbox.flushing = m != nil
+		p.mu.Unlock()
+		if m == nil {
+			return nil
+		}
+		if s := m.GetStanding(); s != nil {
+			if known := p.hub.Fleet.Lookup(p.id); known != nil {
+				s.Reason = known.LifecycleReason
+			}
+		}
+		b, err := proto.Marshal(m)
+		if err != nil {
+			p.hub.Logger.Error("a frame cannot be encoded", "host", p.id, "error", err)
+			continue
+		}
+		return b
+	}
+}
+
+// nextSection is the first section that the agent lacks and can be sent now. The fleet is asked without a lock held: it
+// may be inside a call to us.
+func (p *peer) nextSection() []byte {
+	h := p.hub
+	desired, epoch, now := h.Fleet.Desired(p.id), h.Fleet.Epoch(), h.Clock()
+	known := h.Fleet.Lookup(p.id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return nil
+	}
+	for _, want := range desired {
+		hd := p.holding(want.Name)
+		switch {
+		case hd.held == want.Revision && hd.digest == want.Digest:
+			h.recall.remember(want)
+			h.metrics.sections.WithLabelValues("skipped").Inc()
+			continue
+		case hd.answered == want.Revision, hd.open && hd.sent == want.Revision:
+			continue
+		case hd.open && now.Sub(hd.sentAt) < h.AnswerTimeout:
+			p.wake.Store(hd.sentAt.Add(h.AnswerTimeout).UnixNano())
+			continue
+		case hd.ahead(want, epoch):
+			p.freeze(now, known, hd, want)
+			continue
+		}
+		base := hd.held
+		if hd.open {
+			base = section.Revision{} // the agent may have taken what it did not answer
+		}
+		frame, kind := h.recall.frame(base, hd.digest, want)
+		hd.sent, hd.sentAt, hd.open = want.Revision, now, true
+		p.outbox.sections = true // there may be more
+		h.metrics.sections.WithLabelValues(kind).Inc()
+		return frame
+	}
+	return nil
+}
+
+// ahead tells whether the host has gone on where we were set back: it holds a revision past ours, another value under
+// the same revision, or one past what the restored backup knew. See Epoch.
+func (hd *holding) ahead(want *Compiled, e Epoch) bool {
+	switch {
+	case hd.held.IsZero():
+		return false
+	case hd.held.Epoch < want.Revision.Epoch:
+		return hd.held.Number > e.Began && want.Revision.Number <= e.Began
+	case hd.held == want.Revision:
+		return hd.digest != want.Digest
+	default:
+		return hd.held.Compare(want.Revision) > 0
+	}
+}
+
+// freeze leaves a section as the host has it, and says so once for each desired value. The peer is locked.
+func (p *peer) freeze(now time.Time, known *Known, hd *holding, want *Compiled) {
+	if hd.frozen == want.Revision || known == nil {
+		return
+	}
+	hd.frozen = want.Revision
+	status := section.Status{Name: hd.name, Revision: hd.held, Digest: hd.digest, State: section.Applied, Frozen: true,
+		Message: fmt.Sprintf("the host holds revision %s, which the control plane at %s does not know", hd.held, want.Revision)}
+	for _, s := range known.Sections {
+		if s.Name == hd.name && s.Revision == hd.held {
+			status.State, status.AppliedAt = s.State, s.AppliedAt
+			if sameStatus(s, status) {
+				return
+			}
+		}
+	}
+	p.hub.ledger.add(p.id, now, func(o *Observation) { o.setStatus(status) })
+}

@@ -1,0 +1,269 @@
+package link
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Seen is a host's presence as this replica sees it.
+type Seen struct {
+	Online    bool // linked, or away for less than the reconnect window
+	Linked    bool
+	Replica   string    // that holds the link; empty while away
+	Since     time.Time // when the link was welcomed, or when the host was last heard
+	LastSeen  time.Time // zero: not since this replica started
+	Uptime    time.Duration
+	From      netip.Addr
+	Transport string
+}
+
+// seat is what is remembered of one host's comings and goings.
+type seat struct {
+	peer      *peer     // its link here
+	newest    Order     // of the links seen so far
+	welcomed  time.Time // when that was welcomed
+	elsewhere string    // the replica that holds its link
+	heard     time.Time // when last heard, while there is no link here
+	until     time.Time // when away becomes offline; zero: nothing waits for that
+	shown     bool      // what was last said of it to the Observer: online
+	expelled  bool      // nothing is taken from it any more
+}
+
+// table holds the seats. It is cut into shards so that thousands of links coming back together do not queue for one lock.
+type table struct {
+	seed   maphash.Seed
+	shards [64]shard
+}
+
+type shard struct {
+	mu    sync.Mutex
+	seats map[string]*seat
+	_     [40]byte // keeps neighbours' locks out of this cache line
+}
+
+func (t *table) init() {
+	t.seed = maphash.MakeSeed()
+	for i := range t.shards {
+		t.shards[i].seats = make(map[string]*seat)
+	}
+}
+
+func (t *table) shard(id string) *shard {
+	return &t.shards[maphash.String(t.seed, id)%uint64(len(t.shards))]
+}
+
+// seat of a host, made where there is none. The shard is locked.
+func (s *shard) seat(id string) *seat {
+	at := s.seats[id]
+	if at == nil {
+		at = &seat{}
+		s.seats[id] = at
+	}
+	return at
+}
+
+// expect opens the reconnect window of a host that was online when the hub was not there to see it.
+func (t *table) expect(id string, now, until time.Time) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seat(id)
+	at.shown, at.heard, at.until = true, now, until
+}
+
+func (t *table) link(id string) *peer {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at := s.seats[id]; at != nil {
+		return at.peer
+	}
+	return nil
+}
+
+// links appends every link.
+func (t *table) links(to []*peer) []*peer {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, at := range s.seats {
+			if at.peer != nil {
+				to = append(to, at.peer)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return to
+}
+
+// newer tells whether link a of a host came after link b. Within a boot the agent's own count decides; between boots the
+// time at which each proved itself does, since a proof cannot be made ahead or replayed.
+func newer(a Order, at time.Time, b Order, bt time.Time) bool {
+	if a.BootID == b.BootID && a.Connection != b.Connection {
+		return a.Connection > b.Connection
+	}
+	return !at.Before(bt)
+}
+
+// bind seats a link that has proved itself and returns the link that it takes the place of, if there is one; or why it
+// cannot be seated. Where the host was not shown online it calls found, the shard being locked, so that what the
+// Observer is told has the order in which it happened.
+func (t *table) bind(p *peer, shown bool, found func()) (replaced *peer, refused *refusal) {
+	s := t.shard(p.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seats[p.id]
+	if at == nil {
+		at = s.seat(p.id)
+		at.shown = shown
+	}
+	if at.expelled {
+		return nil, &refusal{errRemoved, true}
+	}
+	here := at.peer != nil || at.elsewhere != ""
+	if here && !newer(p.order, p.welcomed, at.newest, at.welcomed) {
+		return nil, &refusal{errSuperseded.WithRetryAfter(maxRetry), false}
+	}
+	replaced = at.peer
+	at.peer, at.newest, at.welcomed, at.elsewhere, at.until = p, p.order, p.welcomed, "", time.Time{}
+	if !at.shown {
+		at.shown = true
+		found()
+	}
+	return replaced, nil
+}
+
+// leave notes that a link ended. It reports whether that was the host's link: a link that was replaced leaves nothing.
+func (t *table) leave(p *peer, until time.Time) bool {
+	s := t.shard(p.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seats[p.id]
+	if at == nil || at.peer != p {
+		return false
+	}
+	at.peer = nil
+	at.heard, at.until = p.lastHeard(), until
+	return !at.expelled
+}
+
+// expel shuts a host out for good and returns the link that it had.
+func (t *table) expel(id string) *peer {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seat(id)
+	p := at.peer
+	at.expelled, at.peer, at.elsewhere, at.until, at.shown = true, nil, "", time.Time{}, false
+	return p
+}
+
+// sweep calls lost for every host whose window has ended, the shard being locked, and returns the links that check names.
+func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(*peer) bool) (found []*peer) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for id, at := range s.seats {
+			switch {
+			case at.peer != nil:
+				if check(at.peer) {
+					found = append(found, at.peer)
+				}
+			case !at.until.IsZero() && !now.Before(at.until):
+				at.until = time.Time{}
+				if at.shown {
+					at.shown = false
+					lost(id, at)
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+	return found
+}
+
+// hear takes another replica's word. It returns our link of the host where the other's is newer.
+func (t *table) hear(a Announcement) *peer {
+	s := t.shard(a.HostID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seat(a.HostID)
+	switch {
+	case at.expelled:
+		return nil
+	case a.Online && !newer(a.Link, a.At, at.newest, at.welcomed):
+		return nil
+	case a.Online:
+		p := at.peer
+		at.peer, at.elsewhere, at.newest, at.welcomed = nil, a.Replica, a.Link, a.At
+		at.until, at.shown = time.Time{}, true // the other replica says so to the Observer
+		return p
+	case at.elsewhere == a.Replica && a.Link == at.newest:
+		at.elsewhere, at.heard, at.shown = "", a.At, false // and that it is offline, when its window ends
+	}
+	return nil
+}
+
+// Presence is what this replica sees of a host.
+func (h *Hub) Presence(hostID string) Seen {
+	s := h.table.shard(hostID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seats[hostID]
+	switch {
+	case at == nil || at.expelled:
+		return Seen{}
+	case at.peer != nil:
+		p := at.peer
+		return Seen{Online: true, Linked: true, Replica: h.Replica, Since: p.welcomed, LastSeen: p.lastHeard(),
+			Uptime: time.Duration(p.uptime.Load()), From: p.conn.Remote(), Transport: p.conn.Transport()}
+	case at.elsewhere != "":
+		return Seen{Online: true, Linked: true, Replica: at.elsewhere, Since: at.welcomed, LastSeen: h.Clock()}
+	default:
+		return Seen{Online: !at.until.IsZero(), Since: at.heard, LastSeen: at.heard}
+	}
+}
+
+// Hear takes what other replicas announced.
+func (h *Hub) Hear(batch []Announcement) {
+	var superseded []*peer
+	for _, a := range batch {
+		if a.Replica == h.Replica {
+			continue
+		}
+		if p := h.table.hear(a); p != nil && p.end() {
+			superseded = append(superseded, p)
+		}
+	}
+	h.dismiss(superseded, func(*peer) refusal { return refusal{errSuperseded, false} })
+}
+
+// RollCall announces every link held here: at our own start, when another replica starts, and when the bus was away.
+func (h *Hub) RollCall() {
+	if h.Announcer == nil {
+		return
+	}
+	const atOnce = 500
+	batch := make([]Announcement, 0, atOnce)
+	for _, p := range h.table.links(nil) {
+		if batch = append(batch, h.announcement(p, true, p.welcomed)); len(batch) == atOnce {
+			h.Announcer.Announce(batch)
+			batch = make([]Announcement, 0, atOnce)
+		}
+	}
+	if len(batch) > 0 {
+		h.Announcer.Announce(batch)
+	}
+}
+
+func (h *Hub) announcement(p *peer, online bool, at time.Time) Announcement {
+	return Announcement{Replica: h.Replica, HostID: p.id, Online: online, Link: p.order, At: at}
+}
+
+func (h *Hub) announce(p *peer, online bool, at time.Time) {
+	if h.Announcer != nil {
+		h.Announcer.Announce([]Announcement{h.announcement(p, online, at)})
+	}
+}

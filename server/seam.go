@@ -1,0 +1,67 @@
+package server
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/server/enrol"
+	"github.com/loopbackd/loopback/server/host"
+	"github.com/loopbackd/loopback/server/link"
+	runner "github.com/loopbackd/loopback/server/operation"
+	tokens "github.com/loopbackd/loopback/server/token"
+	"github.com/loopbackd/loopback/token"
+)
+
+// Slices do not know each other. What one needs of another is adapted here, where all of them are known.
+
+// enroller gives the hub the enrolment slice.
+type enroller struct{ service *enrol.Service }
+
+var _ link.Enroller = enroller{}
+
+func (e enroller) Enrol(ctx context.Context, r link.Enrolment) (link.Enrolled, error) {
+	h, err := e.service.Enrol(ctx, enrol.Request{
+		Token: r.Token, Key: r.Key, HostName: r.HostName, AgentVersion: r.AgentVersion, Inventory: r.Inventory,
+		Ceiling: r.Ceiling, Labels: r.Labels, From: r.From,
+	})
+	if err != nil {
+		return link.Enrolled{}, err
+	}
+	return link.Enrolled{
+		HostID: h.ID, HostName: h.Name, WorkspaceID: h.Scope.Workspace, State: h.State, Reason: h.StateReason, Channel: h.Channel,
+	}, nil
+}
+
+// uses gives the enrolment slice the token slice.
+type uses struct{ service *tokens.Service }
+
+var _ enrol.Tokens = uses{}
+
+func (u uses) Consume(ctx context.Context, tx enrol.Uses, presented token.Secret, from netip.Addr, hostName string, now time.Time) (token.Token, error) {
+	return u.service.Consume(ctx, tx, presented, from, hostName, now)
+}
+
+func (u uses) Refused(ctx context.Context, presented token.Secret, from netip.Addr, hostName string, cause error) {
+	u.service.Refused(ctx, presented, from, hostName, cause)
+}
+
+// presence gives the host slice the hub.
+type presence struct{ hub *link.Hub }
+
+var _ host.Presence = presence{}
+
+func (p presence) Seen(hostID string) (at time.Time, uptime time.Duration, linked bool) {
+	seen := p.hub.Presence(hostID)
+	return seen.LastSeen, seen.Uptime, seen.Linked
+}
+
+// handlers are what operations are carried out by.
+func handlers(work *host.Work) map[operation.Kind]runner.Handler {
+	return map[operation.Kind]runner.Handler{
+		operation.QuarantineHost: func(ctx context.Context, t *runner.Task) error { return work.Quarantine(ctx, t) },
+		operation.RemoveHost:     func(ctx context.Context, t *runner.Task) error { return work.Remove(ctx, t) },
+		operation.RevokeToken:    func(ctx context.Context, t *runner.Task) error { return work.RevokeToken(ctx, t) },
+	}
+}

@@ -1,0 +1,283 @@
+// Package server is the control plane, assembled.
+//
+// New opens what has to be there (keys, database, releases), loads the fleet into memory and wires the slices to each
+// other; all wiring is in this package, written out. Run serves until its context ends and then stops in order: it says
+// that it is not ready, tells every agent when to come back, lets calls that are under way end, stops the workers, and
+// closes the database last. A control plane that is killed instead loses nothing that it acknowledged.
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/apikey"
+	"github.com/loopbackd/loopback/server/audit"
+	"github.com/loopbackd/loopback/server/config"
+	"github.com/loopbackd/loopback/server/enrol"
+	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/server/fleet"
+	"github.com/loopbackd/loopback/server/host"
+	"github.com/loopbackd/loopback/server/install"
+	"github.com/loopbackd/loopback/server/keys"
+	"github.com/loopbackd/loopback/server/link"
+	"github.com/loopbackd/loopback/server/operation"
+	"github.com/loopbackd/loopback/server/release"
+	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/settings"
+	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/server/tenant"
+	"github.com/loopbackd/loopback/server/token"
+	nouns "github.com/loopbackd/loopback/tenant"
+	tokens "github.com/loopbackd/loopback/token"
+	"github.com/loopbackd/loopback/trust"
+	"github.com/loopbackd/loopback/wire"
+)
+
+// Options of a control plane.
+type Options struct {
+	Settings config.Settings
+	Version  string
+	Logger   *slog.Logger         // nil: slog.Default
+	Clock    func() time.Time     // nil: time.Now
+	Registry *prometheus.Registry // nil: one of its own
+}
+
+// Server is one replica of the control plane.
+type Server struct {
+	options Options
+	log     *slog.Logger
+	replica string
+
+	keys  *keys.Keys
+	certs *keys.Certificates
+	db    *storage.DB
+
+	follower  *feed.Follower
+	directory *fleet.Directory
+	hub       *link.Hub
+	wire      *wire.Server
+	tenants   *tenant.Service
+	tokens    *token.Service
+	apikeys   *apikey.Service
+	audit     *audit.Service
+	hosts     *host.Service
+	expiry    *host.Expiry
+	settings  *settings.Service
+	jobs      *operation.Service
+	worker    *operation.Worker
+	releases  *release.Service
+	install   *install.Service
+
+	deployment nouns.Deployment
+	listener   net.Listener // set by Listen
+	stopping   chan struct{}
+}
+
+// expiryGrace is how long ephemeral hosts are kept beyond their time after we started: their absence may be ours.
+const expiryGrace = 5 * time.Minute
+
+// New opens and wires a control plane. It changes nothing outside its data folder and database.
+func New(ctx context.Context, o Options) (_ *Server, err error) {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	s := &Server{options: o, log: o.Logger, replica: "replica-1", stopping: make(chan struct{})}
+	set := o.Settings
+	if s.keys, err = keys.Open(filepath.Join(set.DataDir, "keys"), o.Clock()); err != nil {
+		return nil, err
+	}
+	if set.TLSCertificate != "" {
+		s.certs, err = keys.FromFiles(set.TLSCertificate, set.TLSKey, o.Clock)
+	} else {
+		s.certs, err = s.keys.LocalCA(certificateNames(set), o.Clock)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.db, err = storage.Open(ctx, storage.Options{URL: set.Database, Clock: o.Clock, Logger: o.Logger}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.db.Close())
+		}
+	}()
+	if err := s.adopt(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.wireSlices(ctx); err != nil {
+		return nil, err
+	}
+	s.follower = feed.NewFollower(feed.Options{Source: s.db, Logger: o.Logger})
+	return s, s.tenants.EnsureDefault(access.WithActor(ctx, access.Actor{Kind: access.System, ID: "system", Name: "first start"}))
+}
+
+// adopt makes the database this deployment's, or finds that it is another's.
+func (s *Server) adopt(ctx context.Context) error {
+	d, err := s.db.View().Deployment(ctx)
+	if fault.KindOf(err) == fault.NotFound {
+		d = nouns.Deployment{ID: s.keys.Keyset.Deployment, Epoch: 1, CreatedAt: s.options.Clock()}
+		err = s.db.Observe(ctx, func(tx *storage.Tx) error { return tx.PutDeployment(ctx, d) })
+	}
+	if err != nil {
+		return err
+	}
+	if d.ID != s.keys.Keyset.Deployment {
+		return fault.New(fault.Precondition, "deployment_other", "the database belongs to deployment %s, the keys in %s to %s", d.ID, s.keys.Dir, s.keys.Keyset.Deployment).
+			WithHint("use the data folder and the database that belong together, or restore both from one backup")
+	}
+	s.deployment = d
+	return nil
+}
+
+// wireSlices makes every slice and gives each what it needs of the others.
+func (s *Server) wireSlices(ctx context.Context) error {
+	o, set, now := s.options, s.options.Settings, s.options.Clock
+	limits := tokens.Limits{
+		DefaultTTL: set.TokenDefaultTTL, MaxTTL: set.TokenMaxTTL,
+		DefaultMaxUses: int32(set.TokenDefaultMaxUses), MaxUses: int32(set.TokenMaxUses),
+	}
+	anchor := func() trust.AnchorHash { return trust.HashAnchor(s.keys.Anchor) }
+
+	s.tenants = tenant.NewService(storage.Bind[tenant.Reader, tenant.Tx](s.db), limits, now)
+
+	blobs, err := release.NewFolder(filepath.Join(set.DataDir, "releases"))
+	if err != nil {
+		return err
+	}
+	snapshot, timestamp, err := s.keys.ReleaseKeys()
+	if err != nil {
+		return err
+	}
+	if s.releases, err = release.New(ctx, release.Options{
+		Blobs: blobs, Store: storage.Bind[release.Reader, release.Tx](s.db),
+		SnapshotKey: snapshot, TimestampKey: timestamp, Clock: now, Logger: o.Logger,
+	}); err != nil {
+		return err
+	}
+	if s.install, err = install.New(install.Options{
+		URL: set.PublicURL, CA: s.certs.CAPEM, Pin: s.pin, Anchor: anchor, Releases: s.releases,
+	}); err != nil {
+		return err
+	}
+
+	s.tokens = token.NewService(storage.Bind[token.Reader, token.Tx](s.db), s.tenants, token.Options{
+		Limits: limits, Pepper: s.keys.Pepper, Anchor: anchor, InstallCommand: s.installCommand, Logger: o.Logger, Now: now,
+	})
+	s.apikeys = apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](s.db), s.tenants, apikey.Options{
+		Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
+	})
+	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
+
+	s.directory = fleet.New(fleet.Options{
+		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,
+	})
+	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
+	if s.hub, err = link.New(link.Options{
+		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(),
+		Replica: s.replica, Version: o.Version, ReconnectWindow: set.ReconnectWindow,
+		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, Clock: now, Logger: o.Logger, Registerer: o.Registry,
+	}); err != nil {
+		return err
+	}
+	s.directory.Tell(s.hub)
+	s.wire = &wire.Server{Keys: s.linkKeys, TrustedProxies: set.Proxies(), Replica: strings.ReplaceAll(s.replica, "-", "")}
+	s.hub.Attach(s.wire)
+
+	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
+	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace, func(err error) { s.log.Error("removing expired hosts", "error", err) })
+	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
+	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)
+	s.worker = operation.NewWorker(operation.Options{
+		Store: storage.Bind[operation.Reader, operation.Tx](s.db), Handlers: handlers(host.NewWork(s.hosts, s.hub)),
+		Owner: s.replica, Now: now, Logger: o.Logger,
+	})
+	return nil
+}
+
+// Bootstrap is the code that makes the first administrator's key. needed is false once there is an administrator.
+func (s *Server) Bootstrap(ctx context.Context) (code string, needed bool, err error) {
+	return s.apikeys.EnsureBootstrap(ctx)
+}
+
+// CAFile is where the local CA's certificate lies; empty when the certificate was given.
+func (s *Server) CAFile() string {
+	if s.certs.Fingerprint() == "" {
+		return ""
+	}
+	return filepath.Join(s.keys.Dir, "ca.crt")
+}
+
+// Fingerprint of the local CA; empty when the certificate was given.
+func (s *Server) Fingerprint() string { return s.certs.Fingerprint() }
+
+// Close releases what New opened, for a server that never ran.
+func (s *Server) Close() error { return s.db.Close() }
+
+func (s *Server) linkKeys() wire.ServerKeys {
+	return wire.ServerKeys{Private: s.keys.Link.Bytes(), Public: s.keys.Link.PublicKey().Bytes(), Keyset: s.keys.Signed}
+}
+
+func (s *Server) installCommand(channel string) string {
+	c, err := s.install.Command(channel, "")
+	if err != nil {
+		return ""
+	}
+	return c.Line
+}
+
+// pin is the SHA-256 of the server's public key; nil where its certificate was given.
+func (s *Server) pin() []byte {
+	sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s.certs.Pin(), "sha256//"))
+	if err != nil {
+		return nil
+	}
+	return sum
+}
+
+// certificateNames are the names that the local CA's certificate holds: the public URL's, those asked for, this
+// machine's.
+func certificateNames(s config.Settings) []string {
+	names := slices.Clone(s.TLSNames)
+	if u, err := url.Parse(s.PublicURL); err == nil {
+		names = append(names, u.Hostname())
+	}
+	if host, _, err := net.SplitHostPort(s.Listen); err == nil && host != "" {
+		if ip := net.ParseIP(host); ip == nil || !ip.IsUnspecified() {
+			names = append(names, host)
+		}
+	}
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	names = append(names, "localhost", "127.0.0.1", "::1")
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(n string) bool { return n == "" })
+}
+
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
