@@ -199,6 +199,12 @@ func (h *Hub) Admit(remote netip.Addr) (retryAfter time.Duration, ok bool) {
 // Links counts the hosts that are linked here.
 func (h *Hub) Links() int { return int(h.links.Load()) }
 
+// Settle waits until everything seen so far is durable, or ctx ends.
+func (h *Hub) Settle(ctx context.Context) error {
+	h.ledger.drain(ctx)
+	return ctx.Err()
+}
+
 // Changed says that what is known or desired of these hosts changed. It returns when it is noted; what has to be sent
 // goes out behind it. Calling it for hosts that did not change costs little.
 func (h *Hub) Changed(hostIDs []string) {
