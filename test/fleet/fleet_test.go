@@ -5,13 +5,13 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/fault"
-	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/server/link/linktest"
@@ -155,7 +155,7 @@ func TestAFleetIsBackAfterAKillWithNobodyOfflineAndNothingStored(t *testing.T) {
 
 func TestAFleetIsToldWhenToComeBack(t *testing.T) {
 	n := size(1000)
-	c := newControl(t, &linktest.Fleet{}, func(o *link.Options) { o.AdmissionRate = n / 4 })
+	c := newControl(t, &linktest.Fleet{}, func(o *link.Options) { o.AdmissionRate = n / 2 })
 	f := running(t, c, n)
 	wait(t, f, time.Minute, allLinked(n))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -213,58 +213,52 @@ func TestExpelledHostsAreGoneWithinASecondAndNothingOfThemIsAccepted(t *testing.
 	n := size(1000)
 	c := newControl(t, &linktest.Fleet{})
 	want(t, c.Fleet, "info")
-	var links []*Session
-	ended := make([]atomic.Int64, n)
-	f := Run(t.Context(), 0, 0, nil)
-	defer f.Stop()
-	for i := range n {
-		a := &Agent{Dialer: c.Dialer(wire.WebSocket), Token: "token", Name: "host", BootID: "boot"}
-		if err := a.Enrol(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		s, err := a.Link(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		links = append(links, s)
-		f.running.Go(func() { // talks without a pause until it is shut out
-			for {
-				if err := send(t.Context(), s.Conn, health()); err != nil {
-					break
+	sessions := linked(t, c, n)
+	ended := make([]time.Time, n)
+	var talking, ready sync.WaitGroup
+	ready.Add(n)
+	for i, s := range sessions {
+		talking.Go(func() { // reports its health, each time another, until it is shut out
+			said := false
+			for send(t.Context(), s.Conn, health()) == nil {
+				if !said {
+					said = true
+					ready.Done()
 				}
-				if _, err := s.Conn.Receive(short(t)); err != nil && fault.Of(err).Code != "timeout" {
+				turn, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond+rand.N(200*time.Millisecond))
+				var err error
+				for err == nil {
+					_, err = s.Conn.Receive(turn)
+				}
+				over := turn.Err() == nil
+				cancel()
+				if over {
 					break
 				}
 			}
-			ended[i].Store(time.Now().UnixNano())
+			ended[i] = time.Now()
 			s.Conn.Close()
 		})
 	}
-	ids := c.Fleet.Hosts()
-	var expelled atomic.Bool
+	ready.Wait()
 	var after atomic.Int64
-	if err := c.Fleet.SetLifecycle(host.LifecycleActive, "", ids...); err != nil {
-		t.Fatal(err)
-	}
 	c.Fleet.FailBy(func(batch []link.Observation) error {
-		if expelled.Load() {
-			for _, o := range batch {
-				if o.At.After(time.Unix(0, after.Load())) {
-					t.Errorf("an observation of %v was accepted after the expulsion", o.At)
-				}
+		for _, o := range batch {
+			if expelled := after.Load(); expelled != 0 && o.At.UnixNano() > expelled {
+				t.Errorf("what was seen %v after the expulsion was accepted", time.Duration(o.At.UnixNano()-expelled))
 			}
 		}
 		return nil
 	})
+	ids := c.Fleet.Hosts()
 	start := time.Now()
 	c.Hub.Expel(ids)
 	after.Store(time.Now().UnixNano())
-	expelled.Store(true)
 	returned := time.Since(start)
-	f.running.Wait()
+	talking.Wait()
 	took := make([]time.Duration, n)
 	for i := range took {
-		took[i] = time.Unix(0, ended[i].Load()).Sub(start)
+		took[i] = ended[i].Sub(start)
 	}
 	slices.Sort(took)
 	p50, p99 := took[n/2], took[n*99/100]
@@ -272,13 +266,42 @@ func TestExpelledHostsAreGoneWithinASecondAndNothingOfThemIsAccepted(t *testing.
 	if p99 > time.Second {
 		t.Errorf("p99 of the links ended after %v, wanted at most 1 s", p99)
 	}
-	for _, s := range links[:min(20, n)] {
+	for _, s := range sessions[:min(20, n)] {
 		_, err := s.agent.Link(t.Context())
 		if refused, ok := err.(*Refused); !ok || !refused.Final || refused.Fault.Code != "host_removed" {
 			t.Errorf("a new link: got %v, wanted host_removed", err)
 		}
 	}
 	settle(t, c)
+	if c.Hub.Links() != 0 {
+		t.Errorf("%d hosts are still linked", c.Hub.Links())
+	}
+}
+
+// linked are so many agents that were welcomed, in the test's hands.
+func linked(t testing.TB, c *Control, n int) []*Session {
+	t.Helper()
+	sessions := make([]*Session, n)
+	var working sync.WaitGroup
+	for worker := range 16 {
+		working.Go(func() {
+			for i := worker; i < n; i += 16 {
+				a := &Agent{Dialer: c.Dialer(wire.WebSocket), Token: "token", Name: "host", BootID: "boot"}
+				err := a.Enrol(t.Context())
+				if err == nil {
+					sessions[i], err = a.Link(t.Context())
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	working.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return sessions
 }
 
 func TestAMisbehavingAgentIsClosedAndOthersAreNot(t *testing.T) {
@@ -332,13 +355,6 @@ func TestAMisbehavingAgentIsClosedAndOthersAreNot(t *testing.T) {
 func health() *pb.AgentFrame {
 	return &pb.AgentFrame{Body: &pb.AgentFrame_Health{Health: &pb.HealthReport{Modules: []*pb.ModuleHealth{
 		{Module: "probe", Healthy: rand.N(2) == 0, Message: time.Now().String()}}}}}
-}
-
-// short is a context for one look at what came.
-func short(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	t.Cleanup(cancel)
-	return ctx
 }
 
 // reported waits until the control plane has heard and stored that all agents applied their settings.
