@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/feed"
 )
 
@@ -28,12 +29,12 @@ func (s *Server) Listen() (net.Addr, error) {
 // Run serves until ctx ends or something that it cannot go on without fails, then stops in order.
 func (s *Server) Run(ctx context.Context) error {
 	if _, err := s.Listen(); err != nil {
-		return errors.Join(err, s.db.Close())
+		return errors.Join(err, s.Close())
 	}
 	public := s.httpServer()
 	metrics, err := s.metricsServer()
 	if err != nil {
-		return errors.Join(err, s.listener.Close(), s.db.Close())
+		return errors.Join(err, s.listener.Close(), s.Close())
 	}
 
 	// Workers outlive the calls that are under way at shutdown, hence a context of their own.
@@ -48,6 +49,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	work("nudging replicas", s.nudge)
 	work("following the change feed", func(ctx context.Context) error { s.follower.Run(ctx); return nil })
 	loaded := make(chan struct{})
 	follow := func(name string, do func(context.Context, *feed.Subscription) error) {
@@ -70,7 +72,13 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping releases fresh", s.releases.Run)
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
+	if err := s.hear(); err != nil {
+		failed <- wrap("listening to replicas", err)
+	}
 	s.hub.Start()
+	if err := s.bus.CallRoll(bus.Roll{Replica: s.replica}); err != nil {
+		s.log.Warn("asking the other replicas for their links", "error", err)
+	}
 
 	serve := func(name string, do func() error) {
 		servers.Go(func() {
@@ -104,7 +112,7 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = metrics.server.Close()
 	}
 	servers.Wait()
-	err = errors.Join(err, wrap("closing the database", s.db.Close()))
+	err = errors.Join(err, wrap("closing the bus", s.bus.Close(end)), wrap("closing the database", s.db.Close()))
 	s.log.Info("stopped")
 	return err
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
+	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/config"
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/feed"
@@ -66,6 +67,7 @@ type Server struct {
 	certs *keys.Certificates
 	db    *storage.DB
 
+	bus       *bus.Bus
 	follower  *feed.Follower
 	directory *fleet.Directory
 	hub       *link.Hub
@@ -119,16 +121,19 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.db.Close())
+			err = errors.Join(err, s.Close())
 		}
 	}()
+	if s.bus, err = bus.Open(bus.Options{Logger: o.Logger, Lost: func() { s.hub.RollCall() }}); err != nil {
+		return nil, err
+	}
 	if err := s.adopt(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.wireSlices(ctx); err != nil {
 		return nil, err
 	}
-	s.follower = feed.NewFollower(feed.Options{Source: s.db, Logger: o.Logger})
+	s.follower = feed.NewFollower(feed.Options{Source: changes{s.db, s.bus, o.Logger}, Logger: o.Logger})
 	return s, s.tenants.EnsureDefault(access.WithActor(ctx, access.Actor{Kind: access.System, ID: "system", Name: "first start"}))
 }
 
@@ -194,7 +199,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	})
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{
-		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(),
+		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},
 		Replica: s.replica, Version: o.Version, ReconnectWindow: set.ReconnectWindow,
 		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, Clock: now, Logger: o.Logger, Registerer: o.Registry,
 	}); err != nil {
@@ -232,7 +237,15 @@ func (s *Server) CAFile() string {
 func (s *Server) Fingerprint() string { return s.certs.Fingerprint() }
 
 // Close releases what New opened, for a server that never ran.
-func (s *Server) Close() error { return s.db.Close() }
+func (s *Server) Close() error {
+	var err error
+	if s.bus != nil {
+		end, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		err = s.bus.Close(end)
+	}
+	return errors.Join(err, s.db.Close())
+}
 
 func (s *Server) linkKeys() wire.ServerKeys {
 	return wire.ServerKeys{Private: s.keys.Link.Bytes(), Public: s.keys.Link.PublicKey().Bytes(), Keyset: s.keys.Signed}
