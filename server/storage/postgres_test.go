@@ -7,6 +7,6 @@ import (
 )
 
 func TestPostgres(t *testing.T) {
-	server := storagetest.StartPostgres(t)
+	server := storagetest.StartPostgres(t, "fsync=off") // nothing here cuts the power
 	storagetest.Run(t, server.NewDatabase)
 }
