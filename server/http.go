@@ -35,7 +35,7 @@ func (s *Server) handler() http.Handler {
 		Settings:      rpc.Settings{Service: s.settings},
 		Tokens:        rpc.Tokens{Service: s.tokens},
 		Workspaces:    rpc.Workspaces{Service: s.tenants},
-	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls()})
+	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls(), Stopping: s.stopping})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", api))
 	description := http.StripPrefix("/api", openapi.Handler())

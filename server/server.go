@@ -89,8 +89,8 @@ type Server struct {
 	stopping   chan struct{}
 }
 
-// expiryGrace is how long ephemeral hosts are kept beyond their time after we started: their absence may be ours.
-const expiryGrace = 5 * time.Minute
+// expiryGrace is for how many reconnect windows after our start no ephemeral host is removed: its absence may be ours.
+const expiryGrace = 3
 
 // New opens and wires a control plane. It changes nothing outside its data folder and database.
 func New(ctx context.Context, o Options) (_ *Server, err error) {
@@ -210,7 +210,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.hub.Attach(s.wire)
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
-	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace, func(err error) { s.log.Error("removing expired hosts", "error", err) })
+	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)
 	s.worker = operation.NewWorker(operation.Options{
