@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -334,14 +335,22 @@ func (w *writer) begin() (*Tx, context.CancelFunc, error) {
 	return tx, cancel, nil
 }
 
-// rollback ends a transaction that is not to be; the connection goes with it where it is broken.
+// rollback ends a transaction that is not to be. A broken connection goes with it, unless it is known to be none of the
+// connection's doing: on a full disk there may be no room to open another.
 func (w *writer) rollback() {
 	broken := w.line.broken
 	w.line.broken = nil
-	if err := w.line.script("ROLLBACK"); err != nil || broken != nil {
+	err := w.line.script("ROLLBACK") // fails where the database has rolled back by itself
+	kept := broken == nil && err == nil || codeIn(broken, "database_full", "database_locked")
+	w.line.broken = nil
+	if !kept {
 		w.line.close()
 		w.line = nil
 	}
+}
+
+func codeIn(err error, codes ...string) bool {
+	return err != nil && slices.Contains(codes, fault.Of(err).Code)
 }
 
 // lookUp finds out what became of a batch whose COMMIT was not answered. It waits for the write lock: once that is held,
