@@ -125,10 +125,13 @@ func (p *plane) publish(version, channel string, others ...string) {
 		}
 		artefacts = append(artefacts, publish.Artefact{File: file, Name: release.Agent, Version: other, OS: runtime.GOOS, Architecture: runtime.GOARCH, Channel: channel})
 	}
-	actor := access.Actor{Kind: access.System, ID: "test", Name: "test"}
-	if _, err := p.keys.Publish(access.WithActor(p.t.Context(), actor), p, artefacts, nil); err != nil {
+	if _, err := p.keys.Publish(asPublisher(p.t.Context()), p, artefacts, nil); err != nil {
 		p.t.Fatal("publish: ", err)
 	}
+}
+
+func asPublisher(ctx context.Context) context.Context {
+	return access.WithActor(ctx, access.Actor{Kind: access.System, ID: "test", Name: "test"})
 }
 
 // machine is a folder with the tree of a machine, and an installer for it.
