@@ -136,7 +136,7 @@ func asPublisher(ctx context.Context) context.Context {
 
 // machine is a folder with the tree of a machine, and an installer for it.
 type machine struct {
-	t         *testing.T
+	t         testing.TB
 	plane     *plane
 	layout    Layout
 	out       bytes.Buffer
@@ -182,7 +182,7 @@ func (s *recordingSystemd) stop(context.Context, string) error {
 	return nil
 }
 
-func newMachine(t *testing.T, p *plane) *machine {
+func newMachine(t testing.TB, p *plane) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("missing feature: root, to own what is installed")
