@@ -1,0 +1,291 @@
+package storagetest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/apikey"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/tenant"
+	"github.com/loopbackd/loopback/token"
+)
+
+var prefixes = cmpopts.EquateComparable(netip.Prefix{})
+
+// filler gives every field of a value something of its own, so that one that is not stored shows.
+type filler struct{ n int }
+
+func (f *filler) fill(v reflect.Value) {
+	f.n++
+	switch v.Interface().(type) {
+	case time.Time:
+		v.Set(reflect.ValueOf(epoch.Add(time.Duration(f.n) * time.Millisecond)))
+		return
+	case time.Duration:
+		v.SetInt(int64(time.Duration(f.n) * time.Second))
+		return
+	case netip.Prefix:
+		v.Set(reflect.ValueOf(netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", f.n%256))))
+		return
+	case json.RawMessage:
+		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, f.n))
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(fmt.Sprintf("ünïcode '%d", f.n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(f.n))
+	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
+		v.SetUint(uint64(f.n % 256))
+	case reflect.Float64:
+		v.SetFloat(float64(f.n) + 0.5)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				f.fill(v.Field(i))
+			}
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			f.fill(v.Index(i))
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range 2 {
+			f.fill(v.Index(i))
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		for range 2 {
+			key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+			f.fill(key)
+			f.fill(value)
+			v.SetMapIndex(key, value)
+		}
+	default:
+		panic("the test does not know how to fill a " + v.Type().String())
+	}
+}
+
+func filled[T any]() (v T) {
+	(&filler{}).fill(reflect.ValueOf(&v).Elem())
+	return v
+}
+
+// kept puts a value with every field set, and one with none, and reads both back.
+func kept[T any](t *testing.T, b *bench, prepare func(v *T, id string),
+	put func(ctx context.Context, tx *storage.Tx, v T) (T, error), get func(ctx context.Context, id string) (T, error)) {
+	t.Helper()
+	for id, value := range map[string]T{"id_full": filled[T](), "id_empty": *new(T)} {
+		prepare(&value, id)
+		var stored T
+		b.pass(time.Second)
+		b.write(t, func(ctx context.Context, tx *storage.Tx) (err error) { stored, err = put(ctx, tx, value); return })
+		got, err := get(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(stored, got, prefixes); diff != "" {
+			t.Errorf("%s: what was read is not what was stored (-stored +read):\n%s", id, diff)
+		}
+		// Beyond what storing stamps, the stored value is the one that was given.
+		again := value
+		for _, name := range []string{"Meta", "SettingsRevision"} {
+			if field := reflect.ValueOf(&again).Elem().FieldByName(name); field.IsValid() {
+				field.Set(reflect.ValueOf(stored).FieldByName(name))
+			}
+		}
+		if diff := cmp.Diff(again, stored, prefixes); diff != "" {
+			t.Errorf("%s: storing changed it (-given +stored):\n%s", id, diff)
+		}
+		if meta := reflect.ValueOf(stored).FieldByName("Meta"); meta.IsValid() {
+			m := meta.Interface().(tenant.Meta)
+			position, err := b.DB.Position(t.Context())
+			if err != nil || m.Revision != position || !m.UpdatedAt.Equal(b.now()) || m.CreatedAt.IsZero() {
+				t.Errorf("%s is stamped %+v; wanted revision %d and time %s", id, m, position, b.now())
+			}
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { _, err := put(ctx, tx, stored); return err })
+			if got, err = get(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			if after := reflect.ValueOf(got).FieldByName("Meta").Interface().(tenant.Meta); after.Revision != m.Revision+1 || !after.CreatedAt.Equal(m.CreatedAt) {
+				t.Errorf("%s put again is stamped %+v after %+v; wanted the next revision and the same creation", id, after, m)
+			}
+		}
+	}
+	if _, err := get(t.Context(), "id_none"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("an unknown id: got %v; wanted NotFound", err)
+	}
+}
+
+// nouns: every field of every noun is kept.
+var nouns = []test{
+	{"organisation", func(t *testing.T, b *bench) {
+		kept(t, b, func(o *tenant.Organisation, id string) { o.ID, o.Name = id, id },
+			func(ctx context.Context, tx *storage.Tx, o tenant.Organisation) (tenant.Organisation, error) {
+				return tx.PutOrganisation(ctx, o)
+			}, b.DB.View().Organisation)
+	}},
+	{"project", func(t *testing.T, b *bench) {
+		o := b.organisation(t)
+		kept(t, b, func(p *tenant.Project, id string) { p.ID, p.Name, p.OrganisationID = id, id, o.ID },
+			func(ctx context.Context, tx *storage.Tx, p tenant.Project) (tenant.Project, error) {
+				return tx.PutProject(ctx, p)
+			}, b.DB.View().Project)
+	}},
+	{"workspace", func(t *testing.T, b *bench) {
+		p := b.project(t, b.organisation(t))
+		kept(t, b, func(w *tenant.Workspace, id string) {
+			w.ID, w.Name, w.OrganisationID, w.ProjectID = id, id, p.OrganisationID, p.ID
+		}, func(ctx context.Context, tx *storage.Tx, w tenant.Workspace) (tenant.Workspace, error) {
+			return tx.PutWorkspace(ctx, w)
+		}, b.DB.View().Workspace)
+	}},
+	{"token", func(t *testing.T, b *bench) {
+		w := b.workspace(t)
+		kept(t, b, func(k *token.Token, id string) { k.ID, k.Scope = id, w.Scope() },
+			func(ctx context.Context, tx *storage.Tx, k token.Token) (token.Token, error) {
+				return tx.PutToken(ctx, k)
+			},
+			b.DB.View().Token)
+	}},
+	{"host", func(t *testing.T, b *bench) {
+		w := b.workspace(t)
+		kept(t, b, func(h *host.Host, id string) { h.ID, h.Scope = id, w.Scope() },
+			func(ctx context.Context, tx *storage.Tx, h host.Host) (host.Host, error) { return tx.PutHost(ctx, h) },
+			b.DB.View().Host)
+	}},
+	{"operation", func(t *testing.T, b *bench) {
+		kept(t, b, func(o *operation.Operation, id string) { o.ID = id },
+			func(ctx context.Context, tx *storage.Tx, o operation.Operation) (operation.Operation, error) {
+				return tx.PutOperation(ctx, o)
+			}, b.DB.View().Operation)
+	}},
+	{"API key", func(t *testing.T, b *bench) {
+		kept(t, b, func(k *apikey.Key, id string) { k.ID = id },
+			func(ctx context.Context, tx *storage.Tx, k apikey.Key) (apikey.Key, error) { return tx.PutKey(ctx, k) },
+			b.DB.View().Key)
+		used := b.now().Add(time.Hour)
+		for _, at := range []time.Time{used, b.now()} { // an older use does not undo a newer one
+			if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error { return tx.TouchKey(t.Context(), "id_empty", at) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if k, err := b.DB.View().Key(t.Context(), "id_empty"); err != nil || !k.LastUsedAt.Equal(used) {
+			t.Errorf("last used at %s, %v; wanted %s", k.LastUsedAt, err, used)
+		}
+	}},
+	{"release", func(t *testing.T, b *bench) {
+		kept(t, b, func(r *release.Release, id string) { r.ID = id },
+			func(ctx context.Context, tx *storage.Tx, r release.Release) (release.Release, error) {
+				return tx.PutRelease(ctx, r)
+			}, b.DB.View().Release)
+		err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error {
+			r := filled[release.Release]()
+			r.ID = "id_other"
+			_, err := tx.PutRelease(t.Context(), r)
+			return err
+		})
+		if fault.KindOf(err) != fault.Exists {
+			t.Errorf("the same version again: got %v; wanted Exists", err)
+		}
+	}},
+	{"settings", func(t *testing.T, b *bench) {
+		w := b.workspace(t)
+		h := b.host(t, w, nil)
+		for id, read := range map[string]func(context.Context, string) (settings.Stored, error){
+			w.ID: b.DB.View().WorkspaceSettings, h.ID: b.DB.View().HostSettings} {
+			if got, err := read(t.Context(), id); err != nil || got.Revision != 0 {
+				t.Errorf("before: got %+v, %v; wanted nothing", got, err)
+			}
+			for _, value := range []settings.Settings{filled[settings.Settings](), {}, {Modules: []string{}}} {
+				var stored settings.Stored
+				b.write(t, func(ctx context.Context, tx *storage.Tx) (err error) {
+					if id == w.ID {
+						stored, err = tx.PutWorkspaceSettings(ctx, id, value)
+					} else {
+						stored, err = tx.PutHostSettings(ctx, id, value)
+					}
+					return
+				})
+				got, err := read(t.Context(), id)
+				if diff := cmp.Diff(settings.Stored{Settings: value, Revision: stored.Revision}, got, prefixes); err != nil || diff != "" || got.Revision == 0 {
+					t.Errorf("%v (-stored +read):\n%s", err, diff)
+				}
+				if h, err := b.DB.View().Host(t.Context(), h.ID); err != nil || id == h.ID && h.SettingsRevision != stored.Revision {
+					t.Errorf("the host notes settings revision %d, %v; wanted %d", h.SettingsRevision, err, stored.Revision)
+				}
+			}
+		}
+	}},
+	{"audit entry", func(t *testing.T, b *bench) {
+		given := filled[audit.Entry]()
+		given.RequestID = given.Actor.RequestID
+		given.Actor.Grants = nil // what allowed the act is its Decision
+		for _, e := range []audit.Entry{given, {}} {
+			if err := b.DB.Write(t.Context(), func(tx *storage.Tx) error { return tx.Audit(t.Context(), e) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := b.DB.View().Entries(t.Context(), audit.Query{Readable: everything, After: -1})
+		if err != nil || len(got) != 2 {
+			t.Fatalf("got %d entries, %v; wanted 2", len(got), err)
+		}
+		given.Position, given.At = 1, b.now()
+		empty := audit.Entry{Position: 2, At: b.now(), ID: got[1].ID, Outcome: audit.Done}
+		if diff := cmp.Diff([]audit.Entry{given, empty}, got, prefixes); diff != "" || empty.ID == "" {
+			t.Errorf("(-stored +read):\n%s", diff)
+		}
+	}},
+	{"deployment", func(t *testing.T, b *bench) {
+		if _, err := b.DB.View().Deployment(t.Context()); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("before the first start: got %v; wanted NotFound", err)
+		}
+		for range 2 {
+			d := filled[tenant.Deployment]()
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { return tx.PutDeployment(ctx, d) })
+			got, err := b.DB.View().Deployment(t.Context())
+			if diff := cmp.Diff(d, got, prefixes); err != nil || diff != "" {
+				t.Errorf("%v (-stored +read):\n%s", err, diff)
+			}
+		}
+	}},
+	{"odd text from hosts", func(t *testing.T, b *bench) {
+		h := b.newHost(b.workspace(t))
+		h.Address, h.StateReason, h.Inventory.OSName = "a\x00b", "\xff\xfe", "a\x00\xffb"
+		h = b.putHost(t, h)
+		got, err := b.DB.View().Host(t.Context(), h.ID)
+		if err != nil || got.Address != "a\uFFFDb" || got.StateReason == h.StateReason || got.StateReason == "" {
+			t.Errorf("got address %q and reason %q, %v; wanted replacement characters", got.Address, got.StateReason, err)
+		}
+	}},
+	{"a scope is kept whole", func(t *testing.T, b *bench) {
+		want := access.Scope{Organisation: "o", Project: "p", Workspace: "w"}
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			_, err := tx.PutKey(ctx, apikey.Key{Meta: tenant.Meta{ID: "key_1"}, Scope: want})
+			return err
+		})
+		list, err := b.DB.Changes(t.Context(), 0, 10)
+		if err != nil || len(list) != 1 || list[0].Scope != want {
+			t.Errorf("got %+v, %v; wanted one change at %+v", list, err, want)
+		}
+	}},
+}
