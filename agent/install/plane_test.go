@@ -125,15 +125,18 @@ func (p *plane) publish(version, channel string, others ...string) {
 		}
 		artefacts = append(artefacts, publish.Artefact{File: file, Name: release.Agent, Version: other, OS: runtime.GOOS, Architecture: runtime.GOARCH, Channel: channel})
 	}
-	actor := access.Actor{Kind: access.System, ID: "test", Name: "test"}
-	if _, err := p.keys.Publish(access.WithActor(p.t.Context(), actor), p, artefacts, nil); err != nil {
+	if _, err := p.keys.Publish(asPublisher(p.t.Context()), p, artefacts, nil); err != nil {
 		p.t.Fatal("publish: ", err)
 	}
 }
 
+func asPublisher(ctx context.Context) context.Context {
+	return access.WithActor(ctx, access.Actor{Kind: access.System, ID: "test", Name: "test"})
+}
+
 // machine is a folder with the tree of a machine, and an installer for it.
 type machine struct {
-	t         *testing.T
+	t         testing.TB
 	plane     *plane
 	layout    Layout
 	out       bytes.Buffer
@@ -179,7 +182,7 @@ func (s *recordingSystemd) stop(context.Context, string) error {
 	return nil
 }
 
-func newMachine(t *testing.T, p *plane) *machine {
+func newMachine(t testing.TB, p *plane) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("missing feature: root, to own what is installed")
