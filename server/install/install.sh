@@ -124,6 +124,7 @@ main() {
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	tools
+	if [ -n "$want_version" ]; then pinned=yes; fi # named on purpose, be it older than what is installed
 	if [ "$want_channel" != "$channel" ] || [ "${want_version:-$version}" != "$version" ]; then
 		other "$@"
 	fi

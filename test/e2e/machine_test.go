@@ -147,6 +147,7 @@ func (w *world) enrolAll(t testing.TB, names ...string) {
 // agentStatus is what `loopback-agent status -o json` says.
 type agentStatus struct {
 	State, Standing, Transport, Reason, HostID, HostName, Version string
+	Since                                                         time.Time
 	OK                                                            bool
 	Sections                                                      []struct{ Name, Status, Revision, Message string }
 	LastError                                                     *struct{ Code, Message, Hint string }
@@ -188,4 +189,18 @@ func difference(a, b []string) (out []string) {
 		}
 	}
 	return out
+}
+
+type controlHost = controlplane.Host
+
+// await asks until it is so.
+func await(t testing.TB, within time.Duration, what string, so func() bool) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for start := time.Now(); !so(); <-tick.C {
+		if time.Since(start) > within {
+			t.Fatalf("after %s: not yet %s", within, what)
+		}
+	}
 }

@@ -1,9 +1,9 @@
 // Package controlplane runs the real loopbackd for tests on real machines, and the real command line against it.
 //
 // Start builds the programs once a process (Go's own cache makes the second time cheap), starts `loopbackd serve` on this
-// computer's address in a lab network, signs in with the bootstrap code as a person would, and publishes two releases of
-// the agent with keys in the test's own folder: 0.1.0 on stable and 0.1.1 on preview. Everything lies in a temporary
-// folder, the process is ended by its id, and its log is shown where the test failed.
+// computer's address in a lab network, signs in with the bootstrap code as a person would, and publishes the agent with
+// keys in the test's own folder as version 0.1.0 on stable. Everything lies in a temporary folder, the process is ended
+// by its id, and its log is shown where the test failed.
 package controlplane
 
 import (
@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -29,7 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Versions of the agent that are published.
+// Versions of the agent that can be published; Start publishes Stable.
 const (
 	Stable  = "0.1.0"
 	Preview = "0.1.1"
@@ -52,22 +53,21 @@ type ControlPlane struct {
 	DataDir string
 	CAFile  string
 
-	options   Options
-	dir, log  string
-	address   string
-	environ   []string
-	key       string
-	http      *http.Client
-	mu        sync.Mutex
-	process   *exec.Cmd     // guarded by mu
-	ended     chan struct{} // closed when process has ended; guarded by mu
-	published bool
+	options  Options
+	dir, log string
+	address  string
+	environ  []string
+	key      string
+	http     *http.Client
+
+	mu      sync.Mutex
+	process *exec.Cmd     // guarded by mu
+	ended   chan struct{} // closed when process has ended; guarded by mu
 }
 
 // Start starts a control plane for the length of the test.
 func Start(t testing.TB, o Options) *ControlPlane {
 	t.Helper()
-	programs := Programs(t)
 	dir := t.TempDir()
 	c := &ControlPlane{options: o, dir: dir, DataDir: filepath.Join(dir, "data"), log: filepath.Join(dir, "loopbackd.log"), CAFile: o.CAFile}
 	port, err := freePort(o.Address)
@@ -86,8 +86,8 @@ func Start(t testing.TB, o Options) *ControlPlane {
 		}
 	})
 	c.Restart(t)
-	c.signIn(t, programs)
-	c.publish(t, programs)
+	c.signIn(t)
+	c.Publish(t, Stable, "stable")
 	return c
 }
 
@@ -118,7 +118,7 @@ func (c *ControlPlane) start(t testing.TB) {
 	started := make(chan error)
 	go func() { // the parent's death is that of the thread that started it: this one waits, so it lives as long
 		defer close(ended)
-		lockThread()
+		runtime.LockOSThread()
 		err := p.Start()
 		started <- err
 		if err == nil {
@@ -195,7 +195,7 @@ func (c *ControlPlane) Log(t testing.TB) string {
 var bootstrapCode = regexp.MustCompile(`bootstrap code: (\S+)`)
 
 // signIn redeems the bootstrap code and makes an API key for the test.
-func (c *ControlPlane) signIn(t testing.TB, programs string) {
+func (c *ControlPlane) signIn(t testing.TB) {
 	t.Helper()
 	found := bootstrapCode.FindStringSubmatch(c.Log(t))
 	if found == nil {
@@ -218,12 +218,11 @@ func (c *ControlPlane) signIn(t testing.TB, programs string) {
 	t.Cleanup(c.http.CloseIdleConnections)
 }
 
-func (c *ControlPlane) publish(t testing.TB, programs string) {
+// Publish publishes the agent of a version on a channel.
+func (c *ControlPlane) Publish(t testing.TB, version, channel string) {
 	t.Helper()
-	keys := filepath.Join(c.dir, "release-keys")
-	for _, r := range []struct{ version, channel string }{{Stable, "stable"}, {Preview, "preview"}} {
-		c.Must(t, "release", "publish", "--keys", keys, "--version", r.version, "--channel", r.channel, filepath.Join(programs, "agents", r.version))
-	}
+	c.Must(t, "release", "publish", "--keys", filepath.Join(c.dir, "release-keys"), "--version", version, "--channel", channel,
+		filepath.Join(Programs(t), "agents", version))
 }
 
 // Result is what a run of the command line left behind.

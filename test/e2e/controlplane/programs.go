@@ -68,6 +68,3 @@ func moduleRoot() (string, error) {
 		}
 	}
 }
-
-// lockThread keeps the calling goroutine on its thread for good: the thread ends with it.
-func lockThread() { runtime.LockOSThread() }
