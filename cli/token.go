@@ -63,6 +63,7 @@ func (a *app) tokenMint() *cobra.Command {
 	f.StringVar(&q.Name, "name", "", "name (default: made up)")
 	f.StringVar(&q.Description, "description", "", "ticket, environment, owner …")
 	f.Var(&ttl, "ttl", "how long it works: 90m, 7d (default: the workspace's)")
+	f.BoolVar(&q.LongLived, "long-lived", false, "works as long as the deployment's long-lived tokens do, unless --ttl says")
 	f.Int32Var(&q.MaxUses, "max-uses", 0, "how many hosts it enrols (default: the workspace's)")
 	f.StringSliceVar(&q.AllowedNetworks, "allow-network", nil, "`NETWORK` that it may be used from (repeatable; default: anywhere)")
 	f.StringVar(&q.HostNamePattern, "host-name", "", "`PATTERN` that a host's name must match: web-*")

@@ -35,11 +35,13 @@ func (s *Server) handler() http.Handler {
 		Settings:      rpc.Settings{Service: s.settings},
 		Tokens:        rpc.Tokens{Service: s.tokens},
 		Workspaces:    rpc.Workspaces{Service: s.tenants},
-	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls()})
+	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls(), Stopping: s.stopping})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", api))
-	mux.Handle("GET /api/openapi.yaml", openapi.Handler())
-	mux.Handle("GET /api/docs", openapi.Handler())
+	description := http.StripPrefix("/api", openapi.Handler())
+	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {
+		mux.Handle(file, description)
+	}
 	mux.Handle("/install.sh", s.install)
 	mux.Handle("/dl/", s.releases)
 	mux.HandleFunc("/agent/v1/link", s.wire.ServeLink)

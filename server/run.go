@@ -2,16 +2,14 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/feed"
 )
 
@@ -31,12 +29,12 @@ func (s *Server) Listen() (net.Addr, error) {
 // Run serves until ctx ends or something that it cannot go on without fails, then stops in order.
 func (s *Server) Run(ctx context.Context) error {
 	if _, err := s.Listen(); err != nil {
-		return errors.Join(err, s.db.Close())
+		return errors.Join(err, s.Close())
 	}
 	public := s.httpServer()
 	metrics, err := s.metricsServer()
 	if err != nil {
-		return errors.Join(err, s.listener.Close(), s.db.Close())
+		return errors.Join(err, s.listener.Close(), s.Close())
 	}
 
 	// Workers outlive the calls that are under way at shutdown, hence a context of their own.
@@ -51,26 +49,47 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	work("nudging replicas", s.nudge)
 	work("following the change feed", func(ctx context.Context) error { s.follower.Run(ctx); return nil })
-	s.follow(ctx, working, &workers)
+	loaded := make(chan struct{})
+	follow := func(name string, do func(context.Context, *feed.Subscription) error) {
+		from := s.follower.Subscribe(0)
+		work(name, func(ctx context.Context) error { defer from.Close(); return do(ctx, from) })
+	}
+	follow("keeping the fleet in memory", func(ctx context.Context, from *feed.Subscription) error {
+		return s.directory.Follow(ctx, from, loaded)
+	})
+	follow("following operations", s.jobs.Follow)
+	follow("waking the worker", s.worker.Follow)
+	follow("following API keys", s.followKeys)
+	select {
+	case <-loaded: // agents are answered from memory
+	case <-ctx.Done():
+	}
 	work("settling host states", s.directory.Settle)
 	work("carrying out operations", s.worker.Run)
 	work("removing expired hosts", s.expiry.Run)
 	work("keeping releases fresh", s.releases.Run)
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
+	if err := s.hear(); err != nil {
+		failed <- wrap("listening to replicas", err)
+	}
 	s.hub.Start()
+	if err := s.bus.CallRoll(bus.Roll{Replica: s.replica}); err != nil {
+		s.log.Warn("asking the other replicas for their links", "error", err)
+	}
 
-	serve := func(name string, srv *http.Server, l net.Listener) {
+	serve := func(name string, do func() error) {
 		servers.Go(func() {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := do(); !errors.Is(err, http.ErrServerClosed) {
 				failed <- wrap(name, err)
 			}
 		})
 	}
-	serve("serving HTTPS", public, tls.NewListener(s.listener, public.TLSConfig))
+	serve("serving HTTPS", func() error { return public.ServeTLS(s.listener, "", "") })
 	if metrics != nil {
-		serve("serving metrics", metrics.server, metrics.listener)
+		serve("serving metrics", func() error { return metrics.server.Serve(metrics.listener) })
 	}
 	s.log.Info("ready", "listen", s.listener.Addr().String(), "url", s.options.Settings.PublicURL, "version", s.options.Version)
 
@@ -93,7 +112,7 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = metrics.server.Close()
 	}
 	servers.Wait()
-	err = errors.Join(err, wrap("closing the database", s.db.Close()))
+	err = errors.Join(err, wrap("closing the bus", s.bus.Close(end)), wrap("closing the database", s.db.Close()))
 	s.log.Info("stopped")
 	return err
 }
@@ -106,65 +125,26 @@ func ignoreDeadline(err error) error {
 	return err
 }
 
-// follow hands the change feed to those who keep something in memory. It returns once they are up to date, or
-// start ended.
-func (s *Server) follow(start, ctx context.Context, wg *sync.WaitGroup) {
-	subscription := s.follower.Subscribe(0)
-	loaded := make(chan struct{})
-	wg.Go(func() {
-		defer subscription.Close()
-		for first := true; ; first = false {
-			batch, anew, err := subscription.Next(ctx)
-			if err != nil {
-				return
-			}
-			s.apikeys.Changed(batch, anew)
-			s.jobs.Apply(batch)
-			s.worker.Apply(batch)
-			s.bring(ctx, batch, anew)
-			if first {
-				close(loaded)
-			}
-		}
-	})
-	select {
-	case <-loaded:
-	case <-start.Done():
-	}
-}
-
-// bring takes the directory to where the feed is, however often the database has to be asked.
-func (s *Server) bring(ctx context.Context, batch []feed.Change, anew bool) {
+// followKeys keeps the cache of API keys true to the feed: a key that was revoked opens nothing from then on.
+func (s *Server) followKeys(ctx context.Context, from *feed.Subscription) error {
 	for {
-		var err error
-		if anew {
-			err = s.directory.Load(ctx)
-		} else {
-			err = s.directory.Apply(ctx, batch)
+		changes, anew, err := from.Next(ctx)
+		if err != nil {
+			return nil
 		}
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		s.log.Warn("the fleet in memory is behind; trying again", "error", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
-		}
+		s.apikeys.Changed(changes, anew)
 	}
 }
 
 // httpServer is the one HTTPS port. HTTP/2 is on for callers; agents ask for HTTP/1.1, which WebSocket needs.
 func (s *Server) httpServer() *http.Server {
-	c := s.certs.TLS()
-	c.NextProtos = []string{"h2", "http/1.1"}
-	srv := &http.Server{
-		Handler: s.handler(), TLSConfig: c,
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler: s.handler(), TLSConfig: s.certs.TLS(),
+		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: quietLog(s.log),
 	}
-	if err := http2.ConfigureServer(srv, &http2.Server{MaxConcurrentStreams: 250, ReadIdleTimeout: 30 * time.Second}); err != nil {
-		s.log.Error("HTTP/2 is off", "error", err)
-	}
-	return srv
 }

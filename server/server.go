@@ -26,6 +26,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
+	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/config"
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/feed"
@@ -66,6 +67,7 @@ type Server struct {
 	certs *keys.Certificates
 	db    *storage.DB
 
+	bus       *bus.Bus
 	follower  *feed.Follower
 	directory *fleet.Directory
 	hub       *link.Hub
@@ -87,8 +89,8 @@ type Server struct {
 	stopping   chan struct{}
 }
 
-// expiryGrace is how long ephemeral hosts are kept beyond their time after we started: their absence may be ours.
-const expiryGrace = 5 * time.Minute
+// expiryGrace is for how many reconnect windows after our start no ephemeral host is removed: its absence may be ours.
+const expiryGrace = 3
 
 // New opens and wires a control plane. It changes nothing outside its data folder and database.
 func New(ctx context.Context, o Options) (_ *Server, err error) {
@@ -119,16 +121,19 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.db.Close())
+			err = errors.Join(err, s.Close())
 		}
 	}()
+	if s.bus, err = bus.Open(bus.Options{Logger: o.Logger, Lost: func() { s.hub.RollCall() }}); err != nil {
+		return nil, err
+	}
 	if err := s.adopt(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.wireSlices(ctx); err != nil {
 		return nil, err
 	}
-	s.follower = feed.NewFollower(feed.Options{Source: s.db, Logger: o.Logger})
+	s.follower = feed.NewFollower(feed.Options{Source: changes{s.db, s.bus, o.Logger}, Logger: o.Logger})
 	return s, s.tenants.EnsureDefault(access.WithActor(ctx, access.Actor{Kind: access.System, ID: "system", Name: "first start"}))
 }
 
@@ -154,7 +159,7 @@ func (s *Server) adopt(ctx context.Context) error {
 func (s *Server) wireSlices(ctx context.Context) error {
 	o, set, now := s.options, s.options.Settings, s.options.Clock
 	limits := tokens.Limits{
-		DefaultTTL: set.TokenDefaultTTL, MaxTTL: set.TokenMaxTTL,
+		DefaultTTL: set.TokenDefaultTTL, LongTTL: set.TokenLongTTL, MaxTTL: set.TokenMaxTTL,
 		DefaultMaxUses: int32(set.TokenDefaultMaxUses), MaxUses: int32(set.TokenMaxUses),
 	}
 	anchor := func() trust.AnchorHash { return trust.HashAnchor(s.keys.Anchor) }
@@ -194,7 +199,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	})
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{
-		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(),
+		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},
 		Replica: s.replica, Version: o.Version, ReconnectWindow: set.ReconnectWindow,
 		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, Clock: now, Logger: o.Logger, Registerer: o.Registry,
 	}); err != nil {
@@ -205,7 +210,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.hub.Attach(s.wire)
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
-	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace, func(err error) { s.log.Error("removing expired hosts", "error", err) })
+	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)
 	s.worker = operation.NewWorker(operation.Options{
@@ -232,7 +237,15 @@ func (s *Server) CAFile() string {
 func (s *Server) Fingerprint() string { return s.certs.Fingerprint() }
 
 // Close releases what New opened, for a server that never ran.
-func (s *Server) Close() error { return s.db.Close() }
+func (s *Server) Close() error {
+	var err error
+	if s.bus != nil {
+		end, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		err = s.bus.Close(end)
+	}
+	return errors.Join(err, s.db.Close())
+}
 
 func (s *Server) linkKeys() wire.ServerKeys {
 	return wire.ServerKeys{Private: s.keys.Link.Bytes(), Public: s.keys.Link.PublicKey().Bytes(), Keyset: s.keys.Signed}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/loopbackd/loopback/agent"
 	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/inventory"
 	"github.com/loopbackd/loopback/agent/systemd"
 )
 
@@ -23,8 +24,9 @@ func runAgent(ctx context.Context, env Environment, args []string) error {
 		return err
 	}
 	level := new(slog.LevelVar)
+	machine := inventory.Source{Boot: env.Getenv("LOOPBACK_BOOT_ID")} // as the unit says
 	a, err := agent.New(agent.Options{
-		Config: c, StateDir: p.state, Socket: p.socket, Version: env.Version, Level: level,
+		Config: c, StateDir: p.state, Socket: p.socket, Version: env.Version, Level: level, Machine: machine,
 		Log: slog.New(logHandler(env.Stderr, level, env.Getenv("JOURNAL_STREAM") != "")), Systemd: systemd.FromEnvironment(env.Getenv),
 	})
 	if err != nil {

@@ -139,11 +139,20 @@ func document(name string, text []byte) (*yaml.Node, error) {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
+// maxWrong things are named; nobody reads more.
+const maxWrong = 32
+
 // reader collects what is wrong.
-type reader struct{ check fault.Check }
+type reader struct {
+	check fault.Check
+	found int
+}
 
 func (r *reader) wrong(at string, n *yaml.Node, what string) {
-	if what != "" {
+	if what == "" {
+		return
+	}
+	if r.found++; r.found <= maxWrong {
 		r.check.Add(fmt.Sprintf("line %d: %s", n.Line, strings.TrimSuffix(at, ".")), "%s", what)
 	}
 }

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -148,18 +149,12 @@ func parse(f *flag.FlagSet, args []string) error {
 	return nil
 }
 
-func parseAnchor(s string) (a trust.AnchorHash, ok bool) {
-	if len(s) != 2*len(a) {
-		return a, false
+func parseAnchor(s string) (trust.AnchorHash, bool) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(trust.AnchorHash{}) {
+		return trust.AnchorHash{}, false
 	}
-	for i := range a {
-		n, err := strconv.ParseUint(s[2*i:2*i+2], 16, 8)
-		if err != nil {
-			return a, false
-		}
-		a[i] = byte(n)
-	}
-	return a, true
+	return trust.AnchorHash(b), true
 }
 
 func parseLabels(c *fault.Check, s string) label.Set {

@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,6 +34,7 @@ const (
 // Source is where an inventory is read from. The zero value is this machine.
 type Source struct {
 	Root string // folder that stands for "/"; empty: "/" itself
+	Boot string // id of this boot by the service manager; empty: by the kernel's file
 }
 
 func (s Source) path(p string) string { return filepath.Join("/", s.Root, p) }
@@ -85,8 +87,15 @@ func clean(s string) string {
 	return s
 }
 
-// BootID is the kernel's id of this boot.
-func (s Source) BootID() string { return s.text("proc/sys/kernel/random/boot_id") }
+// BootID is the id of this boot, in the kernel's notation. In a container, the kernel's file is that of the machine below
+// wherever the container's own was mounted over it and the service's confinement took that mount away; the service
+// manager, outside of the confinement, knows better.
+func (s Source) BootID() string {
+	if b, err := hex.DecodeString(s.Boot); err == nil && len(b) == 16 {
+		return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	}
+	return s.text("proc/sys/kernel/random/boot_id")
+}
 
 // machineID is a hash: machine-id(5) asks that the id itself be kept on the machine.
 func (s Source) machineID() string {

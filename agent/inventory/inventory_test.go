@@ -142,3 +142,15 @@ func FuzzOSRelease(f *testing.F) {
 		Source{Root: root}.osRelease()
 	})
 }
+
+func TestTheServiceManagersBootIDWins(t *testing.T) {
+	for given, want := range map[string]string{
+		"5c14bf7426954f1a9dc6221bc1098ef0": "5c14bf74-2695-4f1a-9dc6-221bc1098ef0", "": "b-1", "%b": "b-1", "5c14": "b-1",
+	} {
+		s := machine(t, map[string]string{"proc/sys/kernel/random/boot_id": "b-1\n"})
+		s.Boot = given
+		if got := s.BootID(); got != want {
+			t.Errorf("boot id with %q from the service manager: got %q, want %q", given, got, want)
+		}
+	}
+}

@@ -43,7 +43,7 @@ type public struct {
 const maxRootKeys = 16
 
 var errMissing = fault.New(fault.Precondition, "publisher_keys_missing", "there are no publisher's keys in this folder").
-	WithHint("name the folder that holds them, or make new ones with --create-keys if this control plane has no releases yet")
+	WithHint("name the folder that holds them")
 
 // Create makes keys in a folder, which must be missing or empty: rootKeys for the root, of which threshold must sign, and
 // one for the targets. One of one suits a demonstration; two of three, kept apart, a company.

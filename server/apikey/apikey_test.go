@@ -430,7 +430,16 @@ func TestAFollowedRevocationIsSeenAtOnce(t *testing.T) {
 	defer cancel()
 	place := follower.Subscribe(0)
 	running.Go(func() { follower.Run(ctx) })
-	running.Go(func() { replica.Follow(ctx, place) })
+	running.Go(func() {
+		defer place.Close()
+		for {
+			changes, anew, err := place.Next(ctx)
+			if err != nil {
+				return
+			}
+			replica.Changed(changes, anew)
+		}
+	})
 	if _, err := replica.Authenticate(ctx, secret, here); err != nil {
 		t.Fatal(err)
 	}

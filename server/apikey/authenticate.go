@@ -78,19 +78,6 @@ func (s *Service) Changed(changes []feed.Change, reset bool) {
 	}
 }
 
-// Follow does so with all that the feed says, until ctx ends, and gives the place in it up.
-func (s *Service) Follow(ctx context.Context, place *feed.Subscription) {
-	defer place.Close()
-	for {
-		changes, anew, err := place.Next(ctx)
-		if err != nil {
-			s.Changed(nil, true)
-			return
-		}
-		s.Changed(changes, anew)
-	}
-}
-
 // Refusals of a kind from a network within the window are merged; beyond so many kinds at once, all are.
 const (
 	refusalWindow = time.Minute

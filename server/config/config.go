@@ -43,6 +43,7 @@ type Settings struct {
 	LogFormat      string   // text or json
 
 	TokenDefaultTTL     time.Duration // bounds for all workspaces
+	TokenLongTTL        time.Duration
 	TokenMaxTTL         time.Duration
 	TokenDefaultMaxUses int
 	TokenMaxUses        int
@@ -69,6 +70,7 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.StringVar(&s.LogLevel, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	f.StringVar(&s.LogFormat, "log-format", "text", "`FORMAT`: text or json")
 	f.DurationVar(&s.TokenDefaultTTL, "token-default-ttl", time.Hour, "life of an enrolment token unless it is minted with another")
+	f.DurationVar(&s.TokenLongTTL, "token-long-ttl", 30*24*time.Hour, "life of an enrolment token that is minted as long-lived")
 	f.DurationVar(&s.TokenMaxTTL, "token-max-ttl", 90*24*time.Hour, "longest life of an enrolment token")
 	f.IntVar(&s.TokenDefaultMaxUses, "token-default-max-uses", 1, "uses of an enrolment token unless it is minted with another number")
 	f.IntVar(&s.TokenMaxUses, "token-max-uses", 100_000, "most uses of an enrolment token")
@@ -178,6 +180,8 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(slices.Contains([]string{"debug", "info", "warn", "error"}, s.LogLevel), at("log-level"), "is %q; allowed are debug, info, warn, error", s.LogLevel)
 	c.That(slices.Contains([]string{"text", "json"}, s.LogFormat), at("log-format"), "is %q; allowed are text, json", s.LogFormat)
 	c.That(s.TokenDefaultTTL >= time.Minute, at("token-default-ttl"), "is %s, less than a minute", s.TokenDefaultTTL)
+	c.That(s.TokenLongTTL >= s.TokenDefaultTTL, at("token-long-ttl"), "is %s, less than token-default-ttl (%s)", s.TokenLongTTL, s.TokenDefaultTTL)
+	c.That(s.TokenMaxTTL >= s.TokenLongTTL, at("token-max-ttl"), "is %s, less than token-long-ttl (%s)", s.TokenMaxTTL, s.TokenLongTTL)
 	c.That(s.TokenMaxTTL >= s.TokenDefaultTTL, at("token-max-ttl"), "is %s, less than token-default-ttl (%s)", s.TokenMaxTTL, s.TokenDefaultTTL)
 	c.That(s.TokenDefaultMaxUses >= 1, at("token-default-max-uses"), "is %d, less than 1", s.TokenDefaultMaxUses)
 	c.That(s.TokenMaxUses >= s.TokenDefaultMaxUses, at("token-max-uses"), "is %d, less than token-default-max-uses (%d)", s.TokenMaxUses, s.TokenDefaultMaxUses)

@@ -34,7 +34,7 @@ func load(t *testing.T, args []string, env map[string]string, file string) (*Set
 func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	s, err := load(t, []string{"--listen", ":1"},
 		map[string]string{"LOOPBACKD_LISTEN": ":2", "LOOPBACKD_LOG_LEVEL": "debug"},
-		"listen: ':3'\nlog-level: warn\ntoken-max-ttl: 48h\ntls-name: [a.example, b.example]\ntoken-max-uses: 7\n")
+		"listen: ':3'\nlog-level: warn\ntoken-long-ttl: 24h\ntoken-max-ttl: 48h\ntls-name: [a.example, b.example]\ntoken-max-uses: 7\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 	wrong := map[string]string{
 		"listen": "8443", "metrics-listen": "here", "data-dir": " ", "public-url": "http://plain", "tls-certificate": "x.pem", "tls-key": "k.pem",
 		"trusted-proxy": "10.0.0", "database": "mysql://x", "log-level": "loud", "log-format": "xml",
-		"token-default-ttl": "3s", "token-max-ttl": "1m", "token-default-max-uses": "0", "token-max-uses": "0",
+		"token-default-ttl": "3s", "token-long-ttl": "2m", "token-max-ttl": "1m", "token-default-max-uses": "0", "token-max-uses": "0",
 		"reconnect-window": "1s", "heartbeat-rate": "0", "admission-rate": "-1", "shutdown-timeout": "0s",
 	}
 	delete(wrong, "data-dir") // any text names a folder

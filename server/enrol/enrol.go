@@ -196,26 +196,27 @@ func (s *Service) place(ctx context.Context, tx Tx, t token.Token, r Request, ne
 		}
 		return &found[0], nil
 	}
-	hint := w.ID + "/" + base
-	try := s.hint(hint)
-	if try == 0 {
-		there, err := find(base)
-		if err != nil {
-			return nil, h, err
-		}
-		if there != nil && there.Lifecycle == host.LifecycleUnmanaged {
-			before, h = there, *there
-		}
+	// The plain name is always looked at: it may have become free, or been given to the inventory, since.
+	there, err := find(base)
+	if err != nil {
+		return nil, h, err
 	}
-	if before == nil {
-		name, number, err := host.FreeName(base, try, func(name string) (bool, error) {
-			there, err := find(name)
-			return there != nil, err
-		})
-		if err != nil {
-			return nil, h, fmt.Errorf("finding a free name: %w", err)
+	if there != nil && there.Lifecycle == host.LifecycleUnmanaged {
+		before, h = there, *there
+	} else {
+		name := base
+		if there != nil {
+			hint := w.ID + "/" + base
+			var number int
+			name, number, err = host.FreeName(base, max(s.hint(hint), 2), func(name string) (bool, error) {
+				there, err := find(name)
+				return there != nil, err
+			})
+			if err != nil {
+				return nil, h, fmt.Errorf("finding a free name: %w", err)
+			}
+			s.remember(hint, number)
 		}
-		s.remember(hint, number)
 		h = host.Host{Meta: tenant.Meta{ID: newID, Name: name, CreatedAt: now}, Scope: w.Scope()}
 	}
 	labels := label.Set{}

@@ -124,6 +124,7 @@ main() {
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	tools
+	if [ -n "$want_version" ]; then pinned=yes; fi # named on purpose, be it older than what is installed
 	if [ "$want_channel" != "$channel" ] || [ "${want_version:-$version}" != "$version" ]; then
 		other "$@"
 	fi
@@ -175,11 +176,10 @@ remove() {
 tools() {
 	if command -v curl >/dev/null 2>&1; then
 		tool=curl
-	elif command -v wget >/dev/null 2>&1; then
+	elif wget --help 2>&1 | grep -q -e --ca-certificate; then
 		tool=wget
-		if wget --help 2>&1 | grep -q -e --ca-certificate; then tool=wget-gnu; fi
-	else
-		fail "neither curl nor wget is installed" "install one of them and run this again"
+	else # the wget of busybox verifies nothing, and is too old for a server's TLS
+		fail "neither curl nor GNU wget is installed" "install one of them and run this again"
 	fi
 	if command -v sha256sum >/dev/null 2>&1; then
 		hash=sha256sum
@@ -200,9 +200,6 @@ other() {
 	case $want_version in
 	*[!0-9A-Za-z.+-]*) fail "$want_version is not a version" "a version looks like 1.2.3 or 1.2.3-rc.1" 2 ;;
 	esac
-	if [ "$tool" = wget ]; then
-		fail "this wget cannot verify the control plane's certificate" "install curl, or fetch the script with ?channel=$want_channel&version=$want_version in its address"
-	fi
 	stage "${download:-$base}"
 	query="channel=$want_channel"
 	if [ -n "$want_version" ]; then
@@ -233,7 +230,7 @@ stage() {
 	detail "staging in $staging"
 	if [ -n "${length-}" ]; then
 		free=$(df -Pk "$staging" | awk 'NR == 2 { print $4 }')
-		need=$((length / 1024 * 2 + 1024))
+		need=$((length / 512 + 1024))
 		if [ "${free:-$need}" -lt "$need" ]; then
 			fail "the disk is full: $target has $((free / 1024)) MiB left, $((need / 1024 + 1)) are needed" "free some space and run this again"
 		fi
@@ -249,6 +246,7 @@ stage() {
 	if [ -n "$ca" ]; then printf '%s\n' "$ca" >"$staging/ca.pem"; fi
 }
 
+# shellcheck disable=SC2317 # the trap calls it
 clean() {
 	if [ -n "$staging" ]; then
 		rm -rf "$staging"
@@ -281,7 +279,7 @@ fetch() {
 		0 | 18 | 28 | 33 | 52 | 56 | 4 | 1) ;; # cut short, slow, gone for a moment
 		*) attempt=9 ;;
 		esac
-		if grep -q -e '407' -e ' 40[0-9]' -e ' 41[0-9]' "$staging/problem"; then attempt=9; fi
+		if grep -q -e ' 40[0-9]' -e ' 41[0-9]' -e 'Proxy Auth' "$staging/problem"; then attempt=9; fi
 		if [ "$attempt" -ge 5 ]; then explain "$1"; fi
 		say "the download stopped at $have of $limit bytes; going on"
 		if [ -z "${3-}" ] || [ "$status" = 33 ]; then : >"$2"; fi
@@ -290,8 +288,7 @@ fetch() {
 	done
 }
 
-# get URL OFFSET writes to standard output. A wget that cannot verify certificates may still fetch what has its hash in
-# this script.
+# get URL OFFSET writes to standard output.
 get() {
 	case $tool in
 	curl)
@@ -300,18 +297,11 @@ get() {
 		if [ -n "$ca" ]; then set -- "$@" --cacert "$staging/ca.pem"; fi
 		curl -fsSL --proto =https --connect-timeout 15 --speed-limit 1 --speed-time 30 "$@"
 		;;
-	wget-gnu)
-		set -- "$1" --header="Range: bytes=$2-"
-		if [ "$2" = '--header=Range: bytes=0-' ]; then set -- "$1"; fi
+	wget)
+		set -- "$1" "--start-pos=$2"
+		if [ "$2" = --start-pos=0 ]; then set -- "$1"; fi # the option is younger than wget
 		if [ -n "$ca" ]; then set -- "$@" --ca-certificate="$staging/ca.pem"; fi
 		wget -nv -O - --tries=1 --timeout=30 "$@"
-		;;
-	wget)
-		if [ "$2" = 0 ]; then
-			wget -q -O - -T 30 --no-check-certificate "$1"
-		else
-			wget -q -O - -T 30 --no-check-certificate --header "Range: bytes=$2-" "$1"
-		fi
 		;;
 	esac
 }
@@ -320,11 +310,11 @@ get() {
 explain() {
 	problem=$(tail -n 1 "$staging/problem")
 	case $problem in
-	*407*) fail "the proxy wants credentials ($problem)" "give them: --proxy http://USER:PASSWORD@HOST:PORT" ;;
+	*407* | *'Proxy Auth'*) fail "the proxy wants credentials ($problem)" "give them: --proxy http://USER:PASSWORD@HOST:PORT" ;;
 	*404*) fail "the control plane does not serve $1 ($problem)" "fetch the install script again: it may have published another version meanwhile" ;;
 	*' 403'*) fail "access to $1 is forbidden ($problem)" "a proxy or a firewall between here and the control plane forbids it; allow $url" ;;
 	*[Pp]roxy*) fail "the proxy does not let this through ($problem)" "check https_proxy, or give another one with --proxy" ;;
-	*resolve* | *'bad address'*) fail "the name in $url cannot be resolved ($problem)" "check /etc/resolv.conf, or whether this network needs --proxy" ;;
+	*resolve*) fail "the name in $url cannot be resolved ($problem)" "check /etc/resolv.conf, or whether this network needs --proxy" ;;
 	*certificate* | *SSL* | *TLS*) fail "the certificate of $url is not the control plane's ($problem)" "something between here and the control plane intercepts TLS, this host's clock is wrong ($(date)), or the script is out of date: fetch it again" ;;
 	*refused* | *'timed out'* | *Timeout* | *'Failed to connect'* | *'connect to'* | *unreachable*) fail "$url cannot be reached ($problem)" "allow this host to connect there, or give a proxy with --proxy" ;;
 	*) fail "the download failed (${problem:-it ended early})" "check the way to $url: curl -v $url/healthz" ;;
@@ -351,5 +341,4 @@ keep() {
 }
 
 main "$@"
-exit
 }

@@ -32,8 +32,9 @@ func (a *admission) init(now time.Time, rate int) {
 	a.tokens = a.burst()
 }
 
-// burst is a quarter second's worth: enough that steady arrivals are not refused by chance.
-func (a *admission) burst() float64 { return max(1, a.rate/4) }
+// burst is a second's worth: times to return are told in whole seconds, so that those who were sent away together come
+// back together.
+func (a *admission) burst() float64 { return max(1, a.rate) }
 
 func (a *admission) take(now time.Time) (retryAfter time.Duration, ok bool) {
 	a.mu.Lock()

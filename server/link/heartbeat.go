@@ -100,7 +100,7 @@ func (p *peer) heartbeat(now time.Time, b beat) {
 	p.heard.Store(now.UnixNano())
 	p.uptime.Store(int64(max(b.uptime, 0)))
 	h := p.hub
-	h.metrics.heartbeats.Inc()
+	h.beats.Add(1)
 
 	var paced time.Duration
 	if known := h.Fleet.Lookup(p.id); known != nil {

@@ -103,6 +103,7 @@ type Hub struct {
 	peers    sync.WaitGroup     // each until its Closed has come
 
 	links    atomic.Int64 // welcomed
+	beats    atomic.Int64 // answered
 	lifetime context.Context
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup // loops, and what Changed and Expel started
@@ -121,7 +122,8 @@ func New(o Options) (*Hub, error) {
 		nascent: make(map[*peer]struct{}),
 	}
 	h.lifetime, h.cancel = context.WithCancel(context.Background())
-	h.metrics = newMetrics(o.Registerer, func() float64 { return float64(h.links.Load()) })
+	h.metrics = newMetrics(o.Registerer, func() float64 { return float64(h.links.Load()) },
+		func() float64 { return float64(h.beats.Load()) })
 	now := o.Clock()
 	h.table.init()
 	h.admission.init(now, o.AdmissionRate)
@@ -198,6 +200,15 @@ func (h *Hub) Admit(remote netip.Addr) (retryAfter time.Duration, ok bool) {
 
 // Links counts the hosts that are linked here.
 func (h *Hub) Links() int { return int(h.links.Load()) }
+
+// Heartbeats counts those that were answered.
+func (h *Hub) Heartbeats() int64 { return h.beats.Load() }
+
+// Settle waits until everything seen so far is durable, or ctx ends.
+func (h *Hub) Settle(ctx context.Context) error {
+	h.ledger.drain(ctx)
+	return ctx.Err()
+}
 
 // Changed says that what is known or desired of these hosts changed. It returns when it is noted; what has to be sent
 // goes out behind it. Calling it for hosts that did not change costs little.

@@ -10,7 +10,6 @@ type metrics struct {
 	sections     *prometheus.CounterVec
 	transitions  *prometheus.CounterVec
 	observations *prometheus.CounterVec
-	heartbeats   prometheus.Counter
 	coalesced    prometheus.Counter
 
 	bytesIn, bytesOut, framesIn, framesOut prometheus.Counter
@@ -18,7 +17,7 @@ type metrics struct {
 
 const metricsPrefix = "loopback_link_"
 
-func newMetrics(r prometheus.Registerer, links func() float64) *metrics {
+func newMetrics(r prometheus.Registerer, links, beats func() float64) *metrics {
 	if r == nil {
 		r = prometheus.NewRegistry()
 	}
@@ -38,7 +37,7 @@ func newMetrics(r prometheus.Registerer, links func() float64) *metrics {
 	m.sections = vec("sections_total", "Sections sent whole, sent as a delta, or found to be held already (skipped).", "kind")
 	m.transitions = vec("transitions_total", "Hosts that came online or went offline.", "to")
 	m.observations = vec("observations_total", "Observations by what became of them.", "result")
-	m.heartbeats = one("heartbeats_total", "Heartbeats answered.")
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: metricsPrefix + "heartbeats_total", Help: "Heartbeats answered."}, beats))
 	m.coalesced = one("outbox_coalesced_total", "Changes overtaken by newer ones before they were sent.")
 	bytes := vec("bytes_total", "Plaintext of frames.", "direction")
 	frames := vec("frames_total", "Frames.", "direction")

@@ -15,7 +15,7 @@ var (
 	errStopping = fault.New(fault.Unavailable, "server_stopping", "the control plane is stopping").
 			WithHint("nothing has to be done: the agent comes back by itself")
 	errRemoved = fault.New(fault.Denied, "host_removed", "this host was removed from the control plane").
-			WithHint("to bring it back, uninstall the agent and install it again with a new token")
+			WithHint("to bring the machine back as a new host: loopback-agent uninstall --purge, then run the installer with a new token")
 	errUnknown = fault.New(fault.NotFound, "host_unknown", "the control plane does not know this host").
 			WithHint("if the control plane was restored from a backup older than this host, install the agent again with a new token")
 	errIdentity = fault.New(fault.Unauthenticated, "identity_unknown", "the identity key is not this host's").

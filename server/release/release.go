@@ -12,7 +12,7 @@
 // hands over new root and targets metadata. Publishing verifies the chain of roots, the signatures and that every
 // artefact is present with the hash that was signed; only then are snapshot and timestamp written, timestamp last: it is
 // the switch. A crash before it leaves files that nobody refers to and that the next publication overwrites; a crash
-// after it is healed by publishing again or by Start, which enters in the catalogue what is signed.
+// after it is healed by publishing again, or by Run, which enters in the catalogue what is signed.
 //
 // What was published stays: a later targets file that lacks it, or gives the same path other bytes, is refused.
 //
@@ -26,6 +26,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,27 +112,14 @@ func (s *Service) Reload(ctx context.Context) error {
 	return nil
 }
 
-// Start brings the catalogue up to what is signed and renews signatures that are due. Run does so from then on.
-func (s *Service) Start(ctx context.Context) error {
-	if err := s.renew(ctx); err != nil {
-		return err
-	}
-	if r := s.current.Load(); r.root != nil {
-		ctx = access.WithActor(ctx, access.Actor{Kind: access.System, ID: "release", Name: "release"})
-		_, err := s.enter(ctx, r.targets)
-		return err
-	}
-	return nil
-}
-
-// Run signs timestamp and snapshot again long before they expire and removes uploads that nobody finished. It returns
-// when ctx ends, with nil. A failure is logged and tried again a minute later: hosts keep running on what they have.
+// Run enters what is signed in the catalogue, where a publication was cut off before that, and from then on signs
+// timestamp and snapshot again long before they expire, and removes uploads that nobody finished. It returns when ctx
+// ends, with nil. A failure is logged and tried again a minute later: hosts keep running on what they have.
 func (s *Service) Run(ctx context.Context) error {
 	for {
 		wait := time.Hour // a machine that slept must not rely on one long timer
-		err := errors.Join(s.renew(ctx), s.sweepUploads(ctx))
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("cannot renew the release metadata", "error", err)
+		if err := s.freshen(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("cannot keep the release metadata fresh", "error", err)
 			wait = time.Minute
 		}
 		timer := time.NewTimer(wait)
@@ -142,6 +130,32 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+func (s *Service) freshen(ctx context.Context) error {
+	return errors.Join(s.renew(ctx), s.reconcile(ctx), s.sweepUploads(ctx))
+}
+
+// reconcile brings the catalogue up to what is signed. It reads first: as a rule there is nothing to write.
+func (s *Service) reconcile(ctx context.Context) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	r := s.current.Load()
+	if r.root == nil {
+		return nil
+	}
+	known, err := s.all(ctx, s.store.View())
+	if err != nil {
+		return err
+	}
+	for _, r := range group(r.targets, s.clock()) {
+		if !slices.ContainsFunc(known, func(k release.Release) bool { return k.Name == r.Name && same(k, r) }) {
+			ctx = access.WithActor(ctx, access.Actor{Kind: access.System, ID: "release", Name: "release"})
+			_, err := s.enter(ctx, s.current.Load().targets)
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Service) renew(ctx context.Context) error {

@@ -15,9 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,75 +26,51 @@ import (
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/release/publish"
 	server "github.com/loopbackd/loopback/server/release"
+	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// catalogue is a Store in memory: a write that fails leaves nothing.
+// catalogue is the real storage, whose next write may fail.
 type catalogue struct {
-	mu      sync.Mutex
-	rows    []release.Release
-	entries []audit.Entry
-	fail    error // of the next write
+	storage.Store[server.Reader, server.Tx]
+	db   *storage.DB
+	fail error
 }
 
-func (c *catalogue) View() server.Reader { return &view{rows: c.rows} }
+func newCatalogue(t testing.TB) *catalogue {
+	db, err := storage.Open(t.Context(), storage.Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "db")})
+	if err != nil {
+		t.Fatal("open the database: ", err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return &catalogue{Store: storage.Bind[server.Reader, server.Tx](db), db: db}
+}
 
-func (c *catalogue) Write(_ context.Context, do func(server.Tx) error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fail != nil {
-		err := c.fail
+func (c *catalogue) Write(ctx context.Context, do func(server.Tx) error) error {
+	if err := c.fail; err != nil {
 		c.fail = nil
 		return err
 	}
-	tx := &view{rows: slices.Clone(c.rows)}
-	if err := do(tx); err != nil {
-		return err
+	return c.Store.Write(ctx, do)
+}
+
+func (b *bench) rows() []release.Release {
+	b.t.Helper()
+	rows, _, err := b.catalogue.View().Releases(b.t.Context(), "", "", tenant.Page{})
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	c.rows, c.entries = tx.rows, append(c.entries, tx.entries...)
-	return nil
+	return rows
 }
 
-type view struct {
-	rows    []release.Release
-	entries []audit.Entry
-}
-
-func (v *view) Release(_ context.Context, id string) (release.Release, error) {
-	for _, r := range v.rows {
-		if r.ID == id {
-			return r, nil
-		}
+func (b *bench) entries() []audit.Entry {
+	b.t.Helper()
+	entries, err := b.catalogue.db.View().Entries(b.t.Context(), audit.Query{Readable: []access.Scope{{}}, Action: release.Publish, Limit: 100})
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	return release.Release{}, access.NotFound("release " + id)
-}
-
-func (v *view) Releases(_ context.Context, program, channel string, _ tenant.Page) ([]release.Release, string, error) {
-	var out []release.Release
-	for _, r := range v.rows {
-		if (program == "" || r.Program == program) && (channel == "" || r.Channel == channel) {
-			out = append(out, r)
-		}
-	}
-	return out, "", nil
-}
-
-func (v *view) PutRelease(_ context.Context, r release.Release) (release.Release, error) {
-	r.Revision++
-	for i := range v.rows {
-		if v.rows[i].ID == r.ID {
-			v.rows[i] = r
-			return r, nil
-		}
-	}
-	v.rows = append(v.rows, r)
-	return r, nil
-}
-
-func (v *view) Audit(_ context.Context, e audit.Entry) error {
-	v.entries = append(v.entries, e)
-	return nil
+	return entries
 }
 
 // bench is a repository with a publisher beside it.
@@ -111,7 +85,7 @@ type bench struct {
 }
 
 func newBench(t testing.TB) *bench {
-	b := &bench{t: t, dir: t.TempDir(), catalogue: &catalogue{}, now: time.Now()}
+	b := &bench{t: t, dir: t.TempDir(), catalogue: newCatalogue(t), now: time.Now()}
 	_, snapshot, _ := ed25519.GenerateKey(nil)
 	_, timestamp, _ := ed25519.GenerateKey(nil)
 	b.options = server.Options{
@@ -230,8 +204,8 @@ func TestAPublicationIsServedAndEnteredInTheCatalogue(t *testing.T) {
 	if len(out) != 1 || out[0].Name != "loopback-agent 1.0.0" || len(out[0].Targets) != 2 {
 		t.Fatalf("released: got %+v, wanted loopback-agent 1.0.0 with two targets", out)
 	}
-	if len(b.catalogue.entries) != 1 || b.catalogue.entries[0].Action != release.Publish {
-		t.Errorf("audit: got %+v, wanted one entry of releases.publish", b.catalogue.entries)
+	if len(b.entries()) != 1 || b.entries()[0].Action != release.Publish {
+		t.Errorf("audit: got %+v, wanted one entry of releases.publish", b.entries())
 	}
 	sum := sha256.Sum256(program)
 	plain := "/dl/targets/loopback-agent/1.0.0/linux-amd64/loopback-agent"
@@ -268,8 +242,8 @@ func TestTheSamePublicationTwiceChangesNothing(t *testing.T) {
 	_, before, _ := b.get("/dl/metadata/timestamp.json")
 	again := b.mustPublish(a)
 	_, after, _ := b.get("/dl/metadata/timestamp.json")
-	if !bytes.Equal(before, after) || len(b.catalogue.entries) != 1 || len(again) != 1 {
-		t.Errorf("second time: got %d audit entries, %d releases, timestamp changed %v; wanted 1, 1, false", len(b.catalogue.entries), len(again), !bytes.Equal(before, after))
+	if !bytes.Equal(before, after) || len(b.entries()) != 1 || len(again) != 1 {
+		t.Errorf("second time: got %d audit entries, %d releases, timestamp changed %v; wanted 1, 1, false", len(b.entries()), len(again), !bytes.Equal(before, after))
 	}
 }
 
@@ -294,8 +268,8 @@ func TestAPreviewIsPromotedToStable(t *testing.T) {
 	if got, err := b.service.Resolve(release.Agent, release.Stable, ""); err != nil || len(got) != 2 {
 		t.Errorf("stable after: got %v, %v, wanted two targets", got, err)
 	}
-	if len(b.catalogue.rows) != 1 || b.catalogue.rows[0].Channel != release.Stable || len(b.catalogue.rows[0].Targets) != 2 {
-		t.Errorf("catalogue: got %+v, wanted one stable release of two targets", b.catalogue.rows)
+	if len(b.rows()) != 1 || b.rows()[0].Channel != release.Stable || len(b.rows()[0].Targets) != 2 {
+		t.Errorf("catalogue: got %+v, wanted one stable release of two targets", b.rows())
 	}
 }
 
@@ -479,11 +453,11 @@ func TestACatalogueThatWasNotWrittenIsWrittenAtTheNextStart(t *testing.T) {
 		t.Fatal("published although the catalogue could not be written")
 	}
 	b.restart()
-	if err := b.service.Start(t.Context()); err != nil || len(b.catalogue.rows) != 1 {
-		t.Errorf("after the start: got %d rows, %v; wanted 1", len(b.catalogue.rows), err)
+	if err := b.service.Freshen(t.Context()); err != nil || len(b.rows()) != 1 {
+		t.Errorf("after the start: got %d rows, %v; wanted 1", len(b.rows()), err)
 	}
-	if err := b.service.Start(t.Context()); err != nil || len(b.catalogue.entries) != 1 {
-		t.Errorf("after another start: got %d audit entries, %v; wanted 1", len(b.catalogue.entries), err)
+	if err := b.service.Freshen(t.Context()); err != nil || len(b.entries()) != 1 {
+		t.Errorf("after another start: got %d audit entries, %v; wanted 1", len(b.entries()), err)
 	}
 }
 
@@ -586,7 +560,7 @@ func TestASleptThroughExpiryIsSignedAnewAtStart(t *testing.T) {
 	b.mustPublish(b.artefact("1.0.0", release.Stable, "amd64", []byte("agent")))
 	b.now = b.now.Add(300 * 24 * time.Hour)
 	b.restart()
-	if err := b.service.Start(t.Context()); err != nil {
+	if err := b.service.Freshen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	_, file, _ := b.get("/dl/metadata/timestamp.json")
@@ -672,9 +646,7 @@ func TestAbandonedUploadsAreRemoved(t *testing.T) {
 	part.Data = nil
 	for _, c := range []struct{ age, want int64 }{{23, 1}, {25, 0}} {
 		b.now = time.Now().Add(time.Duration(c.age) * time.Hour)
-		once, stop := context.WithCancel(t.Context())
-		stop() // Run looks once and ends
-		if err := b.service.Run(once); err != nil {
+		if err := b.service.Freshen(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if have, _, err := b.service.Upload(ctx, part); have != c.want || err != nil {

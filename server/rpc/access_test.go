@@ -292,6 +292,9 @@ func TestTheDeclaredPermissionIsTheOneDemanded(t *testing.T) {
 				if status == http.StatusOK && !strings.Contains(got, `"items":[]`) && !lists(m) {
 					t.Errorf("got %d %s without %s there, want it refused", status, got, m.Permission)
 				}
+				if len(refs) == 0 && !lists(m) && !strings.Contains(got, "permission_denied") {
+					t.Errorf("got %d %s with %s in a workspace only, want it denied: it acts on the whole deployment", status, got, m.Permission)
+				}
 				if lists(m) {
 					w.noLeak(t, got, "without the permission there")
 				}

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"regexp"
@@ -133,6 +134,11 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		}
 		bounded, cancel := context.WithTimeout(ctx, d)
 		defer cancel()
+		if req.Spec().Procedure == loopbackv1connect.OperationServiceWaitOperationProcedure {
+			var end context.CancelFunc
+			bounded, end = e.untilStopping(bounded)
+			defer end()
+		}
 		defer func() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler {
@@ -144,7 +150,8 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				res = nil
 			}
 		}()
-		return next(bounded, req)
+		res, err = next(bounded, req)
+		return res, stopped(bounded, err)
 	}
 }
 
@@ -160,8 +167,36 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 			}
 			err = e.end(ctx, conn.Spec(), err)
 		}()
-		return next(ctx, conn)
+		lasting, cancel := e.untilStopping(ctx)
+		defer cancel()
+		return stopped(lasting, next(lasting, conn))
 	}
+}
+
+// errStopping ends calls that would keep us from stopping. It is Unavailable: callers come back, to whoever is there.
+var errStopping = fault.New(fault.Unavailable, "stopping", "the control plane is stopping").WithHint("try again in a moment")
+
+// untilStopping is ctx until the server is about to stop.
+func (e *edge) untilStopping(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-e.options.Stopping: // never, where it is nil
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil); <-ended }
+}
+
+// stopped is err, or that we are stopping where that is what ended the call.
+func stopped(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errStopping) {
+		return errStopping
+	}
+	return err
 }
 
 // WrapStreamingClient implements connect.Interceptor; there are no clients here.

@@ -360,3 +360,23 @@ func TestEveryCallIsObservedOnce(t *testing.T) {
 		t.Errorf("got %v, want ok, unauthenticated, unimplemented", got)
 	}
 }
+
+func TestLastingCallsEndWhenTheServerStops(t *testing.T) {
+	stopping, watched := make(chan struct{}), make(chan struct{})
+	h := rpc.Handler(rpc.Services{Hosts: watching{watch: func(ctx context.Context, _ *connect.ServerStream[v1.WatchHostsResponse]) error {
+		close(watched)
+		<-ctx.Done()
+		return ctx.Err()
+	}}}, doors{"all": holding(access.All)}, rpc.Options{Stopping: stopping})
+	server := httptest.NewTLSServer(h)
+	defer server.Close()
+	go func() { <-watched; close(stopping) }()
+	stream, err := loopbackv1connect.NewHostServiceClient(server.Client(), server.URL).WatchHosts(t.Context(), withKey(&v1.WatchHostsRequest{}, "all"))
+	if err == nil {
+		stream.Receive()
+		err = stream.Err()
+	}
+	if connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "stopping") {
+		t.Errorf("got %v, want unavailable because it is stopping", err)
+	}
+}

@@ -55,6 +55,8 @@ type Options struct {
 	Address func(*http.Request) netip.Addr // the caller's address, where a proxy stands in front; nil: the peer's
 	Observe func(Call)                     // told of every call when it ends; nil: nobody is
 	Timeout time.Duration                  // of methods without a bound of their own; 0: DefaultTimeout
+	// Stopping is closed when the server is about to stop: calls that last as long as their callers like end then.
+	Stopping <-chan struct{}
 }
 
 // Call is what became of a call, for metrics.

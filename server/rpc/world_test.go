@@ -1,6 +1,8 @@
 package rpc_test
 
 import (
+	"crypto/ed25519"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -14,12 +16,15 @@ import (
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/server/install"
+	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
 	place "github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/test/plane"
+	"github.com/loopbackd/loopback/trust"
 )
 
 // marker is in every name and description of the foreign organisation, and nowhere else.
@@ -57,6 +62,7 @@ func newWorld(t *testing.T) *world {
 		Sessions: rpc.Sessions{Service: keys, Deployment: "dep_test", Version: "0.0.0"},
 		Audit:    rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants)},
 		Hosts:    rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
+		Releases: catalogue(t, p),
 	}
 	w.holder(t, "administrator", access.Scope{})
 	w.a, w.foreign = w.populate(t, marker)
@@ -137,14 +143,33 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	}
 }
 
+// catalogue is an empty one.
+func catalogue(t *testing.T, p *plane.Plane) rpc.Releases {
+	t.Helper()
+	blobs, err := release.NewFolder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, snapshot, e1 := ed25519.GenerateKey(nil)
+	_, timestamp, e2 := ed25519.GenerateKey(nil)
+	releases, e3 := release.New(t.Context(), release.Options{
+		Blobs: blobs, Store: storage.Bind[release.Reader, release.Tx](p.DB), SnapshotKey: snapshot, TimestampKey: timestamp, Clock: p.Clock.Now,
+	})
+	installer, e4 := install.New(install.Options{
+		URL: "https://loopback.example:8443", Anchor: func() (a trust.AnchorHash) { return a }, Releases: releases,
+	})
+	if err := errors.Join(e1, e2, e3, e4); err != nil {
+		t.Fatal(err)
+	}
+	return rpc.Releases{Service: releases, Install: installer}
+}
+
 // mustServe ends the test of a method that has no service behind it here.
 func (w *world) mustServe(t *testing.T, m rpc.Method) {
 	t.Helper()
 	name := string(m.Descriptor.Parent().Name())
 	switch f := reflect.ValueOf(w.services).FieldByName(strings.TrimSuffix(name, "Service") + "s"); {
 	case f.IsValid() && !f.IsNil(), name == "AuditService" && w.services.Audit != nil, name == "SettingsService" && w.services.Settings != nil:
-	case name == "ReleaseService":
-		t.Skip("the catalogue of releases is not part of this test's control plane")
 	default:
 		t.Fatalf("%s is not served by this test's control plane: give it a service in newWorld", name)
 	}

@@ -134,6 +134,9 @@ func (s *Service) findProject(ctx context.Context, ref string, seen []access.Sco
 }
 
 func (s *Service) findWorkspace(ctx context.Context, ref string, seen []access.Scope) (tenant.Workspace, error) {
+	if ref == "" {
+		return s.onlyWorkspace(ctx, seen)
+	}
 	path, err := checkRef("workspace", ref, 3)
 	if err != nil {
 		return tenant.Workspace{}, err
@@ -163,6 +166,19 @@ func (s *Service) findWorkspace(ctx context.Context, ref string, seen []access.S
 		found = slices.DeleteFunc(found, func(w tenant.Workspace) bool { return !strings.HasSuffix("/"+paths[w.ID], "/"+ref) })
 	}
 	return single(found, "workspace", ref, func(w tenant.Workspace) string { return paths[w.ID] })
+}
+
+// onlyWorkspace is the one that the caller sees, when it sees no other: most callers have no need to name it.
+func (s *Service) onlyWorkspace(ctx context.Context, seen []access.Scope) (tenant.Workspace, error) {
+	found, _, err := s.store.View().Workspaces(ctx, tenant.Query{Readable: seen, Page: tenant.Page{Size: 2}})
+	switch {
+	case err != nil:
+		return tenant.Workspace{}, err
+	case len(found) != 1:
+		return tenant.Workspace{}, fault.Of(missing("workspace")).
+			WithHint("name one by --workspace or LOOPBACK_WORKSPACE; loopback workspace list shows those that you may see")
+	}
+	return found[0], nil
 }
 
 // visible is a place that was read by id, or not found in the same words where it does not lie in sight.

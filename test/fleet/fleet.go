@@ -86,10 +86,10 @@ func (f *Fleet) Counts() Counts {
 func (f *Fleet) Wait(ctx context.Context, done func(Counts) bool) error {
 	for {
 		f.mu.Lock()
-		stir := f.stir
-		ok := done(f.counts)
+		stir, now := f.stir, f.counts
+		now.Endings = maps.Clone(now.Endings)
 		f.mu.Unlock()
-		if ok {
+		if done(now) { // what it looks at takes its time: the agents go on meanwhile
 			return nil
 		}
 		select {

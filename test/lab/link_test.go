@@ -208,7 +208,6 @@ func TestLossAndRate(t *testing.T) {
 	if err := m.SetFaults(t.Context(), lab.Faults{Rate: 8_000_000}); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
 	must(t, m, "sh", "-c", "head -c 2000000 /dev/zero >/var/tmp/2MB")
 	listener, err := net.Listen("tcp", net.JoinHostPort(n.HostAddress().String(), "0"))
 	if err != nil {
@@ -227,7 +226,7 @@ func TestLossAndRate(t *testing.T) {
 		received2 <- count
 	}()
 	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	start = time.Now()
+	start := time.Now()
 	must(t, m, "bash", "-c", "cat /var/tmp/2MB >/dev/tcp/"+n.HostAddress().String()+"/"+port)
 	if got := <-received2; got != 2_000_000 {
 		t.Errorf("got %d bytes, want 2000000", got)

@@ -31,21 +31,25 @@ var rules = map[string]struct {
 	"wire":            {may: []string{"nouns", "api"}},
 	"release/publish": {may: []string{"nouns"}},
 
-	"server/config":        {may: []string{"nouns"}},
-	"server/console":       {may: []string{"nouns"}},
-	"server/keys":          {may: []string{"nouns"}},
-	"server/backup":        {may: []string{"nouns", "server/storage"}}, // copies and renews what storage keeps
-	"server/feed":          {may: []string{"nouns"}},
-	"server/bus":           {may: []string{"nouns"}},
-	"server/storage":       {may: []string{"nouns", "server/feed", "server/storage"}},
-	"server/link/linktest": {may: []string{"nouns", "api", "wire", "server/link"}},
-	"server/link":          {may: []string{"nouns", "api", "wire"}},
+	"server/backup":  {may: []string{"nouns", "server/storage"}}, // copies and renews what storage keeps
+	"server/config":  {may: []string{"nouns"}},
+	"server/console": {may: []string{"nouns"}},
+	"server/keys":    {may: []string{"nouns"}},
+	"server/feed":    {may: []string{"nouns"}},
+	"server/bus":     {may: []string{"nouns"}},
+	"server/storage": {may: []string{"nouns", "server/feed", "server/storage"}},
+	"server/link":    {may: []string{"nouns", "api", "wire"}},
+
+	"server/link/linktest": {may: []string{"nouns", "server/link"}},                       // the rest of a control plane, in memory
 	"server/fleet":         {may: []string{"nouns", "api", "server/feed", "server/link"}}, // implements the hub's seam and encodes its frames
 	"server/rpc":           {may: []string{"nouns", "api", "server"}},
 	"server":               {may: []string{"nouns", "server/feed"}}, // every slice: nouns, and the order of changes
 
+	// A module of the agent makes the machine match a section: it knows nouns and what is stored on the host, not who sent it.
+	"agent":         {may: []string{"nouns", "agent/state", "agent/config"}},
 	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
-	"agent":         {may: []string{"nouns", "agent"}},
+	"agent/doctor":  {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
+	"agent/command": {may: []string{"nouns", "agent"}},                                                     // assembles
 	"cli":           {may: []string{"nouns", "api", "release/publish"}},
 	"api":           {may: []string{"api"}},
 	"test":          {may: []string{""}},
