@@ -54,8 +54,12 @@ lint:
 	@$(call tool,buf) buf lint
 	@shellcheck build/*.sh test/lab/*.sh .ci/run
 
+.PHONY: vuln
+vuln: ## Known vulnerabilities in dependencies
+	@build/vuln.sh
+
 .PHONY: test test-short
-test: prepare build agents fresh lint ## Every test
+test: prepare build agents fresh lint vuln ## Every test
 	@build/test.sh ./...
 test-short: ## The quick part: no machines, no PostgreSQL
 	@LOOPBACK_TEST_SHORT=1 go test -short ./...

@@ -82,7 +82,7 @@ func (a *app) showHost(h *pb.Host) error {
 	i, l := h.GetInventory(), h.GetCeiling()
 	fields := [][2]string{
 		{"id", h.Id}, {"name", h.Name}, {"state", h.State}, {"reason", h.Reason}, {"since", stamp(h.Since)},
-		{"last seen", stamp(h.LastSeenAt)}, {"uptime", duration(h.Uptime)}, {"agent", h.AgentVersion}, {"channel", h.Channel},
+		{"last seen", stamp(h.LastSeenAt)}, {"uptime", uptime(h.Uptime)}, {"agent", h.AgentVersion}, {"channel", h.Channel},
 		{"labels", pairs(h.Labels)}, {"forced labels", strings.Join(h.ForcedLabels, ",")},
 		{"workspace", h.GetScope().GetWorkspaceId()}, {"enrolled", stamp(h.EnrolledAt)}, {"enrolled from", h.EnrolledFrom}, {"token", h.TokenId},
 		{"ephemeral", duration(h.EphemeralTtl)}, {"provider", h.Provider}, {"address", h.Address},

@@ -194,6 +194,14 @@ func duration(d *durationpb.Duration) string {
 	return d.AsDuration().String()
 }
 
+// uptime to the minute: nobody reads nanoseconds.
+func uptime(d *durationpb.Duration) string {
+	if d == nil {
+		return ""
+	}
+	return strings.TrimSuffix(d.AsDuration().Round(time.Minute).String(), "0s")
+}
+
 func pairs(m map[string]string) string {
 	keys := make([]string, 0, len(m))
 	for k := range m {

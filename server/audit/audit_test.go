@@ -24,6 +24,12 @@ func acting(ctx context.Context, at access.Scope, p ...access.Permission) contex
 // open is a log of so many entries, every other one of workspace acme/shop/prod.
 func open(t *testing.T, entries int) (*slice.Service, noun.Workspace) {
 	t.Helper()
+	s, _, w := openDB(t, entries)
+	return s, w
+}
+
+func openDB(t *testing.T, entries int) (*slice.Service, *storage.DB, noun.Workspace) {
+	t.Helper()
 	db, err := storage.Open(t.Context(), storage.Options{URL: filepath.Join(t.TempDir(), "loopback.db")})
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +59,41 @@ func open(t *testing.T, entries int) (*slice.Service, noun.Workspace) {
 			t.Fatal(err)
 		}
 	}
-	return slice.NewService(storage.Bind[slice.Reader, any](db), tenants), w
+	return slice.NewService(storage.Bind[slice.Reader, any](db), tenants), db, w
+}
+
+// A page of the largest size is followed by another like any other.
+func TestTheLargestPageIsNotTheLast(t *testing.T) {
+	s, db, _ := openDB(t, 0)
+	const entries = noun.MaxPage + 10
+	if err := db.Write(t.Context(), func(tx *storage.Tx) error {
+		for range entries {
+			if err := tx.Audit(t.Context(), audit.Entry{Actor: access.Actor{ID: "key_test"}, Action: "test.many", Target: "target"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ctx := acting(t.Context(), access.Scope{}, access.All)
+	for _, after := range []int64{0, 1} {
+		q := slice.Query{Action: "test.many", After: after, Page: noun.Page{Size: noun.MaxPage}}
+		seen := 0
+		for {
+			items, next, err := s.List(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen += len(items); next == "" {
+				break
+			}
+			q.Page.Token = next
+		}
+		if seen != entries {
+			t.Errorf("after %d, in pages of %d: got %d entries, want %d", after, noun.MaxPage, seen, entries)
+		}
+	}
 }
 
 func TestPagesGoThroughTheWholeLogBothWays(t *testing.T) {

@@ -40,10 +40,8 @@ func (v *View) Keys(ctx context.Context, q apikey.Query) ([]apikey.Key, string, 
 
 // PutKey inserts or updates.
 func (tx *Tx) PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error) {
-	err := tx.stamp(ctx, feed.APIKey, &k.Meta, k.Scope)
-	if err == nil {
-		err = keysTable.put(ctx, tx.session, &k)
-	}
+	tx.stamp(feed.APIKey, &k.Meta, k.Scope)
+	err := keysTable.put(ctx, tx.session, &k)
 	return k, err
 }
 

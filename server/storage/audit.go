@@ -40,7 +40,11 @@ func (v *View) Entries(ctx context.Context, q audit.Query) ([]audit.Entry, error
 	default:
 		order += " DESC"
 	}
-	rest := f.where() + order + " LIMIT " + f.arg(tenant.Page{Size: q.Limit}.Limit())
+	limit := tenant.Page{Size: q.Limit}.Limit()
+	if q.Limit > tenant.MaxPage {
+		limit = tenant.MaxPage + 1 // the one beyond the largest page tells its reader that there is another
+	}
+	rest := f.where() + order + " LIMIT " + f.arg(limit)
 	list, err := auditTable.list(ctx, v.session, rest, f.args...)
 	for i := range list {
 		list[i].Actor.RequestID = list[i].RequestID

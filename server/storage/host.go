@@ -251,9 +251,7 @@ func (tx *Tx) PutHost(ctx context.Context, h host.Host) (host.Host, error) {
 			return h, err
 		}
 	}
-	if err := tx.stamp(ctx, feed.Host, &h.Meta, h.Scope); err != nil {
-		return h, err
-	}
+	tx.stamp(feed.Host, &h.Meta, h.Scope)
 	relabelled := !sameLabels(before.labels, h.Labels)
 	h.SettingsRevision = max(h.SettingsRevision, before.settingsRevision)
 	// A new host has nothing that it could differ from: hosts that begin alike keep sharing one revision of their settings.

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
+
+	"github.com/loopbackd/loopback/fault"
 )
 
 // line is the writer's connection, with its statements prepared, in at most one transaction at a time.
@@ -81,6 +83,10 @@ func (l *line) note(err error) error {
 		return err
 	}
 	explained := l.engine.explain(err)
+	if kind := fault.KindOf(explained); kind == fault.Timeout || kind == fault.Canceled { // the batch's context, nobody's else
+		explained = fault.New(fault.Unavailable, "database_silent", "the database does not answer; nothing was written").
+			WithHint("look at the database's load and at the network between").WithCause(err)
+	}
 	if l.broken == nil && l.engine.breaks(l.conn, err) {
 		l.broken = explained
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func (db *DB) openPostgres(ctx context.Context, url string) (dialect, error) {
 	readers := max(4, 4*runtime.GOMAXPROCS(0))
 	db.reads.SetMaxOpenConns(readers)
 	db.reads.SetMaxIdleConns(readers)
-	db.engine, db.nature = e, nature{patience: postgresPatience, batchLimit: batchLimit}
+	db.engine, db.nature = e, nature{hopeful: true, patience: postgresPatience, batchLimit: batchLimit}
 	if err := e.check(ctx, db); err != nil {
 		return dialect{}, errors.Join(err, db.closePools())
 	}
@@ -109,27 +110,57 @@ func (e *postgres) check(ctx context.Context, db *DB) error {
 	return nil
 }
 
-func (e *postgres) begin(l *line) error {
-	return l.script(fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", int64(writeLock)))
+// begin takes one round trip. Each of the statements sees what is committed when it starts: the last one, therefore,
+// what the writer before us left.
+func (e *postgres) begin(l *line) (feed, entries int64, err error) {
+	err = l.raw(func(conn *pgx.Conn) error {
+		results, err := conn.PgConn().Exec(l.ctx, fmt.Sprintf(
+			"BEGIN; SELECT pg_advisory_xact_lock(%d); SELECT feed, audit FROM positions", int64(writeLock))).ReadAll()
+		if err != nil {
+			return err
+		}
+		if last := results[len(results)-1].Rows; len(last) != 1 {
+			return fmt.Errorf("storage: %d rows of positions", len(last))
+		} else if feed, err = strconv.ParseInt(string(last[0][0]), 10, 64); err != nil {
+			return err
+		} else {
+			entries, err = strconv.ParseInt(string(last[0][1]), 10, 64)
+			return err
+		}
+	})
+	return feed, entries, l.note(err)
 }
 
 func (e *postgres) next(l *line) error {
 	return l.script("RELEASE SAVEPOINT closure; SAVEPOINT closure")
 }
 
+// commit takes one round trip. PostgreSQL ignores what follows a statement that failed, COMMIT included.
 func (e *postgres) commit(l *line, tx *Tx, writer string, batch int64) error {
-	_, err := l.exec(`WITH mark AS (
-			INSERT INTO writers (id, batch, at) VALUES ($3, $4, $5)
-			ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at)
-		UPDATE positions SET feed = $1, audit = $2`, tx.feed, tx.entries, writer, batch, micros(tx.now))
+	statements, err := tx.positions()
 	if err != nil {
-		return l.note(err)
+		return &commitRefused{err}
 	}
+	statements = append(statements, statement{`INSERT INTO writers (id, batch, at) VALUES ($1, $2, $3)
+		ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at`, []any{writer, batch, micros(tx.db.now())}})
 	var tag pgconn.CommandTag
 	err = l.raw(func(conn *pgx.Conn) error {
+		var all pgx.Batch
+		for _, s := range statements {
+			all.Queue(s.text, s.args...)
+		}
+		all.Queue("COMMIT")
+		results := conn.SendBatch(l.ctx, &all)
+		for range statements {
+			if _, err := results.Exec(); err != nil {
+				return errors.Join(err, results.Close())
+			}
+		}
 		var err error
-		tag, err = conn.Exec(l.ctx, "COMMIT")
-		return err
+		if tag, err = results.Exec(); err != nil {
+			return errors.Join(err, results.Close())
+		}
+		return results.Close()
 	})
 	var answered *pgconn.PgError
 	switch {

@@ -31,9 +31,10 @@ func (p pool) explain(err error) error { return p.db.engine.explain(err) }
 // work is the session of one closure. It ignores the caller's context: a statement that is cut off would take the whole
 // batch with it, and the caller is to learn what really became of the closure.
 type work struct {
-	line *line
-	over bool  // the closure has returned
-	bad  error // a statement failed: nothing that this closure did is kept
+	line  *line
+	over  bool  // the closure has returned
+	wrote bool  // there is something to undo
+	bad   error // a statement failed: nothing that this closure did is kept
 }
 
 var errOver = fault.New(fault.Internal, "storage_transaction_over", "a transaction was used after its closure returned")
@@ -57,6 +58,7 @@ func (w *work) exec(_ context.Context, text string, args ...any) (int64, error) 
 	if err := w.usable(); err != nil {
 		return 0, err
 	}
+	w.wrote = true
 	affected, err := w.line.exec(text, args...)
 	return affected, w.explain(err)
 }

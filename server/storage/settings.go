@@ -77,9 +77,7 @@ func (tx *Tx) PutHostSettings(ctx context.Context, hostID string, s settings.Set
 }
 
 func (tx *Tx) putSettings(ctx context.Context, id string, at access.Scope, s settings.Settings) (settings.Stored, error) {
-	position, err := tx.change(ctx, feed.Settings, id, at, false)
-	if err == nil {
-		err = settingsTable.put(ctx, tx.session, &settingsRow{id, tx.now, position, s})
-	}
+	position := tx.change(feed.Settings, id, at, false)
+	err := settingsTable.put(ctx, tx.session, &settingsRow{id, tx.now, position, s})
 	return settings.Stored{Settings: s, Revision: position}, err
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -40,9 +41,13 @@ func (db *DB) openSQLite(ctx context.Context, path string) (dialect, error) {
 	e := &sqlite{path: path}
 	// SQLite would make the file readable to everybody.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return dialect{}, fault.New(fault.Unavailable, "database_unreachable", "the database %s cannot be opened", path).
-			WithHint("check that its folder exists and that this user may write there").WithCause(err)
+	switch {
+	case errors.Is(err, syscall.EROFS), errors.Is(err, os.ErrPermission):
+		return dialect{}, fault.New(fault.Unavailable, "database_read_only", "the database cannot be written").
+			WithHint("%s", e.readOnlyHint()).WithCause(err)
+	case err != nil:
+		return dialect{}, fault.New(fault.Unavailable, "database_unreachable", "the database cannot be opened").
+			WithHint("check that the folder of %s exists and that this user may write there", path).WithCause(err)
 	}
 	if err := f.Close(); err != nil {
 		return dialect{}, err
@@ -73,12 +78,20 @@ func (db *DB) openSQLite(ctx context.Context, path string) (dialect, error) {
 	if err := db.writes.PingContext(ctx); err != nil {
 		return dialect{}, errors.Join(fmt.Errorf("opening %s: %w", path, e.explain(err)), db.closePools())
 	}
+	// One reader stays open from now on: it keeps the files beside the database in place, should the disk fill up.
+	var tables int
+	if err := db.reads.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
+		return dialect{}, errors.Join(fmt.Errorf("opening %s: %w", path, e.explain(err)), db.closePools())
+	}
 	return dialect{goose: goose.DialectSQLite3, rewrite: func(text string) string { return text }}, nil
 }
 
-func (e *sqlite) begin(l *line) error {
-	_, err := l.exec("BEGIN IMMEDIATE")
-	return l.note(err)
+func (e *sqlite) begin(l *line) (feed, entries int64, err error) {
+	if _, err := l.exec("BEGIN IMMEDIATE"); err != nil {
+		return 0, 0, l.note(err)
+	}
+	err = l.row("SELECT feed, audit FROM positions", &feed, &entries)
+	return feed, entries, err
 }
 
 func (e *sqlite) next(l *line) error {
@@ -91,13 +104,16 @@ func (e *sqlite) next(l *line) error {
 }
 
 func (e *sqlite) commit(l *line, tx *Tx, _ string, _ int64) error {
-	if _, err := l.exec("UPDATE positions SET feed = $1, audit = $2", tx.feed, tx.entries); err != nil {
-		return l.note(err)
-	}
-	if _, err := l.exec("COMMIT"); err != nil {
-		err = l.note(err)
-		l.broken = err
+	statements, err := tx.positions()
+	if err != nil {
 		return &commitRefused{err}
+	}
+	for _, s := range append(statements, statement{text: "COMMIT"}) {
+		if _, err := l.exec(s.text, s.args...); err != nil {
+			err = l.note(err)
+			l.broken = err
+			return &commitRefused{err}
+		}
 	}
 	return nil
 }
@@ -120,27 +136,31 @@ func (e *sqlite) explain(err error) error {
 	case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
 		return errHeld.WithCause(err)
 	}
-	switch s.Code() & 0xff {
-	case sqlite3.SQLITE_FULL:
+	switch code := s.Code(); {
+	case code&0xff == sqlite3.SQLITE_FULL, code == sqlite3.SQLITE_IOERR_SHMSIZE:
 		return unavailable("database_full", "the disk of the database is full; nothing was written",
 			"free space on the file system of "+e.path)
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+	case code&0xff == sqlite3.SQLITE_BUSY, code&0xff == sqlite3.SQLITE_LOCKED:
 		return unavailable("database_locked", "the database is locked by another program; nothing was written",
 			"find what holds "+e.path+" open (fuser "+e.path+") and stop it")
-	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
+	case code&0xff == sqlite3.SQLITE_READONLY, code&0xff == sqlite3.SQLITE_PERM, code&0xff == sqlite3.SQLITE_AUTH:
 		return unavailable("database_read_only", "the database cannot be written",
-			"check that the user of loopbackd may write "+e.path+" and its folder, and that the file system is not mounted read-only")
-	case sqlite3.SQLITE_CANTOPEN:
+			e.readOnlyHint())
+	case code&0xff == sqlite3.SQLITE_CANTOPEN:
 		return unavailable("database_unreachable", "the database cannot be opened",
 			"check that "+e.path+" and its folder exist, that this user may write there, and that files can be opened (ulimit -n)")
-	case sqlite3.SQLITE_IOERR:
+	case code&0xff == sqlite3.SQLITE_IOERR:
 		return unavailable("database_failing", "the disk of the database failed; what was being written may be lost",
 			"look at the kernel's log (dmesg) and at the file system of "+e.path)
-	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+	case code&0xff == sqlite3.SQLITE_CORRUPT, code&0xff == sqlite3.SQLITE_NOTADB:
 		return unavailable("database_corrupt", "the database is damaged",
 			"stop loopbackd, keep "+e.path+" aside, and restore a backup: loopbackd restore")
 	}
 	return err
+}
+
+func (e *sqlite) readOnlyHint() string {
+	return "check that the user of loopbackd may write " + e.path + " and its folder, and that the file system is not mounted read-only"
 }
 
 // breaks: these may have rolled the whole transaction back; whatever ran after them would commit by itself.
@@ -197,6 +217,9 @@ func (e *sqlite) backup(ctx context.Context, to string) error {
 }
 
 func backupFailed(to string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
 	return fault.New(fault.Unavailable, "backup_failed", "the backup %s could not be written", to).
 		WithHint("check that there is space there and that loopbackd may write there").WithCause(err)
 }

@@ -53,8 +53,8 @@ type Options struct {
 
 // engine is what the two databases do differently within a transaction.
 type engine interface {
-	begin(l *line) error // and take the write lock
-	next(l *line) error  // keep the savepoint's work, open another savepoint
+	begin(l *line) (feed, entries int64, err error) // take the write lock, then read the last positions
+	next(l *line) error                             // keep the savepoint's work, open another savepoint
 	commit(l *line, tx *Tx, writer string, batch int64) error
 	committed(l *line, writer string, batch int64) (bool, error)
 	explain(err error) error               // in our words
@@ -65,6 +65,7 @@ type engine interface {
 // nature is what the writer has to know of the database it writes to.
 type nature struct {
 	blames     bool          // a broken transaction is the doing of the closure that it broke in, not of the connection
+	hopeful    bool          // round trips are dear: no savepoints until a closure turns out to need one
 	patience   time.Duration // for retrying a transaction that was certainly not committed
 	batchLimit time.Duration // after which a transaction is given up; 0: never
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -127,15 +128,20 @@ func (w *writer) run() {
 }
 
 // commitGroup takes the first request and those behind it through one transaction. A transaction that is certain not to
-// have been committed is run again, for as long as the engine's patience lasts; one that may have been is looked up.
+// have been committed is run again, for as long as the database's patience lasts; one that may have been is looked up.
 func (w *writer) commitGroup(first *request) {
 	pending := []*request{first}
+	careful := !w.db.nature.hopeful
 	began := time.Now()
 	pause := 5 * time.Millisecond
 	for try := 0; ; try++ {
-		left, err := w.transaction(pending, try == 0)
+		left, err := w.transaction(pending, try == 0, careful)
 		if err == nil {
 			return
+		}
+		if errors.Is(err, errWithSavepoints) {
+			pending, careful = left, true
+			continue
 		}
 		var d *doubt
 		unknown := errors.As(err, &d)
@@ -157,6 +163,10 @@ func (w *writer) commitGroup(first *request) {
 		pending = left
 	}
 }
+
+// errWithSavepoints asks for the same transaction once more: a closure failed after it had written, and there was no
+// savepoint to go back to. Savepoints cost a round trip for each closure, and few closures fail after writing.
+var errWithSavepoints = errors.New("storage: run again with savepoints")
 
 // again tells whether a transaction that failed so is worth another try. A COMMIT that the database refused is final.
 // Where the connection was lost, that is no closure's fault; where it was not, one closure was answered with the error
@@ -230,8 +240,8 @@ func (w *writer) refuse(left []*request, err error) {
 
 // transaction runs the pending closures, and where take is set those that arrive meanwhile, in one transaction. On an
 // error, left are those without an answer. Nothing of them was committed, unless the error is a doubt.
-func (w *writer) transaction(pending []*request, take bool) (left []*request, err error) {
-	tx, cancel, err := w.begin()
+func (w *writer) transaction(pending []*request, take, careful bool) (left []*request, err error) {
+	tx, cancel, err := w.begin(careful)
 	if err != nil {
 		return pending, err
 	}
@@ -255,23 +265,25 @@ func (w *writer) transaction(pending []*request, take bool) (left []*request, er
 			continue
 		}
 		next := tx.another()
-		failure := w.one(next, r)
-		if broken := w.line.broken; broken != nil {
-			left = append(done, pending[min(i+1, len(pending)):]...)
-			if w.db.nature.blames {
-				r.answer(failure)
-			} else {
-				left = append(left, r)
-			}
-			w.rollback()
-			return left, broken
-		}
-		if failure != nil {
+		failure := w.one(next, r, careful)
+		after := pending[min(i+1, len(pending)):]
+		switch broken := w.line.broken; {
+		case broken != nil && w.db.nature.blames:
 			r.answer(failure)
-			continue
+			w.rollback()
+			return append(done, after...), broken
+		case broken != nil:
+			w.rollback()
+			return append(append(done, r), after...), broken
+		case errors.Is(failure, errWithSavepoints):
+			w.rollback()
+			return append(append(done, r), after...), failure
+		case failure != nil:
+			r.answer(failure)
+		default:
+			tx = next
+			done = append(done, r)
 		}
-		tx = next
-		done = append(done, r)
 	}
 	if tx.feed == first.feed && tx.entries == first.entries && !tx.touched {
 		w.rollback() // nothing was changed
@@ -301,8 +313,8 @@ func (w *writer) next() *request {
 	}
 }
 
-// begin opens a transaction as the only writer, with a savepoint for the first closure.
-func (w *writer) begin() (*Tx, context.CancelFunc, error) {
+// begin opens a transaction as the only writer; a careful one with a savepoint for the first closure.
+func (w *writer) begin(careful bool) (*Tx, context.CancelFunc, error) {
 	ctx, cancel := context.Background(), context.CancelFunc(func() {})
 	if limit := w.db.nature.batchLimit; limit > 0 {
 		ctx, cancel = context.WithTimeout(ctx, limit)
@@ -319,11 +331,9 @@ func (w *writer) begin() (*Tx, context.CancelFunc, error) {
 	w.line.ctx, w.line.broken = ctx, nil
 	w.batch++
 	tx := &Tx{db: w.db, work: &work{line: w.line, over: true}}
-	err := w.db.engine.begin(w.line)
-	if err == nil {
-		err = w.line.row("SELECT feed, audit FROM positions", &tx.feed, &tx.entries)
-	}
-	if err == nil {
+	var err error
+	tx.feed, tx.entries, err = w.db.engine.begin(w.line)
+	if err == nil && careful {
 		err = w.line.script("SAVEPOINT closure")
 	}
 	if err != nil {
@@ -334,20 +344,28 @@ func (w *writer) begin() (*Tx, context.CancelFunc, error) {
 	return tx, cancel, nil
 }
 
-// rollback ends a transaction that is not to be; the connection goes with it where it is broken.
+// rollback ends a transaction that is not to be. A broken connection goes with it, unless it is known to be none of the
+// connection's doing: on a full disk there may be no room to open another.
 func (w *writer) rollback() {
 	broken := w.line.broken
 	w.line.broken = nil
-	if err := w.line.script("ROLLBACK"); err != nil || broken != nil {
+	err := w.line.script("ROLLBACK") // fails where the database has rolled back by itself
+	kept := broken == nil && err == nil || codeIn(broken, "database_full", "database_locked")
+	w.line.broken = nil
+	if !kept {
 		w.line.close()
 		w.line = nil
 	}
 }
 
+func codeIn(err error, codes ...string) bool {
+	return err != nil && slices.Contains(codes, fault.Of(err).Code)
+}
+
 // lookUp finds out what became of a batch whose COMMIT was not answered. It waits for the write lock: once that is held,
 // the batch has ended one way or the other.
 func (w *writer) lookUp(batch int64) (committed bool, err error) {
-	_, cancel, err := w.begin()
+	_, cancel, err := w.begin(false)
 	if err != nil {
 		return false, err
 	}
@@ -356,14 +374,18 @@ func (w *writer) lookUp(batch int64) (committed bool, err error) {
 	return w.db.engine.committed(w.line, w.id, batch)
 }
 
-// one runs a closure within its savepoint and leaves a savepoint for the next one.
-func (w *writer) one(tx *Tx, r *request) error {
+// one runs a closure, where careful within its savepoint, and leaves a savepoint for the next one.
+func (w *writer) one(tx *Tx, r *request, careful bool) error {
 	err := w.call(tx, r)
 	tx.work.over = true
-	if w.line.broken != nil {
+	switch {
+	case w.line.broken != nil:
 		return w.line.broken
-	}
-	if err == nil {
+	case err != nil && !careful && (tx.work.wrote || tx.work.bad != nil):
+		return errWithSavepoints
+	case !careful:
+		return err
+	case err == nil:
 		return w.db.engine.next(w.line)
 	}
 	if undo := w.line.script("ROLLBACK TO SAVEPOINT closure"); undo != nil && w.line.broken == nil {

@@ -1,0 +1,45 @@
+#!/bin/bash
+# Long runs against faults: `soak.sh` runs every area, `soak.sh AREA` one. Each prints the seed that repeats it:
+# LOOPBACK_SEED=… build/soak.sh AREA.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export LOOPBACK_SOAK=1
+export LOOPBACK_SEED=${LOOPBACK_SEED:-$(date +%s%N)}
+FUZZTIME=${FUZZTIME:-1m}
+
+# Kills, races, expulsions, rotations, hostile peers, backups: the sizes that are promised.
+area_fault() { CGO_ENABLED=0 go test -count=1 -v -timeout 2h ./test/fault; }
+
+# The hub with thousands of agents, over and over, with the race detector.
+area_link() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./wire ./server/link ./test/fleet; }
+
+# Group commit, both databases.
+area_storage() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./server/storage/... ./server/feed; }
+
+# Every fuzz target of the module, one after the other.
+area_fuzz() {
+	local package target
+	# What the toolchain lists, so that no target can be forgotten.
+	for package in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do
+		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
+			echo "fuzzing $package $target for $FUZZTIME"
+			go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" "$package"
+		done
+	done
+}
+
+areas=(fault link storage fuzz)
+chosen=${1:-}
+if [ -n "$chosen" ]; then
+	declare -F "area_$chosen" >/dev/null || {
+		echo "soak: there is no area called $chosen" >&2
+		echo "hint: choose from ${areas[*]}, or none for all" >&2
+		exit 2
+	}
+	areas=("$chosen")
+fi
+for area in "${areas[@]}"; do
+	echo "== $area, LOOPBACK_SEED=$LOOPBACK_SEED"
+	"area_$area"
+done
