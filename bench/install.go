@@ -99,7 +99,7 @@ func (b *bench) serveReleases(ctx context.Context, address string) (*daemon.Daem
 			return d, errors.Join(err, d.Kill())
 		}
 	}
-	env := []string{"LOOPBACK_URL=" + d.URL, "LOOPBACK_API_KEY=" + d.Key, "LOOPBACK_CA_FILE=" + filepath.Join(d.DataDir, "keys", "ca.crt"), "XDG_CONFIG_HOME=" + b.dir}
+	env := []string{"LOOPBACK_URL=" + d.URL, "LOOPBACK_API_KEY=" + d.Key, "LOOPBACK_CA_FILE=" + filepath.Join(d.DataDir, "keys", "ca.crt"), "XDG_CONFIG_HOME=" + filepath.Join(b.dir, "config")}
 	err = b.command(ctx, env, filepath.Join(b.dir, "loopback"), "release", "publish", "--keys", filepath.Join(b.dir, "release-keys"),
 		"--version", version, "--channel", "stable", filepath.Join(b.dir, "agents"))
 	if err != nil {
