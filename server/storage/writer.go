@@ -207,34 +207,40 @@ type commitRefused struct{ error }
 
 func (c *commitRefused) Unwrap() error { return c.error }
 
-// settle tells callers that their work is durable.
+// settle tells callers that their work is durable, and followers before them: who reads its own write through a cache
+// does not wait for the next look.
 func (w *writer) settle(done []*request, feed bool) {
-	for _, r := range done {
-		r.answer(nil)
-	}
 	if feed {
 		w.db.nudge()
 	}
+	for _, r := range done {
+		r.answer(nil)
+	}
 }
 
-// refuse fails the requests of a transaction that did not come about, and all that wait: each of them would wait as long
-// for the same.
+// refuse fails the requests of a transaction that did not come about, and all that wait by now: each of them would wait
+// as long for the same.
 func (w *writer) refuse(left []*request, err error) {
-	w.db.logger.Error("the database did not take a group of changes", "changes", len(left), "error", err)
+	var behind []*request
+	for len(behind) < maxQueue {
+		r := w.next()
+		if r == nil {
+			break
+		}
+		behind = append(behind, r)
+	}
+	w.db.logger.Error("the database did not take a group of changes", "changes", len(left), "behind", len(behind), "error", err)
 	for _, r := range left {
 		r.answer(err)
 	}
-	for range len(w.queue) {
-		select {
-		case r, ok := <-w.queue:
-			if !ok {
-				return
-			}
-			if r.state.CompareAndSwap(waiting, started) {
-				r.answer(err)
-			}
-		default:
-			return
+	var d *doubt
+	if errors.As(err, &d) { // there is none about these
+		err = fault.New(fault.Unavailable, "database_unreachable", "the database went away; nothing was written").
+			WithHint("try again").WithCause(d.error)
+	}
+	for _, r := range behind {
+		if r.state.CompareAndSwap(waiting, started) {
+			r.answer(err)
 		}
 	}
 }
