@@ -24,7 +24,7 @@ import (
 func TestHostileEnvelopesLeaveItStanding(t *testing.T) {
 	random := dice(t)
 	d := start(t, "--log-level", "error")
-	_, secret := mint(t, d, 60)
+	_, secret := mint(t, d, 10_000)
 	bystanders := agents(t, d, 20, secret, nil)
 	await(t, bystanders, time.Minute, func(c fleet.Counts) bool { return c.Linked == 20 })
 	pid := d.PID()
