@@ -54,9 +54,13 @@ lint:
 	@$(call tool,buf) buf lint
 	@shellcheck build/*.sh test/lab/*.sh .ci/run
 
+.PHONY: vuln
+vuln: ## Known vulnerabilities in dependencies
+	@build/vuln.sh
+
 .PHONY: test test-short
-test: prepare build agents fresh lint ## Every test
-	@build/test.sh ./...
+test: prepare build agents fresh lint vuln ## Every test
+	@build/test.sh
 test-short: ## The quick part: no machines, no PostgreSQL
 	@LOOPBACK_TEST_SHORT=1 go test -short ./...
 

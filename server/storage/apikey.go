@@ -40,17 +40,15 @@ func (v *View) Keys(ctx context.Context, q apikey.Query) ([]apikey.Key, string, 
 
 // PutKey inserts or updates.
 func (tx *Tx) PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error) {
-	err := tx.stamp(ctx, feed.APIKey, &k.Meta, k.Scope)
-	if err == nil {
-		err = keysTable.put(ctx, tx.session, &k)
-	}
+	tx.stamp(feed.APIKey, &k.Meta, k.Scope)
+	err := keysTable.put(ctx, tx.session, &k)
 	return k, err
 }
 
 // TouchKey notes that a key was used. The feed does not speak of it.
 func (tx *Tx) TouchKey(ctx context.Context, id string, at time.Time) error {
 	tx.touch()
-	if _, err := tx.session.exec(ctx, "UPDATE api_keys SET last_used_at = $1 WHERE id = $2 AND last_used_at < $1",
+	if err := tx.session.exec(ctx, "UPDATE api_keys SET last_used_at = $1 WHERE id = $2 AND last_used_at < $1",
 		micros(at), id); err != nil {
 		return fmt.Errorf("noting the use of a key: %w", err)
 	}

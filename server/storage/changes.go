@@ -75,7 +75,7 @@ func (db *DB) PruneChanges(ctx context.Context, before time.Time) (int64, error)
 		var n int64
 		err := db.Observe(ctx, func(tx *Tx) error {
 			var err error
-			n, err = tx.session.exec(ctx, `DELETE FROM changes WHERE position IN (
+			n, err = tx.work.count(`DELETE FROM changes WHERE position IN (
 				SELECT position FROM changes WHERE position < coalesce(
 					(SELECT min(position) FROM changes WHERE at >= $1), (SELECT feed + 1 FROM positions))
 				ORDER BY position LIMIT $2)`, micros(before), pruneStep)

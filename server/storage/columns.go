@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type table[T any] struct {
 	columns string // comma-separated
 	upsert  string
 	insert  string
+	width   int // columns of a row
 }
 
 func newTable[T any](name string, bind func(*T) []column) *table[T] {
@@ -37,7 +39,7 @@ func newTable[T any](name string, bind func(*T) []column) *table[T] {
 			sets = append(sets, c.name+" = excluded."+c.name)
 		}
 	}
-	t := &table[T]{name: name, bind: bind, columns: strings.Join(names, ", ")}
+	t := &table[T]{name: name, bind: bind, columns: strings.Join(names, ", "), width: len(columns)}
 	t.insert = fmt.Sprintf("INSERT INTO %s (%s) VALUES (%s)", name, t.columns, strings.Join(marks, ", "))
 	t.upsert = fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", t.insert, names[0], strings.Join(sets, ", "))
 	return t
@@ -118,12 +120,48 @@ func (t *table[T]) add(ctx context.Context, s session, v *T) error {
 func (t *table[T]) write(ctx context.Context, s session, text string, v *T) error {
 	args, err := t.values(v)
 	if err == nil {
-		_, err = s.exec(ctx, text, args...)
+		err = s.exec(ctx, text, args...)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", t.name, err)
 	}
 	return nil
+}
+
+// statement is a text with its arguments.
+type statement struct {
+	text string
+	args []any
+}
+
+// inserts are statements that insert rows, many to a statement. There are few texts, so that they can stay prepared.
+func (t *table[T]) inserts(rows []T) ([]statement, error) {
+	var out []statement
+	for len(rows) > 0 {
+		n := 1
+		for n*4 <= min(len(rows), 64) {
+			n *= 4
+		}
+		s := statement{text: t.insert, args: make([]any, 0, n*t.width)}
+		var more strings.Builder
+		for i := range n {
+			args, err := t.values(&rows[i])
+			if err != nil {
+				return nil, err
+			}
+			s.args = append(s.args, args...)
+			if i > 0 {
+				for c := range t.width {
+					more.WriteString([]string{", ($", ", $"}[min(c, 1)])
+					more.WriteString(strconv.Itoa(i*t.width + c + 1))
+				}
+				more.WriteByte(')')
+			}
+		}
+		s.text += more.String()
+		out, rows = append(out, s), rows[n:]
+	}
+	return out, nil
 }
 
 // metaColumns are the columns that every resource begins with.

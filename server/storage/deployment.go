@@ -30,7 +30,7 @@ func (tx *Tx) PutDeployment(ctx context.Context, d tenant.Deployment) error {
 	if d.CreatedAt.IsZero() {
 		d.CreatedAt = tx.now
 	}
-	if _, err := tx.session.exec(ctx, "DELETE FROM deployment WHERE id <> $1", d.ID); err != nil {
+	if err := tx.session.exec(ctx, "DELETE FROM deployment WHERE id <> $1", d.ID); err != nil {
 		return err
 	}
 	return deploymentTable.put(ctx, tx.session, &d)

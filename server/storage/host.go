@@ -251,9 +251,7 @@ func (tx *Tx) PutHost(ctx context.Context, h host.Host) (host.Host, error) {
 			return h, err
 		}
 	}
-	if err := tx.stamp(ctx, feed.Host, &h.Meta, h.Scope); err != nil {
-		return h, err
-	}
+	tx.stamp(feed.Host, &h.Meta, h.Scope)
 	relabelled := !sameLabels(before.labels, h.Labels)
 	h.SettingsRevision = max(h.SettingsRevision, before.settingsRevision)
 	// A new host has nothing that it could differ from: hosts that begin alike keep sharing one revision of their settings.
@@ -294,7 +292,7 @@ func sameLabels(a, b label.Set) bool {
 
 func (tx *Tx) relabel(ctx context.Context, before hostBefore, h host.Host) error {
 	if len(before.labels) > 0 {
-		if _, err := tx.session.exec(ctx, "DELETE FROM host_labels WHERE host_id = $1", h.ID); err != nil {
+		if err := tx.session.exec(ctx, "DELETE FROM host_labels WHERE host_id = $1", h.ID); err != nil {
 			return fmt.Errorf("deleting labels: %w", err)
 		}
 	}
@@ -328,7 +326,7 @@ func (tx *Tx) rekey(ctx context.Context, before hostBefore, h host.Host) error {
 	old, now := keysOf(before.key, before.next, before.history), keysOf(h.Key, h.NextKey, h.KeyHistory)
 	for hash := range old {
 		if now[hash] == "" { // an offered key that was replaced before it was used
-			if _, err := tx.session.exec(ctx, "DELETE FROM host_keys WHERE hash = $1", []byte(hash)); err != nil {
+			if err := tx.session.exec(ctx, "DELETE FROM host_keys WHERE hash = $1", []byte(hash)); err != nil {
 				return fmt.Errorf("deleting a host's key: %w", err)
 			}
 		}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/loopbackd/loopback/fault"
 )
@@ -16,6 +19,12 @@ type line struct {
 	ctx        context.Context // of the current batch; its end breaks the connection
 	statements map[string]*sql.Stmt
 	broken     error // the current transaction cannot be trusted any more
+
+	// Where round trips are dear, statements without results are put off.
+	defers   bool
+	deferred []statement
+	mark     int // what is deferred beyond this is the current closure's
+	runs     int // counts how often something was run in this transaction that a closure would have to take back
 }
 
 // maxStatements bounds the statements that stay prepared: lists have as many texts as there are filters.
@@ -93,6 +102,37 @@ func (l *line) note(err error) error {
 	return explained
 }
 
+// pipeline runs statements in one round trip; those after one that failed are not run. It returns how many were.
+func (l *line) pipeline(statements []statement) (done int, err error) {
+	if l.broken != nil {
+		return 0, l.broken
+	}
+	err = l.raw(func(conn *pgx.Conn) error {
+		var all pgx.Batch
+		for _, s := range statements {
+			all.Queue(s.text, s.args...)
+		}
+		results := conn.SendBatch(l.ctx, &all)
+		for done = range statements {
+			tag, err := results.Exec()
+			if err == nil && statements[done].text == commitText && tag.String() != commitText {
+				err = errRolledBack
+			}
+			if err != nil {
+				return errors.Join(err, results.Close())
+			}
+		}
+		done++
+		return results.Close()
+	})
+	return done, err
+}
+
+const commitText = "COMMIT"
+
+// errRolledBack: PostgreSQL answers the COMMIT of a failed transaction with a friendly ROLLBACK.
+var errRolledBack = errors.New("the database rolled back instead of committing")
+
 // row reads integers from the single row of a query.
 func (l *line) row(text string, into ...any) error {
 	rows, err := l.query(text)
@@ -115,6 +155,11 @@ func (l *line) row(text string, into ...any) error {
 // close gives the connection up.
 func (l *line) close() {
 	l.forget()
-	l.conn.Raw(func(any) error { return driver.ErrBadConn }) //nolint:errcheck // this is how a connection is thrown away
-	l.conn.Close()
+	throwAway(l.conn)
+}
+
+// throwAway closes a connection for good instead of giving it back to its pool.
+func throwAway(conn *sql.Conn) {
+	conn.Raw(func(any) error { return driver.ErrBadConn }) //nolint:errcheck // saying that it is bad is what does it
+	conn.Close()
 }

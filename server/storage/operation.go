@@ -56,10 +56,8 @@ func (v *View) Operations(ctx context.Context, q operation.Query) ([]operation.O
 // PutOperation inserts or updates, whoever holds the lease. A second operation for the same request of the same actor is
 // Exists: look with OperationByRequest first.
 func (tx *Tx) PutOperation(ctx context.Context, o operation.Operation) (operation.Operation, error) {
-	err := tx.stamp(ctx, feed.Operation, &o.Meta, o.Scope)
-	if err == nil {
-		err = operationsTable.put(ctx, tx.session, &o)
-	}
+	tx.stamp(feed.Operation, &o.Meta, o.Scope)
+	err := operationsTable.put(ctx, tx.session, &o)
 	if err != nil && fault.KindOf(err) == fault.Exists {
 		err = fault.New(fault.Exists, "request_repeated", "this request was made before").
 			WithHint("read the operation that it led to").WithCause(err)

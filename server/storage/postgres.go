@@ -10,6 +10,8 @@ import (
 	"net"
 	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,7 +19,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 
 	"github.com/loopbackd/loopback/fault"
 )
@@ -39,6 +40,9 @@ const (
 
 // writeLock is the key of the advisory lock that makes one writer of all replicas: "loopback" in ASCII.
 const writeLock = 0x6c6f6f706261636b
+
+// schemaLock is the key of the one that lets one replica migrate at a time.
+const schemaLock = writeLock + 1
 
 func (db *DB) openPostgres(ctx context.Context, url string) (dialect, error) {
 	config, err := pgx.ParseConfig(url)
@@ -64,23 +68,33 @@ func (db *DB) openPostgres(ctx context.Context, url string) (dialect, error) {
 		return err
 	}
 	db.writes = stdlib.OpenDB(*writing)
-	db.writes.SetMaxOpenConns(2) // goose holds one for its lock while it migrates over the other
+	db.writes.SetMaxOpenConns(2) // one holds the schema's lock while the other migrates
 	db.reads = stdlib.OpenDB(*config)
 	readers := max(4, 4*runtime.GOMAXPROCS(0))
 	db.reads.SetMaxOpenConns(readers)
 	db.reads.SetMaxIdleConns(readers)
-	db.engine, db.nature = e, nature{patience: postgresPatience, batchLimit: batchLimit}
+	db.engine, db.nature = e, nature{hopeful: true, patience: postgresPatience, batchLimit: batchLimit}
 	if err := e.check(ctx, db); err != nil {
 		return dialect{}, errors.Join(err, db.closePools())
 	}
-	locker, err := lock.NewPostgresSessionLocker()
-	if err != nil {
-		return dialect{}, errors.Join(err, db.closePools())
-	}
 	return dialect{
-		goose: goose.DialectPostgres, options: []goose.ProviderOption{goose.WithSessionLocker(locker)},
+		goose: goose.DialectPostgres, lock: db.lockSchema,
 		rewrite: func(text string) string { return textColumn.ReplaceAllString(text, ` TEXT COLLATE "C"$1`) },
 	}, nil
+}
+
+// lockSchema waits until no other replica migrates. The lock goes with its session.
+func (db *DB) lockSchema(ctx context.Context) (release func(), err error) {
+	conn, err := db.writes.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	release = func() { throwAway(conn) }
+	if _, err := conn.ExecContext(ctx, fmt.Sprintf("SET lock_timeout = 0; SELECT pg_advisory_lock(%d)", int64(schemaLock))); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // textColumn is the type of a column in a migration.
@@ -109,36 +123,47 @@ func (e *postgres) check(ctx context.Context, db *DB) error {
 	return nil
 }
 
-func (e *postgres) begin(l *line) error {
-	return l.script(fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d)", int64(writeLock)))
+// begin takes one round trip. Each of the statements sees what is committed when it starts: the last one, therefore,
+// what the writer before us left.
+func (e *postgres) begin(l *line) (feed, entries int64, err error) {
+	err = l.raw(func(conn *pgx.Conn) error {
+		results, err := conn.PgConn().Exec(l.ctx, fmt.Sprintf(
+			"BEGIN; SELECT pg_advisory_xact_lock(%d); SELECT feed, audit FROM positions", int64(writeLock))).ReadAll()
+		if err != nil {
+			return err
+		}
+		if last := results[len(results)-1].Rows; len(last) != 1 {
+			return fmt.Errorf("storage: %d rows of positions", len(last))
+		} else if feed, err = strconv.ParseInt(string(last[0][0]), 10, 64); err != nil {
+			return err
+		} else {
+			entries, err = strconv.ParseInt(string(last[0][1]), 10, 64)
+			return err
+		}
+	})
+	return feed, entries, l.note(err)
 }
 
 func (e *postgres) next(l *line) error {
 	return l.script("RELEASE SAVEPOINT closure; SAVEPOINT closure")
 }
 
+// commit takes one round trip. PostgreSQL ignores what follows a statement that failed, COMMIT included.
 func (e *postgres) commit(l *line, tx *Tx, writer string, batch int64) error {
-	_, err := l.exec(`WITH mark AS (
-			INSERT INTO writers (id, batch, at) VALUES ($3, $4, $5)
-			ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at)
-		UPDATE positions SET feed = $1, audit = $2`, tx.feed, tx.entries, writer, batch, micros(tx.now))
+	positions, err := tx.positions()
 	if err != nil {
-		return l.note(err)
+		return &commitRefused{err}
 	}
-	var tag pgconn.CommandTag
-	err = l.raw(func(conn *pgx.Conn) error {
-		var err error
-		tag, err = conn.Exec(l.ctx, "COMMIT")
-		return err
-	})
+	mark := statement{`INSERT INTO writers (id, batch, at) VALUES ($1, $2, $3)
+		ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = excluded.at`, []any{writer, batch, micros(tx.db.now())}}
+	done, err := l.pipeline(append(slices.Concat(l.deferred, positions), mark, statement{text: commitText}))
 	var answered *pgconn.PgError
 	switch {
-	case err == nil && tag.String() == "COMMIT":
-		return nil
 	case err == nil:
-		l.broken = fault.New(fault.Unavailable, "database_refused", "the database rolled the changes back")
-		return &commitRefused{l.broken}
-	case errors.As(err, &answered) && !e.lost(answered):
+		return nil
+	case errors.As(err, &answered) && !e.lost(answered) && done < len(l.deferred):
+		return errWithSavepoints // whoever it was is to hear of it
+	case errors.As(err, &answered) && !e.lost(answered), errors.Is(err, errRolledBack):
 		l.broken = e.explain(err)
 		return &commitRefused{l.broken}
 	}
@@ -214,6 +239,8 @@ func (e *postgres) explain(err error) error {
 	var network net.Error
 	var connect *pgconn.ConnectError
 	switch {
+	case errors.Is(err, errRolledBack):
+		return unavailable("database_refused", "the database rolled the changes back", "look at the log of PostgreSQL at "+e.where)
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &connect), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,6 +56,8 @@ func newProxy(t *testing.T, port int) *proxy {
 	return p
 }
 
+var preparedCommit = regexp.MustCompile(`(stmtcache_[0-9a-f]+)\x00COMMIT\x00`)
+
 func (p *proxy) serve(client net.Conn) {
 	defer client.Close()
 	if p.refuse.Load() {
@@ -86,14 +90,17 @@ func (p *proxy) serve(client net.Conn) {
 	})
 	defer back.Wait()
 	defer server.Close()
-	commit := []byte("COMMIT\x00")
+	var commit []byte // a Bind of the prepared COMMIT: the empty portal's name, then the statement's
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := client.Read(buffer)
 		if err != nil {
 			return
 		}
-		if bytes.Contains(buffer[:n], commit) {
+		if prepared := preparedCommit.FindSubmatch(buffer[:n]); prepared != nil {
+			commit = slices.Concat([]byte{0}, prepared[1], []byte{0})
+		}
+		if commit != nil && bytes.Contains(buffer[:n], commit) {
 			switch p.cut.Swap(pass) {
 			case cutBefore:
 				return

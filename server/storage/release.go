@@ -75,9 +75,7 @@ func (v *View) Releases(ctx context.Context, program, channel string, p tenant.P
 
 // PutRelease inserts or updates. A program has each version once.
 func (tx *Tx) PutRelease(ctx context.Context, r release.Release) (release.Release, error) {
-	err := tx.stamp(ctx, feed.Release, &r.Meta, tenant.Organisation{}.Scope())
-	if err == nil {
-		err = named(releasesTable.put(ctx, tx.session, &r), "a release", r.Name)
-	}
+	tx.stamp(feed.Release, &r.Meta, tenant.Organisation{}.Scope())
+	err := named(releasesTable.put(ctx, tx.session, &r), "a release", r.Name)
 	return r, err
 }

@@ -10,7 +10,7 @@ import (
 // session runs statements: on any connection of the read pool, or on the writer's within its transaction.
 type session interface {
 	query(ctx context.Context, text string, args ...any) (*sql.Rows, error)
-	exec(ctx context.Context, text string, args ...any) (affected int64, err error)
+	exec(ctx context.Context, text string, args ...any) error
 	explain(err error) error
 }
 
@@ -22,8 +22,8 @@ func (p pool) query(ctx context.Context, text string, args ...any) (*sql.Rows, e
 	return rows, p.explain(err)
 }
 
-func (p pool) exec(context.Context, string, ...any) (int64, error) {
-	return 0, fault.New(fault.Internal, "storage_read_only", "a view cannot write")
+func (p pool) exec(context.Context, string, ...any) error {
+	return fault.New(fault.Internal, "storage_read_only", "a view cannot write")
 }
 
 func (p pool) explain(err error) error { return p.db.engine.explain(err) }
@@ -33,6 +33,7 @@ func (p pool) explain(err error) error { return p.db.engine.explain(err) }
 type work struct {
 	line *line
 	over bool  // the closure has returned
+	own  bool  // it put statements off
 	bad  error // a statement failed: nothing that this closure did is kept
 }
 
@@ -46,19 +47,53 @@ func (w *work) usable() error {
 }
 
 func (w *work) query(_ context.Context, text string, args ...any) (*sql.Rows, error) {
-	if err := w.usable(); err != nil {
+	if err := w.sent(); err != nil {
 		return nil, err
 	}
 	rows, err := w.line.query(text, args...)
 	return rows, w.explain(err)
 }
 
-func (w *work) exec(_ context.Context, text string, args ...any) (int64, error) {
+// exec runs a statement now or, on a line that defers, before the next query or with COMMIT. The error of a deferred one
+// makes the whole transaction run again without deferring, so that it comes out here.
+func (w *work) exec(_ context.Context, text string, args ...any) error {
 	if err := w.usable(); err != nil {
+		return err
+	}
+	if w.line.defers {
+		w.own = true
+		w.line.deferred = append(w.line.deferred, statement{text, args})
+		return nil
+	}
+	_, err := w.line.exec(text, args...)
+	return w.explain(err)
+}
+
+// count runs a statement now and tells how many rows it affected.
+func (w *work) count(text string, args ...any) (int64, error) {
+	if err := w.sent(); err != nil {
 		return 0, err
 	}
+	w.line.runs++
 	affected, err := w.line.exec(text, args...)
 	return affected, w.explain(err)
+}
+
+// sent makes sure that what was deferred has been run.
+func (w *work) sent() error {
+	if err := w.usable(); err != nil {
+		return err
+	}
+	if len(w.line.deferred) == 0 {
+		return nil
+	}
+	deferred := w.line.deferred
+	w.line.deferred, w.line.mark = nil, 0
+	if w.own {
+		w.line.runs++
+	}
+	_, err := w.line.pipeline(deferred)
+	return w.explain(err)
 }
 
 func (w *work) explain(err error) error {

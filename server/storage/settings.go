@@ -70,16 +70,14 @@ func (tx *Tx) PutHostSettings(ctx context.Context, hostID string, s settings.Set
 	if err != nil {
 		return stored, err
 	}
-	if _, err := tx.session.exec(ctx, "UPDATE hosts SET settings_revision = $1 WHERE id = $2", stored.Revision, hostID); err != nil {
+	if err := tx.session.exec(ctx, "UPDATE hosts SET settings_revision = $1 WHERE id = $2", stored.Revision, hostID); err != nil {
 		return stored, fmt.Errorf("noting the revision of settings at the host: %w", err)
 	}
 	return stored, nil
 }
 
 func (tx *Tx) putSettings(ctx context.Context, id string, at access.Scope, s settings.Settings) (settings.Stored, error) {
-	position, err := tx.change(ctx, feed.Settings, id, at, false)
-	if err == nil {
-		err = settingsTable.put(ctx, tx.session, &settingsRow{id, tx.now, position, s})
-	}
+	position := tx.change(feed.Settings, id, at, false)
+	err := settingsTable.put(ctx, tx.session, &settingsRow{id, tx.now, position, s})
 	return settings.Stored{Settings: s, Revision: position}, err
 }

@@ -86,9 +86,12 @@ func (db *DB) openSQLite(ctx context.Context, path string) (dialect, error) {
 	return dialect{goose: goose.DialectSQLite3, rewrite: func(text string) string { return text }}, nil
 }
 
-func (e *sqlite) begin(l *line) error {
-	_, err := l.exec("BEGIN IMMEDIATE")
-	return l.note(err)
+func (e *sqlite) begin(l *line) (feed, entries int64, err error) {
+	if _, err := l.exec("BEGIN IMMEDIATE"); err != nil {
+		return 0, 0, l.note(err)
+	}
+	err = l.row("SELECT feed, audit FROM positions", &feed, &entries)
+	return feed, entries, err
 }
 
 func (e *sqlite) next(l *line) error {
@@ -101,13 +104,16 @@ func (e *sqlite) next(l *line) error {
 }
 
 func (e *sqlite) commit(l *line, tx *Tx, _ string, _ int64) error {
-	if _, err := l.exec("UPDATE positions SET feed = $1, audit = $2", tx.feed, tx.entries); err != nil {
-		return l.note(err)
-	}
-	if _, err := l.exec("COMMIT"); err != nil {
-		err = l.note(err)
-		l.broken = err
+	statements, err := tx.positions()
+	if err != nil {
 		return &commitRefused{err}
+	}
+	for _, s := range append(statements, statement{text: "COMMIT"}) {
+		if _, err := l.exec(s.text, s.args...); err != nil {
+			err = l.note(err)
+			l.broken = err
+			return &commitRefused{err}
+		}
 	}
 	return nil
 }

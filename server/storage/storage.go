@@ -11,9 +11,15 @@
 // Because writes take turns, positions in the change feed and in the audit log are given in commit order, without gaps:
 // a reader that remembers how far it got misses nothing.
 //
-// Closures are short, do nothing besides calling their Tx, and may be run more than once. They must not call DB.Write:
-// they would wait for themselves. A statement that fails (a name that is taken, a full disk) dooms its closure: whatever
-// the closure returns, nothing of it is kept. NotFound and Conflict are answers, not failures, and doom nothing.
+// Closures are short, do nothing besides calling their Tx, and may be run more than once: only what the last run did and
+// saw counts. They must not call DB.Write: they would wait for themselves. A statement that fails (a name that is taken,
+// a full disk) dooms its closure: whatever the closure returns, nothing of it is kept. NotFound and Conflict are answers,
+// not failures, and doom nothing.
+//
+// Round trips to PostgreSQL are dear. There, what a closure writes is put off until it reads or the batch commits, and
+// there are no savepoints. Should a statement fail, or a closure after some of its writing was sent, the batch is rolled
+// back and run once more the careful way, statement by statement, which gives each closure its own error. On both
+// databases the rows of feed and audit log are written together, just before COMMIT.
 //
 // # Failing
 //
@@ -53,8 +59,8 @@ type Options struct {
 
 // engine is what the two databases do differently within a transaction.
 type engine interface {
-	begin(l *line) error // and take the write lock
-	next(l *line) error  // keep the savepoint's work, open another savepoint
+	begin(l *line) (feed, entries int64, err error) // take the write lock, then read the last positions
+	next(l *line) error                             // keep the savepoint's work, open another savepoint
 	commit(l *line, tx *Tx, writer string, batch int64) error
 	committed(l *line, writer string, batch int64) (bool, error)
 	explain(err error) error               // in our words
@@ -65,6 +71,7 @@ type engine interface {
 // nature is what the writer has to know of the database it writes to.
 type nature struct {
 	blames     bool          // a broken transaction is the doing of the closure that it broke in, not of the connection
+	hopeful    bool          // round trips are dear: no savepoints until a closure turns out to need one
 	patience   time.Duration // for retrying a transaction that was certainly not committed
 	batchLimit time.Duration // after which a transaction is given up; 0: never
 }

@@ -115,28 +115,22 @@ func (v *View) CountIn(ctx context.Context, at access.Scope) (c tenant.Count, er
 
 // PutOrganisation inserts or updates.
 func (tx *Tx) PutOrganisation(ctx context.Context, o tenant.Organisation) (tenant.Organisation, error) {
-	err := tx.stamp(ctx, feed.Organisation, &o.Meta, o.Scope())
-	if err == nil {
-		err = named(organisationsTable.put(ctx, tx.session, &o), "an organisation", o.Name)
-	}
+	tx.stamp(feed.Organisation, &o.Meta, o.Scope())
+	err := named(organisationsTable.put(ctx, tx.session, &o), "an organisation", o.Name)
 	return o, err
 }
 
 // PutProject inserts or updates.
 func (tx *Tx) PutProject(ctx context.Context, p tenant.Project) (tenant.Project, error) {
-	err := tx.stamp(ctx, feed.Project, &p.Meta, p.Scope())
-	if err == nil {
-		err = named(projectsTable.put(ctx, tx.session, &p), "a project", p.Name)
-	}
+	tx.stamp(feed.Project, &p.Meta, p.Scope())
+	err := named(projectsTable.put(ctx, tx.session, &p), "a project", p.Name)
 	return p, err
 }
 
 // PutWorkspace inserts or updates.
 func (tx *Tx) PutWorkspace(ctx context.Context, w tenant.Workspace) (tenant.Workspace, error) {
-	err := tx.stamp(ctx, feed.Workspace, &w.Meta, w.Scope())
-	if err == nil {
-		err = named(workspacesTable.put(ctx, tx.session, &w), "a workspace", w.Name)
-	}
+	tx.stamp(feed.Workspace, &w.Meta, w.Scope())
+	err := named(workspacesTable.put(ctx, tx.session, &w), "a workspace", w.Name)
 	return w, err
 }
 
@@ -183,7 +177,7 @@ func (tx *Tx) DeleteWorkspace(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.session.exec(ctx, "DELETE FROM settings WHERE id = $1", id); err != nil {
+	if err := tx.session.exec(ctx, "DELETE FROM settings WHERE id = $1", id); err != nil {
 		return fmt.Errorf("deleting settings: %w", err)
 	}
 	return tx.remove(ctx, feed.Workspace, "workspaces", id, w.Scope())

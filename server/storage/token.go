@@ -76,9 +76,7 @@ func (v *View) Tokens(ctx context.Context, q token.Query) ([]token.Token, string
 
 // PutToken inserts or updates.
 func (tx *Tx) PutToken(ctx context.Context, t token.Token) (token.Token, error) {
-	err := tx.stamp(ctx, feed.Token, &t.Meta, t.Scope)
-	if err == nil {
-		err = tokensTable.put(ctx, tx.session, &t)
-	}
+	tx.stamp(feed.Token, &t.Meta, t.Scope)
+	err := tokensTable.put(ctx, tx.session, &t)
 	return t, err
 }

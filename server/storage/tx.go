@@ -47,8 +47,11 @@ type Tx struct {
 	work *work
 	now  time.Time
 
-	// Positions given so far in the batch; they are written back before COMMIT.
+	// Positions given so far in the batch, and what was given them. They are written together before COMMIT, so that a
+	// batch costs few statements.
 	feed, entries int64
+	changes       []feed.Change
+	log           []audit.Entry
 	touched       bool // something was written that has no position
 
 	// What this closure did.
@@ -60,46 +63,47 @@ func (tx *Tx) another() *Tx {
 	w := &work{line: tx.work.line}
 	now := tx.db.now()
 	return &Tx{View: &View{session: w, clock: func() time.Time { return now }}, db: tx.db, work: w, now: now,
-		feed: tx.feed, entries: tx.entries, touched: tx.touched}
+		feed: tx.feed, entries: tx.entries, changes: tx.changes, log: tx.log, touched: tx.touched}
 }
 
 // Now is the time of this transaction: what it stamps its changes with.
 func (tx *Tx) Now() time.Time { return tx.now }
 
 // change appends to the feed and returns the position.
-func (tx *Tx) change(ctx context.Context, kind feed.Kind, id string, at access.Scope, deleted bool) (int64, error) {
+func (tx *Tx) change(kind feed.Kind, id string, at access.Scope, deleted bool) int64 {
 	tx.feed++
 	tx.changed = true
-	c := feed.Change{Position: tx.feed, Kind: kind, ID: id, Scope: at, Deleted: deleted, At: tx.now}
-	return tx.feed, changesTable.add(ctx, tx.session, &c)
+	tx.changes = append(tx.changes, feed.Change{Position: tx.feed, Kind: kind, ID: id, Scope: at, Deleted: deleted, At: tx.now})
+	return tx.feed
 }
 
 // touch notes a change that the feed does not speak of.
 func (tx *Tx) touch() { tx.changed, tx.touched = true, true }
 
 // stamp appends to the feed and notes time and position in what changed.
-func (tx *Tx) stamp(ctx context.Context, kind feed.Kind, m *tenant.Meta, at access.Scope) error {
-	position, err := tx.change(ctx, kind, m.ID, at, false)
+func (tx *Tx) stamp(kind feed.Kind, m *tenant.Meta, at access.Scope) {
 	if m.CreatedAt.IsZero() {
 		m.CreatedAt = tx.now
 	}
 	m.CreatedAt = m.CreatedAt.UTC().Truncate(time.Microsecond)
-	m.UpdatedAt, m.Revision = tx.now, position
-	return err
+	m.UpdatedAt, m.Revision = tx.now, tx.change(kind, m.ID, at, false)
 }
 
 // remove deletes a row by id and says so in the feed.
 func (tx *Tx) remove(ctx context.Context, kind feed.Kind, table, id string, at access.Scope) error {
-	if _, err := tx.session.exec(ctx, "DELETE FROM "+table+" WHERE id = $1", id); err != nil {
+	if err := tx.session.exec(ctx, "DELETE FROM "+table+" WHERE id = $1", id); err != nil {
 		return fmt.Errorf("deleting from %s: %w", table, err)
 	}
-	_, err := tx.change(ctx, kind, id, at, true)
-	return err
+	tx.change(kind, id, at, true)
+	return nil
 }
 
 // Audit appends to the audit log: what this closure changed, or that something was refused. ID, At and Position are
-// filled in.
-func (tx *Tx) Audit(ctx context.Context, e audit.Entry) error {
+// filled in. Entries shows it once it is committed.
+func (tx *Tx) Audit(_ context.Context, e audit.Entry) error {
+	if err := tx.work.usable(); err != nil {
+		return err
+	}
 	tx.entries++
 	e.Position, e.At = tx.entries, tx.now
 	if e.ID == "" {
@@ -111,9 +115,20 @@ func (tx *Tx) Audit(ctx context.Context, e audit.Entry) error {
 	if e.Outcome == "" {
 		e.Outcome = audit.Done
 	}
-	if err := auditTable.add(ctx, tx.session, &e); err != nil {
-		return err
-	}
+	tx.log = append(tx.log, e)
 	tx.audited = true
 	return nil
+}
+
+// positions are the statements that write down what was given positions in the batch.
+func (tx *Tx) positions() ([]statement, error) {
+	changes, err := changesTable.inserts(tx.changes)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := auditTable.inserts(tx.log)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(changes, entries...), statement{"UPDATE positions SET feed = $1, audit = $2", []any{tx.feed, tx.entries}}), nil
 }

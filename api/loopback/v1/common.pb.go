@@ -11,7 +11,6 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
-	_ "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -299,7 +298,7 @@ var File_loopback_v1_common_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_common_proto_rawDesc = "" +
 	"\n" +
-	"\x18loopback/v1/common.proto\x12\vloopback.v1\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"r\n" +
+	"\x18loopback/v1/common.proto\x12\vloopback.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"r\n" +
 	"\x05Scope\x12'\n" +
 	"\x0forganisation_id\x18\x01 \x01(\tR\x0eorganisationId\x12\x1d\n" +
 	"\n" +

@@ -3,6 +3,8 @@ package storagetest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -99,16 +101,18 @@ var writing = []test{
 		for range 20 {
 			others.Go(func() { b.organisation(t) })
 		}
+		var inside error // of the last run: on PostgreSQL the first one may be told of it only afterwards
 		err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error {
 			if _, err := tx.PutOrganisation(t.Context(), first); err != nil {
 				return err
 			}
-			if _, err := tx.PutOrganisation(t.Context(), second); err == nil {
-				t.Error("a name was taken twice")
-			}
+			_, inside = tx.PutOrganisation(t.Context(), second)
 			return nil // the error is not passed on
 		})
 		others.Wait()
+		if fault.KindOf(inside) != fault.Exists {
+			t.Errorf("inside: got %v; wanted Exists", inside)
+		}
 		if fault.KindOf(err) != fault.Exists {
 			t.Errorf("got %v; wanted Exists", err)
 		}
@@ -187,6 +191,71 @@ var writing = []test{
 		b.write(t, func(_ context.Context, tx *storage.Tx) error { kept = tx; return nil })
 		if _, err := kept.PutOrganisation(t.Context(), tenant.Organisation{Meta: b.meta("org")}); fault.Of(err).Code != "storage_transaction_over" {
 			t.Errorf("got %v; wanted storage_transaction_over", err)
+		}
+	}},
+	{"whatever mixture of closures, each keeps all of its work or nothing", func(t *testing.T, b *bench) {
+		taken := b.organisation(t)
+		own := errors.New("own error")
+		var all sync.WaitGroup
+		for p := range 12 {
+			all.Go(func() {
+				r := rand.New(rand.NewPCG(9, uint64(p)))
+				ctx := context.Background()
+				id, want := fmt.Sprintf("org_p%d", p), ""
+				for step := range 40 {
+					fail, written := r.IntN(6), ""
+					ops := make([]int, 1+r.IntN(4))
+					for i := range ops {
+						ops[i] = r.IntN(3)
+					}
+					err := b.DB.Observe(ctx, func(tx *storage.Tx) error {
+						written = want
+						for i, op := range ops {
+							switch op {
+							case 0: // read one's own
+								o, err := tx.Organisation(ctx, id)
+								if err != nil && fault.KindOf(err) != fault.NotFound {
+									return err
+								}
+								if o.Description != written {
+									t.Errorf("writer %d, step %d: read %q; wrote %q", p, step, o.Description, written)
+								}
+							default:
+								written = fmt.Sprintf("%d.%d", step, i)
+								if _, err := tx.PutOrganisation(ctx, tenant.Organisation{Meta: tenant.Meta{ID: id, Name: id}, Description: written}); err != nil {
+									return err
+								}
+							}
+						}
+						switch fail {
+						case 0:
+							return own
+						case 1:
+							_, err := tx.PutOrganisation(ctx, tenant.Organisation{Meta: tenant.Meta{ID: id + "_2", Name: taken.Name}})
+							return err
+						}
+						return nil
+					})
+					switch {
+					case fail == 0 && !errors.Is(err, own), fail == 1 && fault.KindOf(err) != fault.Exists, fail > 1 && err != nil:
+						t.Errorf("writer %d, step %d: got %v with failure %d", p, step, err, fail)
+					case err == nil:
+						want = written
+					}
+				}
+				o, err := b.DB.View().Organisation(ctx, id)
+				if o.Description != want || err != nil && fault.KindOf(err) != fault.NotFound {
+					t.Errorf("writer %d: %q is stored, %v; wanted %q", p, o.Description, err, want)
+				}
+			})
+		}
+		all.Wait()
+		position, err := b.DB.Position(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list, err := b.DB.Changes(t.Context(), 0, int(position)+1); err != nil || int64(len(list)) != position {
+			t.Errorf("the feed has %d changes up to %d, %v", len(list), position, err)
 		}
 	}},
 	{"closing lets accepted writes finish and refuses others", func(t *testing.T, b *bench) {
