@@ -50,6 +50,9 @@ func (a *app) login(ctx context.Context, address, keyName string) error {
 			return usage("no API key and no bootstrap code was given on standard input")
 		}
 	}
+	if _, err := a.readConfig(); err != nil { // before a code is spent that works once
+		return err
+	}
 	if s.APIKey = word; !strings.HasPrefix(word, "lbk_") {
 		s.APIKey = ""
 		if err := a.use(s); err != nil {

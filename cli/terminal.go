@@ -15,9 +15,12 @@ import (
 
 func isTerminal(f *os.File) bool { return isatty.IsTerminal(f.Fd()) }
 
-// ask reads one line of an answer, unseen where it is a secret and somebody types it. It gives up when ctx ends.
+// ask reads one line of an answer, unseen where it is a secret and somebody types it. A program is not shown the question.
+// It gives up when ctx ends.
 func (a *app) ask(ctx context.Context, question string, secret bool) (string, error) {
-	fmt.Fprint(a.Err, clean(question))
+	if a.Interactive {
+		fmt.Fprint(a.Err, clean(question))
+	}
 	read := func() (string, error) { return bufio.NewReader(a.In).ReadString('\n') }
 	if f, ok := a.In.(*os.File); ok && secret && isTerminal(f) {
 		before, err := term.GetState(int(f.Fd()))
@@ -46,7 +49,9 @@ func (a *app) ask(ctx context.Context, question string, secret bool) (string, er
 	case one := <-got:
 		return one.line, one.err
 	case <-ctx.Done():
-		fmt.Fprintln(a.Err)
+		if a.Interactive {
+			fmt.Fprintln(a.Err) // off the line of the question
+		}
 		return "", fault.Of(ctx.Err())
 	}
 }
