@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,7 +52,7 @@ func (a *app) apiKeyCommand() *cobra.Command {
 					if k.RevokedAt != nil {
 						return "revoked"
 					}
-					return ago(k.ExpiresAt)
+					return until(k.ExpiresAt)
 				}},
 				column[T]{"LAST USED", func(k T) string { return ago(k.LastUsedAt) }})
 		})},
@@ -86,81 +84,6 @@ func (a *app) created(r *pb.CreateApiKeyResponse) error {
 
 func scope(s *pb.Scope) string {
 	return first(s.GetWorkspaceId(), s.GetProjectId(), s.GetOrganisationId(), "everything")
-}
-
-func (a *app) loginCommand() *cobra.Command {
-	var name string
-	c := &cobra.Command{
-		Use: "login URL", Short: "Sign in: with an API key, or as first administrator with the code that loopbackd printed",
-		Long: `Sign in to a control plane and remember it as a context.
-
-The API key or the bootstrap code is read from standard input, LOOPBACK_API_KEY or LOOPBACK_BOOTSTRAP_CODE. With --ca-file the CA is
-remembered too.`,
-		Args: args("URL"),
-		RunE: func(c *cobra.Command, w []string) error {
-			a.flags.url = w[0]
-			if u, err := url.Parse(w[0]); err != nil || u.Scheme != "https" || u.Host == "" {
-				return usage("%q is not https://HOST[:PORT]", w[0])
-			}
-			word := first(a.Getenv("LOOPBACK_BOOTSTRAP_CODE"), a.Getenv("LOOPBACK_API_KEY"))
-			if word == "" {
-				fmt.Fprint(a.Err, "API key or bootstrap code: ")
-				line, err := bufio.NewReader(a.In).ReadString('\n')
-				if word = strings.TrimSpace(line); word == "" {
-					return usage("nothing was given on standard input (%v)", err)
-				}
-			}
-			s, err := a.settings()
-			if err != nil {
-				return err
-			}
-			isKey := strings.HasPrefix(word, "lbk_")
-			s.APIKey = ""
-			if isKey {
-				s.APIKey = word
-			}
-			d, err := newAPI(s, a.Version)
-			if err != nil {
-				return err
-			}
-			d.timeout, a.api = a.flags.timeout, d
-			if !isKey {
-				r, err := call(c.Context(), d, d.sessions.RedeemBootstrapCode, &pb.RedeemBootstrapCodeRequest{Code: word, Name: name})
-				if err != nil {
-					return err
-				}
-				s.APIKey = r.Secret
-				if d, err = newAPI(s, a.Version); err != nil {
-					return err
-				}
-				d.timeout, a.api = a.flags.timeout, d
-			}
-			me, err := call(c.Context(), d, d.sessions.WhoAmI, &pb.WhoAmIRequest{})
-			if err != nil {
-				return err
-			}
-			f, err := a.readConfig()
-			if err != nil {
-				return err
-			}
-			u, _ := url.Parse(s.URL)
-			f.Current = first(a.flags.context, u.Hostname())
-			if f.Contexts == nil {
-				f.Contexts = map[string]account{}
-			}
-			f.Contexts[f.Current] = s
-			if err := a.writeConfig(f); err != nil {
-				if !isKey {
-					a.hint("the administrator's key was made but cannot be kept; it is: %s", s.APIKey)
-				}
-				return err
-			}
-			a.hint("signed in to %s as %s; remembered as context %s", s.URL, me.Name, f.Current)
-			return nil
-		},
-	}
-	c.Flags().StringVar(&name, "name", "", "name of the administrator's key (default: administrator)")
-	return c
 }
 
 func (a *app) whoamiCommand() *cobra.Command {

@@ -2,13 +2,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"time"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
-	"github.com/loopbackd/loopback/fault"
 )
 
 func (a *app) auditCommand() *cobra.Command {
@@ -54,12 +54,9 @@ func (a *app) auditList() *cobra.Command {
 // flaggedWorkspace is the workspace named on this command's line: the log is not narrowed by the context's.
 func (c *api) flaggedWorkspace(a *app) string { return a.flags.workspace }
 
-// tailPause is how often the log is asked for what is new.
-const tailPause = time.Second
-
 func (a *app) auditTail() *cobra.Command {
 	q := &pb.ListEntriesRequest{}
-	c := &cobra.Command{Use: "tail", Short: "Show entries as they are written", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
+	c := &cobra.Command{Use: "tail", Short: "Show entries as they are written", Long: "Show entries as they are written, until interrupted or --timeout. With -o json, one object a line.", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
 		ctx, cancel := s.deadline(ctx, true)
 		defer cancel()
 		q.Workspace = s.flaggedWorkspace(a)
@@ -72,22 +69,31 @@ func (a *app) auditTail() *cobra.Command {
 			q.AfterPosition = newest.Items[0].Position
 		}
 		q.Page = &pb.Page{Size: 1000}
+		var away error
 		for {
 			r, err := call(ctx, s, s.audit.ListEntries, q)
-			if err != nil && ctx.Err() == nil && fault.KindOf(err) != fault.Unavailable {
+			switch {
+			case ctx.Err() != nil && (away == nil || errors.Is(ctx.Err(), context.Canceled)):
+				return nil // the end that was asked for
+			case ctx.Err() != nil:
+				return away
+			case err != nil && !passing(err):
 				return err
+			case err != nil && away == nil:
+				a.hint("%s; trying again", oneLine(err.Error()))
 			}
-			for _, e := range r.GetItems() {
+			away = err
+			items := r.GetItems()
+			if q.AfterPosition == 0 {
+				slices.Reverse(items) // the log was empty: what is there now came newest first
+			}
+			for _, e := range items {
 				q.AfterPosition = e.Position
 				if err := a.auditLine(e); err != nil {
 					return err
 				}
 			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(tailPause):
-			}
+			pause(ctx)
 		}
 	})}
 	auditFilters(c, q)
@@ -96,12 +102,7 @@ func (a *app) auditTail() *cobra.Command {
 
 func (a *app) auditLine(e *pb.AuditEntry) error {
 	if a.flags.output != "table" {
-		b, err := encode(e)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(a.Out, "%s\n", b)
-		return err
+		return a.printEvent(e)
 	}
 	for i, c := range auditColumns {
 		sep := "  "

@@ -2,8 +2,14 @@
 //
 // A command reads its settings (flags, then LOOPBACK_*, then the current context of ~/.config/loopback/config.yaml),
 // calls the API that everybody calls, and prints. Results go to standard output as a table, JSON or YAML; hints and
-// progress go to standard error, and redraw only on a terminal. It ends with the exit code of the error's kind
-// (fault.Kind.ExitCode), and an error is one lower-case line with, where one is known, a line that says what to do.
+// progress go to standard error. It ends with the exit code of the error's kind (fault.Kind.ExitCode), or Interrupted,
+// and an error is one lower-case line with, where one is known, a line that says what to do.
+//
+// What a host says of itself, its name included, was written by somebody else. No control character and nothing that
+// turns the direction of writing reaches the terminal: tables show a replacement character, JSON and YAML escape them.
+//
+// What waits (host watch, host wait, audit tail, an operation) lasts through a control plane that goes away and comes
+// back. It ends by what it waits for, by --timeout, or by Ctrl-C.
 package cli
 
 import (
@@ -13,6 +19,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,21 +33,26 @@ type Environment struct {
 	In       io.Reader
 	Out, Err io.Writer
 	Getenv   func(string) string
-	Terminal bool   // Out and Err are a terminal: redraw, colour, ask before what cannot be undone
 	Version  string // of the program
+
+	Terminal    bool // Out is a terminal: tables are cut to be readable
+	Interactive bool // In and Err are a terminal: somebody can be asked, and told of progress
 }
+
+// Interrupted is the exit code of a command that Ctrl-C or SIGTERM ended before it was done, as shells have it.
+const Interrupted = 130
 
 // System is the environment of the process.
 func System(version string) Environment {
 	return Environment{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Version: version,
-		Terminal: isTerminal(os.Stdin) && isTerminal(os.Stdout) && isTerminal(os.Stderr),
+		Terminal: isTerminal(os.Stdout), Interactive: isTerminal(os.Stdin) && isTerminal(os.Stderr),
 	}
 }
 
 // Run carries out one command and returns its exit code.
 func Run(ctx context.Context, args []string, env Environment) int {
-	a := &app{Environment: env}
+	a := &app{Environment: env, words: args}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(env.In)
@@ -51,13 +63,19 @@ func Run(ctx context.Context, args []string, env Environment) int {
 	if err == nil {
 		return 0
 	}
+	if k := fault.KindOf(err); ctx.Err() != nil && (k == fault.Canceled || errors.Is(err, context.Canceled)) {
+		a.complain("interrupted", fault.Of(err).Hint)
+		return Interrupted
+	}
 	return a.report(err)
 }
 
 // app is one run.
 type app struct {
 	Environment
-	flags struct {
+	words     []string // of the command line
+	signingIn bool     // the context that is named may be new
+	flags     struct {
 		context, url, keyFile, caFile, workspace, output string
 		timeout                                          time.Duration
 		yes                                              bool
@@ -66,50 +84,43 @@ type app struct {
 }
 
 // usageError is a mistake in the command's own words.
-type usageError struct{ err error }
+type usageError struct {
+	err  error
+	hint string // what to do; empty: see the help
+}
 
 func (u usageError) Error() string { return u.err.Error() }
 
-// quiet ends a run with a code and without a word: all was said.
-type quiet int
-
-func (q quiet) Error() string { return fmt.Sprintf("exit code %d", int(q)) }
-
-func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+func usage(format string, args ...any) error { return usageError{err: fmt.Errorf(format, args...)} }
 
 // report prints an error as the contract wants it and gives its exit code.
 func (a *app) report(err error) int {
-	var q quiet
-	if errors.As(err, &q) {
-		return int(q)
-	}
 	var u usageError
-	if errors.As(err, &u) || unknownCommand(err) {
-		fmt.Fprintf(a.Err, "loopback: %s\n", oneLine(err.Error()))
-		fmt.Fprintln(a.Err, "hint: add --help to see what the command takes")
-		return 2
+	if errors.As(err, &u) || ofCobra(err) {
+		a.complain(err.Error(), first(u.hint, "add --help to see what the command takes"))
+		return fault.Invalid.ExitCode()
 	}
 	e := fault.Of(err)
 	message := e.Message
 	if len(e.Violations) > 0 || e.Kind == fault.Internal {
 		message = e.Error()
 	}
-	fmt.Fprintf(a.Err, "loopback: %s\n", oneLine(message))
-	if e.Hint != "" {
-		fmt.Fprintf(a.Err, "hint: %s\n", oneLine(e.Hint))
-	}
+	a.complain(message, e.Hint)
 	return e.Kind.ExitCode()
 }
 
-// unknownCommand tells cobra's own complaints, which have no type.
-func unknownCommand(err error) bool {
-	s := err.Error()
-	for _, start := range []string{"unknown command", "unknown flag", "unknown shorthand", "invalid argument", "flag needs an argument", "accepts ", "requires at least", "required flag", "if any flags in the group"} {
-		if strings.HasPrefix(s, start) {
-			return true
-		}
+// complain writes what is wrong and what to do about it. Both may repeat words of somebody else.
+func (a *app) complain(message, hint string) {
+	fmt.Fprintf(a.Err, "loopback: %s\n", clean(oneLine(message)))
+	if hint != "" {
+		fmt.Fprintf(a.Err, "hint: %s\n", clean(oneLine(hint)))
 	}
-	return false
+}
+
+// ofCobra tells cobra's own complaints, which have no type.
+func ofCobra(err error) bool {
+	s := err.Error()
+	return slices.ContainsFunc([]string{"unknown command", "required flag", "if any flags in the group"}, func(start string) bool { return strings.HasPrefix(s, start) })
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -121,12 +132,13 @@ func (a *app) root() *cobra.Command {
 		Long: `Operate a fleet of Linux servers through a Loopback control plane.
 
 Settings are flags, then LOOPBACK_URL, LOOPBACK_API_KEY, LOOPBACK_CA_FILE, LOOPBACK_WORKSPACE, then the
-current context of ~/.config/loopback/config.yaml, which ` + "`loopback login`" + ` writes.
+current context of ~/.config/loopback/config.yaml, which ` + "`loopback login`" + ` writes. --context and LOOPBACK_CONTEXT
+name another context; with --context, none of the other variables is looked at.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not found,
-6 conflict or precondition, 7 unavailable or timed out.`,
+6 conflict or precondition, 7 unavailable or timed out, 130 interrupted.`,
 		SilenceUsage: true, SilenceErrors: true,
-		Args: cobra.NoArgs,
+		Args: unknownVerb,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -139,8 +151,22 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 	f.StringVarP(&a.flags.output, "output", "o", "table", "`FORMAT`: table, json or yaml")
 	f.DurationVar(&a.flags.timeout, "timeout", 0, "give up after this long (default: 1m; waiting and watching have none)")
 	f.BoolVarP(&a.flags.yes, "yes", "y", false, "do not ask before what cannot be undone")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetUsageFunc(writeUsage)
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND…]", Short: "Show the help of a command", RunE: func(c *cobra.Command, words []string) error {
+		about, rest, err := c.Root().Find(words)
+		if err == nil && len(rest) > 0 {
+			err = unknownVerb(about, rest)
+		}
+		if err != nil {
+			return err
+		}
+		return about.Help()
+	}})
+	root.SetFlagErrorFunc(a.flagError)
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.flags.timeout < 0 {
+			return usage("--timeout is %s; give a span of time like 30s", a.flags.timeout)
+		}
 		switch a.flags.output {
 		case "table", "json", "yaml":
 			return nil
@@ -152,8 +178,9 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 		a.orgCommand(), a.projectCommand(), a.workspaceCommand(),
 		a.tokenCommand(), a.hostCommand(), a.settingsCommand(), a.operationCommand(),
 		a.releaseCommand(), a.apiKeyCommand(), a.auditCommand(),
-		a.loginCommand(), a.whoamiCommand(), a.versionCommand(), a.completionCommand(),
+		a.loginCommand(), a.contextCommand(), a.whoamiCommand(), a.versionCommand(), a.completionCommand(),
 	)
+	suggest(root)
 	return root
 }
 
@@ -164,7 +191,7 @@ func Root() *cobra.Command {
 
 // noun is a command that only holds verbs.
 func noun(use, short string, verbs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, args []string) error {
+	c := &cobra.Command{Use: use, Short: short, Args: unknownVerb, RunE: func(c *cobra.Command, args []string) error {
 		return c.Help()
 	}}
 	c.AddCommand(verbs...)
@@ -184,31 +211,26 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// some wants at least one word of a kind.
-func some(name string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, got []string) error {
-		if len(got) == 0 {
-			return usage("%s is missing", name)
-		}
-		return nil
-	}
-}
-
 // confirm asks on a terminal before what cannot be undone. Scripts are not asked.
-func (a *app) confirm(format string, words ...any) error {
-	if a.flags.yes || !a.Terminal {
+func (a *app) confirm(ctx context.Context, format string, words ...any) error {
+	if a.flags.yes || !a.Interactive {
 		return nil
 	}
-	fmt.Fprintf(a.Err, format+" [y/N] ", words...)
-	var answer string
-	fmt.Fscanln(a.In, &answer)
-	if answer != "y" && answer != "yes" && answer != "Y" {
-		return fault.New(fault.Canceled, "not_confirmed", "nothing was done")
+	answer, err := a.ask(ctx, fmt.Sprintf(format, words...)+" [y/N] ", false)
+	if ctx.Err() != nil {
+		return err
 	}
-	return nil
+	switch strings.ToLower(answer) {
+	case "y", "yes":
+		return nil
+	}
+	return fault.New(fault.Canceled, "not_confirmed", "nothing was done")
 }
 
-func (a *app) hint(format string, words ...any) { fmt.Fprintf(a.Err, format+"\n", words...) }
+// hint tells the reader something that is not the result.
+func (a *app) hint(format string, words ...any) {
+	fmt.Fprintln(a.Err, clean(fmt.Sprintf(format, words...)))
+}
 
 // home is where the configuration lies.
 func (a *app) home() string {

@@ -64,6 +64,8 @@ func newAPI(s account, version string) (*api, error) {
 	c := &http.Client{Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, TLSClientConfig: t, ForceAttemptHTTP2: true,
 		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 8,
+		// A watch may be silent for hours: a ping finds out that the control plane's machine is gone.
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 20 * time.Second}).DialContext,
 	}}
 	o := connect.WithInterceptors(&caller{key: s.APIKey, agent: "loopback/" + version})
@@ -112,6 +114,32 @@ func (a *app) with(body func(ctx context.Context, s *api, words []string) error)
 		return body(c.Context(), s, words)
 	}
 }
+
+// passing tells whether a failure of the connection may end by itself. What the control plane said on purpose, and a
+// certificate that is not trusted, stay.
+func passing(err error) bool {
+	e := fault.Of(err)
+	switch e.Code {
+	case "tls_untrusted", "tls_name", "tls_clock", "not_control_plane":
+		return false
+	}
+	return e.Kind == fault.Unavailable || e.Kind == fault.Timeout || e.Kind == fault.Canceled || e.Kind == fault.Exhausted
+}
+
+// pause waits before the control plane is asked again; false where ctx ended.
+func pause(ctx context.Context) bool {
+	t := time.NewTimer(retry)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// retry is how long what waits does so before it asks anew.
+const retry = time.Second
 
 // call makes one unary call. It ends after --timeout, or a minute.
 func call[Q, A any](ctx context.Context, s *api, method func(context.Context, *connect.Request[Q]) (*connect.Response[A], error), q *Q) (*A, error) {
@@ -180,6 +208,7 @@ func (c *api) explain(err error) error {
 func (c *api) unreachable(err error, ce *connect.Error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
 	var dns *net.DNSError
 	switch {
 	case ce.Code() == connect.CodeCanceled:
@@ -192,6 +221,12 @@ func (c *api) unreachable(err error, ce *connect.Error) error {
 	case errors.As(err, &name):
 		return fault.New(fault.Unavailable, "tls_name", "the certificate of %s is not for this name: %s", c.URL, name.Error()).
 			WithHint("start loopbackd with --tls-name, or use a name that the certificate has")
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fault.New(fault.Unavailable, "tls_clock", "by this machine's clock the certificate of %s is not valid", c.URL).
+			WithHint("check the clock; if it is right, the control plane needs a new certificate")
+	case ce.Code() == connect.CodeUnimplemented:
+		return fault.New(fault.Unavailable, "not_control_plane", "what answers at %s is not a control plane: %s", c.URL, oneLine(ce.Message())).
+			WithHint("is this the right URL?")
 	case errors.As(err, &dns):
 		return fault.New(fault.Unavailable, "dns_failed", "the name %s cannot be resolved", dns.Name).WithHint("check the URL and this machine's DNS")
 	default:

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,11 +55,19 @@ func (a *app) writeConfig(f file) error {
 	if err := os.MkdirAll(a.home(), 0o700); err != nil {
 		return fault.New(fault.Precondition, "config_unwritable", "the configuration folder cannot be made: %s", err)
 	}
-	next := a.configPath() + ".new"
-	if err := os.WriteFile(next, b, 0o600); err != nil {
+	next, err := os.CreateTemp(a.home(), ".config-*") // 0600
+	if err == nil {
+		defer os.Remove(next.Name())
+		_, err = next.Write(b)
+		err = errors.Join(err, next.Sync(), next.Close())
+	}
+	if err == nil {
+		err = os.Rename(next.Name(), a.configPath())
+	}
+	if err != nil {
 		return fault.New(fault.Precondition, "config_unwritable", "the configuration file cannot be written: %s", err)
 	}
-	return os.Rename(next, a.configPath())
+	return nil
 }
 
 // settings are what a call needs, from flags, environment and file in this order.
@@ -66,18 +76,22 @@ func (a *app) settings() (account, error) {
 	if err != nil {
 		return account{}, err
 	}
+	getenv := a.Getenv
 	name := first(a.flags.context, a.Getenv("LOOPBACK_CONTEXT"), f.Current)
 	s, ok := f.Contexts[name]
-	if !ok && first(a.flags.context, a.Getenv("LOOPBACK_CONTEXT")) != "" {
-		return s, usage("there is no context %q in %s", name, a.configPath())
+	switch named := first(a.flags.context, a.Getenv("LOOPBACK_CONTEXT")); {
+	case !ok && named != "" && !a.signingIn:
+		return s, usageError{fmt.Errorf("there is no context %q in %s", name, a.configPath()), "loopback context list shows those that there are"}
+	case a.flags.context != "" && !a.signingIn:
+		// The flag means the whole context. A variable's key must not go to another control plane than its own.
+		getenv = func(string) string { return "" }
 	}
-	if url := first(a.flags.url, a.Getenv("LOOPBACK_URL")); url != "" && url != s.URL {
-		// Another control plane: neither its key nor its CA is the context's.
-		s = account{URL: url, Workspace: s.Workspace}
+	if at := strings.TrimRight(first(a.flags.url, getenv("LOOPBACK_URL")), "/"); at != "" && at != s.URL {
+		// Another control plane: nothing of the context's holds there, its key least of all.
+		s = account{URL: at}
 	}
-	s.URL = strings.TrimRight(s.URL, "/")
-	s.APIKey = first(a.Getenv("LOOPBACK_API_KEY"), s.APIKey)
-	s.Workspace = first(a.flags.workspace, a.Getenv("LOOPBACK_WORKSPACE"), s.Workspace)
+	s.APIKey = first(getenv("LOOPBACK_API_KEY"), s.APIKey)
+	s.Workspace = first(a.flags.workspace, getenv("LOOPBACK_WORKSPACE"), s.Workspace)
 	if a.flags.keyFile != "" {
 		b, err := os.ReadFile(a.flags.keyFile)
 		if err != nil {
@@ -85,7 +99,7 @@ func (a *app) settings() (account, error) {
 		}
 		s.APIKey = strings.TrimSpace(string(b))
 	}
-	if name := first(a.flags.caFile, a.Getenv("LOOPBACK_CA_FILE")); name != "" {
+	if name := first(a.flags.caFile, getenv("LOOPBACK_CA_FILE")); name != "" {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			return s, usage("the CA file cannot be read: %s", err)
@@ -95,6 +109,9 @@ func (a *app) settings() (account, error) {
 	if s.URL == "" {
 		return s, fault.New(fault.Unauthenticated, "not_signed_in", "no control plane is named").
 			WithHint("run: loopback login URL, or set LOOPBACK_URL and LOOPBACK_API_KEY")
+	}
+	if u, err := url.Parse(s.URL); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
+		return s, usageError{fmt.Errorf("the control plane's address is %q, not https://HOST[:PORT]", s.URL), "see --url and LOOPBACK_URL"}
 	}
 	return s, nil
 }

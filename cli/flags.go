@@ -1,46 +1,54 @@
 package cli
 
 import (
-	"os"
-	"slices"
+	"math"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/mattn/go-isatty"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-func isTerminal(f *os.File) bool { return isatty.IsTerminal(f.Fd()) }
-
-func sortStrings(s []string) { slices.Sort(s) }
-
-// days is a flag for a span of time that also takes days: 36h, 7d.
-type days struct{ d time.Duration }
+// days is a flag for a span of time that also takes days: 36h, 7d. Its zero value was not given.
+type days struct {
+	d    time.Duration
+	zero bool // 0 has a meaning: none
+}
 
 func (d *days) String() string {
 	if d.d == 0 {
 		return ""
 	}
-	return d.d.String()
+	return span(d.d)
 }
 
 func (d *days) Type() string { return "duration" }
 
 func (d *days) Set(s string) error {
-	if n, ok := strings.CutSuffix(s, "d"); ok {
-		if f, err := strconv.ParseFloat(n, 64); err == nil {
-			d.d = time.Duration(f * 24 * float64(time.Hour))
-			return nil
-		}
-	}
-	v, err := time.ParseDuration(s)
-	if err != nil || v < 0 {
-		return usage("%q is not a span of time; for example 90m, 36h or 7d", s)
+	v, err := parseSpan(s)
+	switch {
+	case err != nil:
+		return err
+	case v < 0, v == 0 && !d.zero:
+		return usage("%q is too short; for example 90m, 36h or 7d", s)
 	}
 	d.d = v
 	return nil
+}
+
+func parseSpan(s string) (time.Duration, error) {
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		f, err := strconv.ParseFloat(n, 64)
+		if f *= 24 * float64(time.Hour); err == nil && math.Abs(f) < math.MaxInt64 {
+			return time.Duration(f), nil
+		}
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, usage("%q is not a span of time; for example 90m, 36h or 7d", s)
+	}
+	return v, nil
 }
 
 func (d *days) proto() *durationpb.Duration {
@@ -69,11 +77,11 @@ func (m *moment) Set(s string) error {
 			return nil
 		}
 	}
-	var d days
-	if d.Set(s) != nil {
+	d, err := parseSpan(s)
+	if err != nil || d < 0 {
 		return usage("%q is not a time; for example 2026-01-31, 2026-01-31T15:04:05Z, or 2h for two hours ago", s)
 	}
-	m.t = time.Now().Add(-d.d)
+	m.t = time.Now().Add(-d)
 	return nil
 }
 
@@ -91,6 +99,9 @@ func labels(words []string) (map[string]string, error) {
 		k, v, ok := strings.Cut(w, "=")
 		if !ok || k == "" {
 			return nil, usage("%q is not a label; write key=value", w)
+		}
+		if _, twice := out[k]; twice {
+			return nil, usage("the label %q is given twice", k)
 		}
 		out[k] = v
 	}

@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
-	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/fault"
 )
 
 func (a *app) hostCommand() *cobra.Command {
@@ -23,9 +27,12 @@ func (a *app) hostList() *cobra.Command {
 	var wide bool
 	type T = *pb.Host
 	c := &cobra.Command{
-		Use: "list", Short: "List hosts", Args: args(),
-		Example: "  loopback host list -l 'env=prod,role in (db,web)' --state offline --sort -since",
-		RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
+		Use: "list [HOST…]", Short: "List hosts", ValidArgsFunction: a.completeHosts,
+		Example: "  loopback host list -l 'env=prod,role in (db,web)' --state offline --sort=-since\n  loopback host list web-1 web-2 --wide",
+		RunE: a.with(func(ctx context.Context, s *api, names []string) error {
+			if len(names) > 0 && (q.Selector != "" || len(q.States) > 0) {
+				return usage("name hosts, or say which by --selector and --state, not both")
+			}
 			columns := []column[T]{
 				{"NAME", T.GetName}, {"STATE", T.GetState},
 				{"SINCE", func(h T) string { return ago(h.Since) }},
@@ -39,6 +46,9 @@ func (a *app) hostList() *cobra.Command {
 					column[T]{"LAST SEEN", func(h T) string { return ago(h.LastSeenAt) }})
 			}
 			return list(a, ctx, limit, func(ctx context.Context, p *pb.Page) ([]T, string, error) {
+				if len(names) > 0 {
+					return hostsByName(ctx, s, names)
+				}
 				q.Workspace, q.Page = s.Workspace, p
 				r, err := call(ctx, s, s.hosts.ListHosts, q)
 				return r.GetItems(), r.GetNextPageToken(), err
@@ -46,36 +56,55 @@ func (a *app) hostList() *cobra.Command {
 		}),
 	}
 	f := c.Flags()
-	f.StringVarP(&q.Selector, "selector", "l", "", "only hosts whose labels match: env=prod,role in (db,web)")
+	f.StringVarP(&q.Selector, "selector", "l", "", "only hosts whose labels match this `SELECTOR`: env=prod,role in (db,web)")
 	f.StringSliceVar(&q.States, "state", nil, "only hosts in this `STATE` (repeatable; default: all but removed)")
 	f.StringVar(&q.OrderBy, "sort", "name", "`FIELD`: name, state, since, created_at, agent_version, last_seen_at; -FIELD reverses")
 	f.IntVar(&limit, "limit", 0, "show at most this many (default: all)")
 	f.BoolVar(&wide, "wide", false, "more columns")
-	var states []string
-	for _, s := range host.States {
-		states = append(states, string(s))
-	}
-	_ = c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(states, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(states(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// completeHosts offers the names of hosts that the control plane knows.
-func (a *app) completeHosts(c *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+func hostsByName(ctx context.Context, s *api, names []string) (out []*pb.Host, next string, err error) {
+	for _, n := range names {
+		h, err := call(ctx, s, s.hosts.GetHost, &pb.GetHostRequest{Host: n, Workspace: s.Workspace})
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(out, h)
+	}
+	return out, "", nil
+}
+
+// completionPatience is how long somebody who pressed the tabulator waits at most.
+const completionPatience = 3 * time.Second
+
+// completeHosts offers the names of hosts that the control plane knows and the line does not hold yet.
+func (a *app) completeHosts(c *cobra.Command, given []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	several := strings.Contains(c.Use, "HOST…")
 	s, err := a.dial()
-	if err != nil {
+	if err != nil || len(given) > 0 && !several {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	r, err := call(c.Context(), s, s.hosts.ListHosts, &pb.ListHostsRequest{Workspace: s.Workspace, Page: &pb.Page{Size: 1000}})
+	ctx, cancel := context.WithTimeout(c.Context(), completionPatience)
+	defer cancel()
+	q := &pb.ListHostsRequest{Workspace: s.Workspace, Page: &pb.Page{Size: 1000}}
 	var names []string
-	for _, h := range r.GetItems() {
-		if strings.HasPrefix(h.Name, prefix) {
-			names = append(names, h.Name+"\t"+h.State)
+	for {
+		r, err := call(ctx, s, s.hosts.ListHosts, q)
+		if err != nil {
+			return names, cobra.ShellCompDirectiveNoFileComp // what is typed by hand works too
+		}
+		for _, h := range r.Items {
+			// What a shell would be told to write must be a name and nothing else.
+			if strings.HasPrefix(h.Name, prefix) && !slices.Contains(given, h.Name) && clean(h.Name) == h.Name {
+				names = append(names, h.Name+"\t"+h.State)
+			}
+		}
+		if q.Page.Token = r.NextPageToken; q.Page.Token == "" {
+			return names, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) showHost(h *pb.Host) error {
@@ -148,7 +177,8 @@ func (a *app) hostShow() *cobra.Command {
 }
 
 func (a *app) hostLabel() *cobra.Command {
-	return &cobra.Command{Use: "label HOST KEY=VALUE|KEY- …", Short: "Set labels, and remove those written KEY-", ValidArgsFunction: a.completeHosts,
+	return &cobra.Command{Use: "label HOST KEY=VALUE|KEY- …", Short: "Set labels, and remove those written KEY-",
+		Example: "  loopback host label web-1 env=prod role=web old-", ValidArgsFunction: a.completeHosts,
 		Args: func(_ *cobra.Command, w []string) error {
 			if len(w) < 2 {
 				return usage("name a host and at least one KEY=VALUE or KEY-")
@@ -160,6 +190,9 @@ func (a *app) hostLabel() *cobra.Command {
 			var set []string
 			for _, one := range w[1:] {
 				if k, ok := strings.CutSuffix(one, "-"); ok && !strings.Contains(one, "=") {
+					if k == "" {
+						return usage("%q names no label to remove; write key-", one)
+					}
 					q.Remove = append(q.Remove, k)
 				} else {
 					set = append(set, one)
@@ -167,6 +200,11 @@ func (a *app) hostLabel() *cobra.Command {
 			}
 			if q.Set, err = labels(set); err != nil {
 				return err
+			}
+			for _, k := range q.Remove {
+				if _, both := q.Set[k]; both {
+					return usage("the label %q is set and removed at once", k)
+				}
 			}
 			h, err := call(ctx, s, s.hosts.LabelHost, q)
 			if err != nil {
@@ -215,39 +253,110 @@ func (a *app) hostMove() *cobra.Command {
 	return c
 }
 
+// hostsNamed are the hosts that a command line means: those that it names, or those whose labels match.
+func (a *app) hostsNamed(ctx context.Context, s *api, names []string, selector string) ([]string, error) {
+	switch {
+	case len(names) > 0 && selector != "":
+		return nil, usage("name hosts, or say which by --selector, not both")
+	case len(names) > 0:
+		return names, nil
+	case selector == "":
+		return nil, usage("HOST is missing; name hosts, or say which by --selector")
+	}
+	q := &pb.ListHostsRequest{Workspace: s.Workspace, Selector: selector, Page: &pb.Page{Size: 1000}}
+	for {
+		r, err := call(ctx, s, s.hosts.ListHosts, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range r.Items {
+			names = append(names, h.Id) // names are not unique over workspaces
+			a.hint("%s (%s)", h.Name, h.Id)
+		}
+		if q.Page.Token = r.NextPageToken; q.Page.Token == "" {
+			break
+		}
+	}
+	if len(names) == 0 {
+		return nil, fault.New(fault.NotFound, "host_not_found", "no host matches %q", selector).WithHint("loopback host list shows labels")
+	}
+	return names, nil
+}
+
+func selectorFlag(c *cobra.Command, selector *string) {
+	c.Flags().StringVarP(selector, "selector", "l", "", "hosts whose labels match this `SELECTOR`, instead of names: env=prod,role in (db,web)")
+}
+
 func (a *app) hostApprove() *cobra.Command {
-	return &cobra.Command{Use: "approve HOST…", Short: "Let pending hosts in", Args: some("HOST"), ValidArgsFunction: a.completeHosts,
+	var selector string
+	c := &cobra.Command{Use: "approve HOST…", Short: "Let pending hosts in", ValidArgsFunction: a.completeHosts,
 		RunE: a.with(func(ctx context.Context, s *api, w []string) error {
-			return a.each(w, func(name string) (*pb.Host, error) {
+			return a.eachHost(ctx, s, w, selector, func(name string) (*pb.Host, error) {
 				return call(ctx, s, s.hosts.ApproveHost, &pb.ApproveHostRequest{Host: name, Workspace: s.Workspace})
 			})
 		})}
+	selectorFlag(c, &selector)
+	return c
 }
 
 func (a *app) hostRelease() *cobra.Command {
-	var reason string
-	c := &cobra.Command{Use: "release HOST…", Short: "End a quarantine", Args: some("HOST"), ValidArgsFunction: a.completeHosts,
+	var reason, selector string
+	c := &cobra.Command{Use: "release HOST…", Short: "End a quarantine", ValidArgsFunction: a.completeHosts,
 		RunE: a.with(func(ctx context.Context, s *api, w []string) error {
-			return a.each(w, func(name string) (*pb.Host, error) {
+			return a.eachHost(ctx, s, w, selector, func(name string) (*pb.Host, error) {
 				return call(ctx, s, s.hosts.ReleaseHost, &pb.ReleaseHostRequest{Host: name, Workspace: s.Workspace, Reason: reason})
 			})
 		})}
 	c.Flags().StringVar(&reason, "reason", "", "why; goes to the audit log")
+	selectorFlag(c, &selector)
 	return c
 }
 
-// each does one thing to several hosts and shows each; the first failure ends it.
-func (a *app) each(names []string, do func(string) (*pb.Host, error)) error {
+func (a *app) eachHost(ctx context.Context, s *api, names []string, selector string, do func(string) (*pb.Host, error)) error {
+	names, err := a.hostsNamed(ctx, s, names, selector)
+	if err != nil {
+		return err
+	}
+	return each(ctx, a, names, do, a.showHost)
+}
+
+// each does one thing to everything that is named and shows what came of it. One that fails does not keep the others
+// from it; the first failure is the run's.
+func each[T proto.Message](ctx context.Context, a *app, names []string, do func(string) (T, error), show func(T) error) error {
+	var done []T
+	var failures []error
 	for _, n := range names {
-		h, err := do(n)
-		if err != nil {
-			return err
+		r, err := do(n)
+		if err == nil {
+			done = append(done, r)
+			continue
 		}
-		if err := a.showHost(h); err != nil {
-			return err
+		if failures = append(failures, err); ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	switch {
+	case a.flags.output != "table" && len(names) > 1:
+		if err := printItems(a, done); err != nil {
+			return err
+		}
+	default:
+		for i, r := range done {
+			if i > 0 {
+				fmt.Fprintln(a.Out)
+			}
+			if err := show(r); err != nil {
+				return err
+			}
+		}
+	}
+	if len(failures) == 0 {
+		return nil
+	}
+	for _, err := range failures[1:] {
+		a.report(err)
+	}
+	return failures[0]
 }
 
 func (a *app) hostQuarantine() *cobra.Command {
@@ -262,33 +371,41 @@ func (a *app) hostRemove() *cobra.Command {
 	})
 }
 
-// hostOperation is an act on a host that is long work.
+// hostOperation is an act on hosts that is long work: it is begun for all, then waited for.
 func (a *app) hostOperation(verb, short string, do func(ctx context.Context, s *api, name, reason string) (*pb.Operation, error)) *cobra.Command {
-	var reason string
+	var reason, selector string
 	var noWait bool
-	c := &cobra.Command{Use: verb + " HOST…", Short: short, Args: some("HOST"), ValidArgsFunction: a.completeHosts,
-		RunE: a.with(func(ctx context.Context, s *api, w []string) error {
-			if err := a.confirm("%s %s?", verb, strings.Join(w, ", ")); err != nil {
+	c := &cobra.Command{Use: verb + " HOST…", Short: short, ValidArgsFunction: a.completeHosts,
+		RunE: a.with(func(ctx context.Context, s *api, names []string) error {
+			names, err := a.hostsNamed(ctx, s, names, selector)
+			if err != nil {
 				return err
 			}
-			for _, name := range w {
-				o, err := do(ctx, s, name, reason)
-				if err == nil && !noWait {
-					o, err = a.follow(ctx, s, o)
-				}
-				if err == nil {
-					err = a.showOperation(o)
-				}
-				if err == nil {
-					err = failed(o)
-				}
-				if err != nil {
-					return err
+			if err := a.confirm(ctx, "%s %s?", verb, some(names)); err != nil {
+				return err
+			}
+			begun, refused := map[string]*pb.Operation{}, map[string]error{}
+			for _, n := range names {
+				if begun[n], refused[n] = do(ctx, s, n, reason); ctx.Err() != nil {
+					break
 				}
 			}
-			return nil
+			var ended []*pb.Operation
+			err = each(ctx, a, names, func(n string) (*pb.Operation, error) {
+				if begun[n] == nil || noWait {
+					return begun[n], cmp.Or(refused[n], ctx.Err())
+				}
+				o, err := a.follow(ctx, s, begun[n])
+				ended = append(ended, o)
+				return o, err
+			}, a.showOperation)
+			for _, o := range ended {
+				err = cmp.Or(err, failed(o))
+			}
+			return err
 		})}
 	c.Flags().StringVar(&reason, "reason", "", "why; goes to the audit log")
 	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until it has ended")
+	selectorFlag(c, &selector)
 	return c
 }

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,29 +78,44 @@ func (a *app) showOperation(o *pb.Operation) error {
 // pollWait is how long the server is asked to hold one answer.
 const pollWait = 20 * time.Second
 
-// follow waits until an operation has ended and tells its steps as they change.
+// follow waits until an operation has ended and tells its steps as they change. An operation outlives the control plane
+// that carries it out, so one that is away is waited for too.
 func (a *app) follow(ctx context.Context, s *api, o *pb.Operation) (*pb.Operation, error) {
 	ctx, cancel := s.deadline(ctx, true)
 	defer cancel()
-	told := map[string]string{}
+	told, away := map[string]string{}, false
 	for {
 		for _, step := range o.GetSteps() {
 			if told[step.Name] != step.State+step.Message {
 				told[step.Name] = step.State + step.Message
-				a.hint("%s: %s %s", step.Name, step.State, step.Message)
+				a.hint("%s", strings.TrimSpace(step.Name+": "+step.State+" "+step.Message))
 			}
 		}
 		if operation.State(o.State).Ended() {
 			return o, nil
 		}
 		next, err := call(ctx, s, s.operations.WaitOperation, &pb.WaitOperationRequest{Operation: o.Id, Timeout: durationpb.New(pollWait)})
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, fault.New(fault.Timeout, "timeout", "operation %s has not ended yet", o.Id).WithHint("it goes on: loopback operation wait %s", o.Id)
-			}
+		switch {
+		case err == nil:
+			o, away = next, false
+			continue
+		case ctx.Err() != nil:
+		case !passing(err):
 			return nil, err
+		default:
+			if !away {
+				a.hint("%s; trying again", oneLine(err.Error()))
+			}
+			away = true
+			if pause(ctx) {
+				continue
+			}
 		}
-		o = next
+		kind := fault.Timeout
+		if errors.Is(ctx.Err(), context.Canceled) {
+			kind = fault.Canceled
+		}
+		return nil, fault.New(kind, "not_ended", "operation %s has not ended yet", o.Id).WithHint("it goes on: loopback operation wait %s", o.Id)
 	}
 }
 

@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -44,7 +44,7 @@ func (a *app) print(m proto.Message, fields ...[2]string) error {
 		w := tabwriter.NewWriter(a.Out, 0, 8, 2, ' ', 0)
 		for _, f := range fields {
 			if f[1] != "" {
-				fmt.Fprintf(w, "%s\t%s\n", f[0], clean(f[1]))
+				fmt.Fprintf(w, "%s\t%s\n", clean(f[0]), clean(f[1]))
 			}
 		}
 		return w.Flush()
@@ -56,27 +56,56 @@ func (a *app) print(m proto.Message, fields ...[2]string) error {
 	return a.printJSON(b)
 }
 
-func (a *app) printJSON(b json.RawMessage) error {
-	if a.flags.output == "yaml" {
-		var v any
-		if err := json.Unmarshal(b, &v); err != nil {
+// printItems writes resources as {"items": […]}.
+func printItems[T proto.Message](a *app, items []T) error {
+	b := []byte(`{"items":[`)
+	for i, m := range items {
+		one, err := encode(m)
+		if err != nil {
 			return err
 		}
-		e := yaml.NewEncoder(a.Out)
-		e.SetIndent(2)
-		return e.Encode(v)
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, one...)
+	}
+	return a.printJSON(append(b, "]}"...))
+}
+
+func (a *app) printJSON(b json.RawMessage) error {
+	if a.flags.output == "yaml" {
+		return writeYAML(a.Out, b)
 	}
 	var out bytes.Buffer
 	if err := json.Indent(&out, b, "", "  "); err != nil {
 		return err
 	}
 	out.WriteByte('\n')
-	_, err := out.WriteTo(a.Out)
+	_, err := a.Out.Write(escape(out.Bytes()))
+	return err
+}
+
+// printEvent writes one of a stream of messages: an object a line, or a YAML document.
+func (a *app) printEvent(m proto.Message) error {
+	b, err := encode(m)
+	if err != nil {
+		return err
+	}
+	if a.flags.output == "yaml" {
+		if _, err := io.WriteString(a.Out, "---\n"); err != nil {
+			return err
+		}
+		return writeYAML(a.Out, b)
+	}
+	_, err = a.Out.Write(append(escape(b), '\n'))
 	return err
 }
 
 // list fetches all pages (or limit items, when it is more than 0) and prints them.
 func list[T proto.Message](a *app, ctx context.Context, limit int, fetch func(context.Context, *loopbackv1.Page) ([]T, string, error), empty string, columns ...column[T]) error {
+	if limit < 0 {
+		return usage("--limit is %d, less than 0", limit)
+	}
 	items := []T{}
 	page := &loopbackv1.Page{Size: 1000}
 	for {
@@ -97,29 +126,20 @@ func list[T proto.Message](a *app, ctx context.Context, limit int, fetch func(co
 		page.Token = next
 	}
 	if a.flags.output != "table" {
-		raw := make([]json.RawMessage, len(items))
-		for i, m := range items {
-			b, err := encode(m)
-			if err != nil {
-				return err
-			}
-			raw[i] = b
-		}
-		b, err := json.Marshal(map[string]any{"items": raw})
-		if err != nil {
-			return err
-		}
-		return a.printJSON(b)
+		return printItems(a, items)
 	}
 	if len(items) == 0 {
 		a.hint("%s", empty)
 		return nil
 	}
-	return table(a.Out, items, columns)
+	return table(a, items, columns)
 }
 
-func table[T any](out io.Writer, items []T, columns []column[T]) error {
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+// widest is how much of a field a table on a terminal shows. The first column names the item and is never cut.
+const widest = 60
+
+func table[T any](a *app, items []T, columns []column[T]) error {
+	w := tabwriter.NewWriter(a.Out, 0, 8, 2, ' ', 0)
 	for i, c := range columns {
 		separate(w, i)
 		io.WriteString(w, c.title)
@@ -128,9 +148,9 @@ func table[T any](out io.Writer, items []T, columns []column[T]) error {
 	for _, item := range items {
 		for i, c := range columns {
 			separate(w, i)
-			v := clean(c.value(item))
-			if v == "" {
-				v = "-"
+			v := first(clean(c.value(item)), "-")
+			if r := []rune(v); a.Terminal && i > 0 && len(r) > widest {
+				v = string(r[:widest-1]) + "…"
 			}
 			io.WriteString(w, v)
 		}
@@ -145,11 +165,17 @@ func separate(w io.Writer, i int) {
 	}
 }
 
+// hostile tells what steers a terminal instead of being shown on it: control characters, and format characters, which
+// turn the direction of writing or cannot be seen.
+func hostile(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
 // clean keeps what a host says of itself from steering the reader's terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
-			return '\ufffd'
+		if hostile(r) {
+			return unicode.ReplacementChar
 		}
 		return r
 	}, s)
@@ -162,12 +188,22 @@ func ago(t *timestamppb.Timestamp) string {
 	}
 	d := time.Since(t.AsTime())
 	if d < 0 {
-		return "in " + span(-d)
+		return "in " + roughly(-d)
 	}
-	return span(d)
+	return roughly(d)
 }
 
-func span(d time.Duration) string {
+// until is when something ends or ended.
+func until(t *timestamppb.Timestamp) string {
+	s := ago(t)
+	if s == "" || strings.HasPrefix(s, "in ") {
+		return s
+	}
+	return s + " ago"
+}
+
+// roughly is a span of time in its largest unit that still says something.
+func roughly(d time.Duration) string {
 	switch {
 	case d < 2*time.Minute:
 		return strconv.Itoa(int(d.Seconds())) + "s"
@@ -191,7 +227,22 @@ func duration(d *durationpb.Duration) string {
 	if d == nil {
 		return ""
 	}
-	return d.AsDuration().String()
+	return span(d.AsDuration())
+}
+
+// span is exact, and without the units that say nothing: 36h, 90d, 1m30s.
+func span(d time.Duration) string {
+	if day := 24 * time.Hour; d >= 2*day && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // uptime to the minute: nobody reads nanoseconds.
@@ -199,7 +250,7 @@ func uptime(d *durationpb.Duration) string {
 	if d == nil {
 		return ""
 	}
-	return strings.TrimSuffix(d.AsDuration().Round(time.Minute).String(), "0s")
+	return span(d.AsDuration().Round(time.Minute))
 }
 
 func pairs(m map[string]string) string {
@@ -207,7 +258,7 @@ func pairs(m map[string]string) string {
 	for k := range m {
 		keys = append(keys, k)
 	}
-	sortStrings(keys)
+	slices.Sort(keys)
 	for i, k := range keys {
 		keys[i] = k + "=" + m[k]
 	}

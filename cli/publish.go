@@ -73,9 +73,9 @@ cut off goes on where it stopped. Without a folder of programs only signatures t
 					}
 					items = append(items, found)
 				}
-				return list(a, ctx, 0, func(context.Context, *pb.Page) ([]*pb.Release, string, error) { return items, "", nil }, "")
+				return printItems(a, items)
 			}
-			return table(a.Out, published, []column[R]{{"PROGRAM", func(r R) string { return r.Program }},
+			return table(a, published, []column[R]{{"PROGRAM", func(r R) string { return r.Program }},
 				{"VERSION", func(r R) string { return r.Version }}, {"CHANNEL", func(r R) string { return r.Channel }}})
 		}),
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,6 +42,9 @@ func (a *app) settingsCommand() *cobra.Command {
 	var modules, unset []string
 	var set *cobra.Command
 	set = &cobra.Command{Use: "set", Short: "Change how agents behave", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
+		if !slices.ContainsFunc([]string{"heartbeat-min", "heartbeat-max", "log-level", "module", "unset"}, set.Flags().Changed) {
+			return usage("there is nothing to change; say what by a flag")
+		}
 		r, err := get(ctx, s, changed)
 		if err != nil {
 			return err

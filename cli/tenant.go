@@ -2,9 +2,11 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 )
@@ -41,21 +43,22 @@ func (a *app) orgCommand() *cobra.Command {
 			return show(o)
 		})},
 		&cobra.Command{Use: "delete ORGANISATION", Short: "Delete an organisation that holds no projects", Args: args("ORGANISATION"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
-			if err := a.confirm("delete the organisation %s?", w[0]); err != nil {
+			if err := a.confirm(ctx, "delete the organisation %s?", w[0]); err != nil {
 				return err
 			}
-			_, err := call(ctx, s, s.organisations.DeleteOrganisation, &pb.DeleteOrganisationRequest{Organisation: w[0]})
-			return a.deleted(err, "organisation", w[0])
+			r, err := call(ctx, s, s.organisations.DeleteOrganisation, &pb.DeleteOrganisationRequest{Organisation: w[0]})
+			return a.deleted(r, err, "organisation", w[0])
 		})},
 	)
 }
 
-// deleted says so on standard error; there is no result to print.
-func (a *app) deleted(err error, kind, name string) error {
-	if err == nil {
-		a.hint("deleted the %s %s", kind, name)
+// deleted says so on standard error. The result is empty, and printed for programs only.
+func (a *app) deleted(r proto.Message, err error, kind, name string) error {
+	if err != nil {
+		return err
 	}
-	return err
+	a.hint("deleted the %s %s", kind, name)
+	return a.print(r)
 }
 
 func (a *app) projectCommand() *cobra.Command {
@@ -93,11 +96,11 @@ func (a *app) projectCommand() *cobra.Command {
 			return show(p)
 		})},
 		&cobra.Command{Use: "delete PROJECT", Short: "Delete a project that holds no workspaces", Args: args("PROJECT"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
-			if err := a.confirm("delete the project %s?", w[0]); err != nil {
+			if err := a.confirm(ctx, "delete the project %s?", w[0]); err != nil {
 				return err
 			}
-			_, err := call(ctx, s, s.projects.DeleteProject, &pb.DeleteProjectRequest{Project: w[0]})
-			return a.deleted(err, "project", w[0])
+			r, err := call(ctx, s, s.projects.DeleteProject, &pb.DeleteProjectRequest{Project: w[0]})
+			return a.deleted(r, err, "project", w[0])
 		})},
 	)
 }
@@ -110,10 +113,11 @@ type policyFlags struct {
 }
 
 func (p *policyFlags) register(c *cobra.Command) {
-	c.Flags().Var(&p.ttl, "token-ttl", "life of its tokens unless they are minted with another")
-	c.Flags().Var(&p.maxTTL, "token-max-ttl", "longest life of its tokens")
-	c.Flags().Int32Var(&p.uses, "token-max-uses-default", 0, "uses of its tokens unless they are minted with another number")
-	c.Flags().Int32Var(&p.maxUses, "token-max-uses", 0, "most uses of its tokens")
+	p.ttl.zero, p.maxTTL.zero = true, true
+	c.Flags().Var(&p.ttl, "token-ttl", "life of its tokens unless they are minted with another; 0: the deployment's")
+	c.Flags().Var(&p.maxTTL, "token-max-ttl", "longest life of its tokens; 0: the deployment's")
+	c.Flags().Int32Var(&p.uses, "token-max-uses-default", 0, "uses of its tokens unless they are minted with another number; 0: the deployment's")
+	c.Flags().Int32Var(&p.maxUses, "token-max-uses", 0, "most uses of its tokens; 0: the deployment's")
 	c.Flags().BoolVar(&p.approval, "require-approval", false, "every host enrolled here awaits approval")
 }
 
@@ -166,6 +170,9 @@ func (a *app) workspaceCommand() *cobra.Command {
 	var newDescription string
 	var update *cobra.Command
 	update = &cobra.Command{Use: "update WORKSPACE", Short: "Change a workspace's description or what its tokens may be", Args: args("WORKSPACE"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+		if !slices.ContainsFunc([]string{"description", "token-ttl", "token-max-ttl", "token-max-uses-default", "token-max-uses", "require-approval"}, update.Flags().Changed) {
+			return usage("there is nothing to change; say what by a flag")
+		}
 		ws, err := get(ctx, s, w[0])
 		if err != nil {
 			return err
@@ -210,11 +217,11 @@ func (a *app) workspaceCommand() *cobra.Command {
 			return show(ws)
 		})},
 		&cobra.Command{Use: "delete WORKSPACE", Short: "Delete a workspace that holds no hosts", Args: args("WORKSPACE"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
-			if err := a.confirm("delete the workspace %s?", w[0]); err != nil {
+			if err := a.confirm(ctx, "delete the workspace %s?", w[0]); err != nil {
 				return err
 			}
-			_, err := call(ctx, s, s.workspaces.DeleteWorkspace, &pb.DeleteWorkspaceRequest{Workspace: w[0]})
-			return a.deleted(err, "workspace", w[0])
+			r, err := call(ctx, s, s.workspaces.DeleteWorkspace, &pb.DeleteWorkspaceRequest{Workspace: w[0]})
+			return a.deleted(r, err, "workspace", w[0])
 		})},
 	)
 }

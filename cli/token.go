@@ -24,7 +24,11 @@ func (a *app) minted(r *pb.MintTokenResponse) error {
 	fmt.Fprintln(a.Out, r.Secret)
 	t := r.Token
 	a.hint("")
-	a.hint("This is the only time that the token is shown. It enrols %s until %s.", hosts(t.MaxUses), stamp(t.ExpiresAt))
+	enrols := hosts(t.MaxUses)
+	if t.Honeytoken {
+		enrols = "nobody, and tells of whoever tries,"
+	}
+	a.hint("This is the only time that the token is shown. It enrols %s until %s.", enrols, stamp(t.ExpiresAt))
 	a.hint("On each server, as root, with the token in LOOPBACK_TOKEN:")
 	a.hint("")
 	a.hint("  %s", r.InstallCommand)
@@ -86,7 +90,7 @@ func (a *app) tokenList() *cobra.Command {
 		}, "there are no tokens; make one: loopback token mint",
 			column[T]{"NAME", T.GetName}, column[T]{"ID", T.GetId}, column[T]{"STATE", T.GetState},
 			column[T]{"USES", func(t T) string { return fmt.Sprintf("%d/%d", t.Uses, t.MaxUses) }},
-			column[T]{"EXPIRES", func(t T) string { return ago(t.ExpiresAt) }},
+			column[T]{"EXPIRES", func(t T) string { return until(t.ExpiresAt) }},
 			column[T]{"LAST USED", func(t T) string { return ago(t.LastUsedAt) }},
 			column[T]{"WARNINGS", func(t T) string { return strings.Join(t.Warnings, ",") }},
 			column[T]{"DESCRIPTION", T.GetDescription})
@@ -97,15 +101,19 @@ func (a *app) tokenList() *cobra.Command {
 }
 
 func (a *app) showToken(t *pb.Token) error {
-	return a.print(t, [2]string{"id", t.Id}, [2]string{"name", t.Name}, [2]string{"description", t.Description},
-		[2]string{"state", t.State}, [2]string{"uses", fmt.Sprintf("%d of %d", t.Uses, t.MaxUses)},
-		[2]string{"created", stamp(t.CreatedAt)}, [2]string{"created by", t.CreatedBy}, [2]string{"expires", stamp(t.ExpiresAt)},
-		[2]string{"allowed networks", strings.Join(t.AllowedNetworks, ",")}, [2]string{"host names", t.HostNamePattern},
-		[2]string{"approval", yes(t.RequiresApproval)}, [2]string{"host labels", pairs(t.HostLabels)}, [2]string{"channel", t.Channel},
-		[2]string{"ephemeral", duration(t.EphemeralTtl)}, [2]string{"honeytoken", yes(t.Honeytoken)},
-		[2]string{"last used", stamp(t.LastUsedAt)}, [2]string{"last address", t.LastAddress}, [2]string{"successor", t.SuccessorId},
-		[2]string{"revoked", stamp(t.RevokedAt)}, [2]string{"revoked by", t.RevokedBy}, [2]string{"reason", t.Reason},
-		[2]string{"warnings", strings.Join(t.Warnings, ", ")})
+	fields := [][2]string{{"id", t.Id}, {"name", t.Name}, {"description", t.Description},
+		{"state", t.State}, {"uses", fmt.Sprintf("%d of %d", t.Uses, t.MaxUses)},
+		{"created", stamp(t.CreatedAt)}, {"created by", t.CreatedBy}, {"expires", stamp(t.ExpiresAt)},
+		{"allowed networks", strings.Join(t.AllowedNetworks, ",")}, {"host names", t.HostNamePattern},
+		{"approval", yes(t.RequiresApproval)}, {"host labels", pairs(t.HostLabels)}, {"channel", t.Channel},
+		{"ephemeral", duration(t.EphemeralTtl)}, {"honeytoken", yes(t.Honeytoken)},
+		{"last used", stamp(t.LastUsedAt)}, {"last address", t.LastAddress}, {"successor", t.SuccessorId},
+		{"revoked", stamp(t.RevokedAt)}, {"revoked by", t.RevokedBy}, {"reason", t.Reason},
+		{"warnings", strings.Join(t.Warnings, ", ")}}
+	for _, one := range t.Signals {
+		fields = append(fields, [2]string{"signal " + one.Kind, fmt.Sprintf("%d times, last %s from %s", one.Count, stamp(one.LastAt), one.Address)})
+	}
+	return a.print(t, fields...)
 }
 
 func yes(b bool) string {
@@ -145,7 +153,7 @@ func (a *app) tokenRevoke() *cobra.Command {
 	var noWait bool
 	c := &cobra.Command{Use: "revoke TOKEN", Short: "End a token at once, alone or with the hosts that it enrolled", Args: args("TOKEN"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
 		if q.Hosts != "" && q.Hosts != "keep" {
-			if err := a.confirm("revoke %s and %s the hosts that it enrolled?", w[0], q.Hosts); err != nil {
+			if err := a.confirm(ctx, "revoke %s and %s the hosts that it enrolled?", w[0], q.Hosts); err != nil {
 				return err
 			}
 		}
@@ -159,10 +167,11 @@ func (a *app) tokenRevoke() *cobra.Command {
 				return err
 			}
 		}
+		show := func() error { return a.showToken(r.Token) }
 		if a.flags.output != "table" {
-			return a.print(r)
+			show = func() error { return a.print(r) }
 		}
-		if err := a.showToken(r.Token); err != nil {
+		if err := show(); err != nil {
 			return err
 		}
 		return failed(r.Operation)

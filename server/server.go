@@ -201,7 +201,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	if s.hub, err = link.New(link.Options{
 		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},
 		Replica: s.replica, Version: o.Version, ReconnectWindow: set.ReconnectWindow,
-		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, Clock: now, Logger: o.Logger, Registerer: o.Registry,
+		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, EnrolmentRate: set.EnrolmentRate, Clock: now, Logger: o.Logger, Registerer: o.Registry,
 	}); err != nil {
 		return err
 	}

@@ -163,6 +163,10 @@ func (r *run) detail(format string, args ...any) {
 }
 
 func (r *run) install(ctx context.Context) error {
+	text, err := TakeTokenFromEnvironment() // first: others may be waited for below
+	if err != nil {
+		return err
+	}
 	if err := r.layout.checkRoot(); err != nil {
 		return err
 	}
@@ -176,7 +180,7 @@ func (r *run) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.readToken(); err != nil {
+	if err := r.readToken(text); err != nil {
 		return err
 	}
 	before, err := r.settle()

@@ -24,11 +24,10 @@ const (
 )
 
 // readToken reads the token where the host needs one: from the file that was named, else from the environment, else from
-// standard input. The environment's copy is wiped in any case.
-func (r *run) readToken() error {
-	fromEnvironment, err := TakeTokenFromEnvironment()
-	if err != nil || r.hasKey {
-		return err
+// standard input.
+func (r *run) readToken(fromEnvironment string) (err error) {
+	if r.hasKey {
+		return nil
 	}
 	text := fromEnvironment
 	switch {

@@ -39,7 +39,8 @@ func report(w io.Writer, err error) int {
 	var e *fault.Error
 	if !errors.As(err, &e) {
 		fmt.Fprintf(w, "loopbackd: %s\n", err)
-		if strings.HasPrefix(err.Error(), "unknown ") || strings.HasPrefix(err.Error(), "invalid argument") {
+		if strings.HasPrefix(err.Error(), "unknown ") || strings.HasPrefix(err.Error(), "invalid argument") ||
+			strings.HasPrefix(err.Error(), "required flag") {
 			return fault.Invalid.ExitCode()
 		}
 		return 1

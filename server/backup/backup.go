@@ -176,7 +176,8 @@ func unpack(from, to string) (Manifest, error) {
 	var m Manifest
 	f, err := os.Open(from)
 	if err != nil {
-		return m, fault.New(fault.NotFound, "backup_missing", "the backup cannot be opened").WithCause(err)
+		return m, fault.New(fault.NotFound, "backup_missing", "the backup cannot be opened").WithCause(err).
+			WithHint("give --from the file that loopbackd backup wrote")
 	}
 	defer f.Close()
 	zipped, err := gzip.NewReader(f)
@@ -190,6 +191,10 @@ func unpack(from, to string) (Manifest, error) {
 		if err == io.EOF {
 			if first {
 				return m, unreadable(from, "it is empty", nil)
+			}
+			// The checksum of the whole stands at the very end, after the archive's own.
+			if _, err := io.Copy(io.Discard, zipped); err != nil {
+				return m, unreadable(from, "it is damaged", err)
 			}
 			return m, nil
 		}
@@ -208,6 +213,9 @@ func unpack(from, to string) (Manifest, error) {
 			}
 			if err := json.NewDecoder(r).Decode(&m); err != nil {
 				return m, unreadable(from, "its manifest cannot be read", err)
+			}
+			if m.Format < 1 {
+				return m, unreadable(from, "its manifest names no format", nil)
 			}
 			if m.Format != format {
 				return m, fault.New(fault.Precondition, "backup_newer", "%s has format %d; this program knows %d", from, m.Format, format).

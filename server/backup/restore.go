@@ -57,8 +57,14 @@ func Restore(ctx context.Context, from, dataDir, database string, now time.Time)
 	}
 	if !elsewhere {
 		database = filepath.Join(stage, databaseName)
+		if _, err := os.Stat(database); err != nil {
+			return Restored{}, unreadable(from, "it holds no database", nil)
+		}
 	}
 	done, err := newEpoch(ctx, database, now)
+	if err != nil && !elsewhere && (fault.Of(err).Code == "database_corrupt" || fault.KindOf(err) == fault.NotFound) {
+		return Restored{}, unreadable(from, "its database cannot be read", err)
+	}
 	if err != nil {
 		return Restored{}, err
 	}

@@ -51,6 +51,7 @@ type Settings struct {
 	ReconnectWindow time.Duration // how long a host may be away before it is offline
 	HeartbeatRate   int           // heartbeats a second that this replica is willing to take
 	AdmissionRate   int           // new links a second that it admits
+	EnrolmentRate   int           // enrolments a second that it takes
 
 	ShutdownTimeout time.Duration
 }
@@ -77,6 +78,7 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.DurationVar(&s.ReconnectWindow, "reconnect-window", 90*time.Second, "how long a host may be away before it is offline")
 	f.IntVar(&s.HeartbeatRate, "heartbeat-rate", 2000, "heartbeats a second that this replica takes; with more hosts they come less often")
 	f.IntVar(&s.AdmissionRate, "admission-rate", 1000, "new links a second that this replica admits; the rest are told when to come back")
+	f.IntVar(&s.EnrolmentRate, "enrolment-rate", 500, "enrolments a second that this replica takes; the rest are told when to come back")
 	f.DurationVar(&s.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long open requests may take to end at shutdown")
 }
 
@@ -188,6 +190,7 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.ReconnectWindow >= 10*time.Second && s.ReconnectWindow <= time.Hour, at("reconnect-window"), "is %s; allowed are 10s to 1h", s.ReconnectWindow)
 	c.That(s.HeartbeatRate >= 1, at("heartbeat-rate"), "is %d, less than 1", s.HeartbeatRate)
 	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)
+	c.That(s.EnrolmentRate >= 1, at("enrolment-rate"), "is %d, less than 1", s.EnrolmentRate)
 	c.That(s.ShutdownTimeout > 0, at("shutdown-timeout"), "is %s; it must be more than 0", s.ShutdownTimeout)
 }
 

@@ -62,7 +62,7 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		"listen": "8443", "metrics-listen": "here", "data-dir": " ", "public-url": "http://plain", "tls-certificate": "x.pem", "tls-key": "k.pem",
 		"trusted-proxy": "10.0.0", "database": "mysql://x", "log-level": "loud", "log-format": "xml",
 		"token-default-ttl": "3s", "token-long-ttl": "2m", "token-max-ttl": "1m", "token-default-max-uses": "0", "token-max-uses": "0",
-		"reconnect-window": "1s", "heartbeat-rate": "0", "admission-rate": "-1", "shutdown-timeout": "0s",
+		"reconnect-window": "1s", "heartbeat-rate": "0", "admission-rate": "-1", "enrolment-rate": "0", "shutdown-timeout": "0s",
 	}
 	delete(wrong, "data-dir") // any text names a folder
 	var s Settings

@@ -30,6 +30,7 @@ import (
 type Options struct {
 	Program string        // loopbackd; empty: built into Dir
 	Dir     string        // of data and log
+	Host    string        // address to listen on; empty: 127.0.0.1
 	Args    []string      // further flags of serve
 	Ready   time.Duration // how long a start may take; 0: a minute
 }
@@ -79,11 +80,14 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 			return nil, err
 		}
 	}
-	address, err := FreeAddress()
+	if o.Host == "" {
+		o.Host = "127.0.0.1"
+	}
+	address, err := FreeAddress(o.Host)
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := FreeAddress()
+	metrics, err := FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
@@ -92,9 +96,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	return d, d.Restart(ctx)
 }
 
-// FreeAddress is an address of 127.0.0.1 that nobody listens on.
-func FreeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// FreeAddress is an address of this host that nobody listens on.
+func FreeAddress(host string) (string, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", err
 	}
