@@ -60,7 +60,7 @@ vuln: ## Known vulnerabilities in dependencies
 
 .PHONY: test test-short
 test: prepare build agents fresh lint vuln ## Every test
-	@build/test.sh ./...
+	@build/test.sh
 test-short: ## The quick part: no machines, no PostgreSQL
 	@LOOPBACK_TEST_SHORT=1 go test -short ./...
 

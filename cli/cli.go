@@ -211,16 +211,6 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// oneOrMore wants at least one word of a kind.
-func oneOrMore(name string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, got []string) error {
-		if len(got) == 0 {
-			return usage("%s is missing", name)
-		}
-		return nil
-	}
-}
-
 // confirm asks on a terminal before what cannot be undone. Scripts are not asked.
 func (a *app) confirm(ctx context.Context, format string, words ...any) error {
 	if a.flags.yes || !a.Interactive {

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,7 +193,8 @@ func TestPinnedCommandFetchesFromTheRightServerOnly(t *testing.T) {
 		t.Skip("missing feature: curl")
 	}
 	ca, certificate := authority(t)
-	server := httptest.NewUnstartedServer(nil)
+	var serving atomic.Pointer[install.Service]
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serving.Load().ServeHTTP(w, r) }))
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	server.StartTLS()
 	defer server.Close()
@@ -211,7 +213,7 @@ func TestPinnedCommandFetchesFromTheRightServerOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		server.Config.Handler = s // answers with a script that says that nothing is published, and fails
+		serving.Store(s) // answers with a script that says that nothing is published, and fails
 		command, err := s.Command("", "")
 		if err != nil {
 			t.Fatal(err)

@@ -155,6 +155,11 @@ func (l *line) row(text string, into ...any) error {
 // close gives the connection up.
 func (l *line) close() {
 	l.forget()
-	l.conn.Raw(func(any) error { return driver.ErrBadConn }) //nolint:errcheck // this is how a connection is thrown away
-	l.conn.Close()
+	throwAway(l.conn)
+}
+
+// throwAway closes a connection for good instead of giving it back to its pool.
+func throwAway(conn *sql.Conn) {
+	conn.Raw(func(any) error { return driver.ErrBadConn }) //nolint:errcheck // saying that it is bad is what does it
+	conn.Close()
 }

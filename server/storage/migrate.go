@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3"
 
@@ -24,7 +25,7 @@ const versionTable = "schema_versions"
 type dialect struct {
 	goose   goose.Dialect
 	rewrite func(text string) string
-	options []goose.ProviderOption
+	lock    func(ctx context.Context) (release func(), err error) // keeps other replicas from migrating; nil: there is no such lock
 }
 
 // migrate brings the schema up to date. It refuses a schema that is newer than this program.
@@ -51,12 +52,37 @@ func (db *DB) migrate(ctx context.Context, d dialect) error {
 			return err
 		}}, nil))
 	}
-	options := append([]goose.ProviderOption{goose.WithGoMigrations(steps...), goose.WithDisableGlobalRegistry(true),
-		goose.WithTableName(versionTable), goose.WithLogger(goose.NopLogger())}, d.options...)
-	provider, err := goose.NewProvider(d.goose, db.writes, nil, options...)
+	if d.lock != nil {
+		release, err := d.lock(ctx)
+		if err != nil {
+			return fmt.Errorf("waiting for other replicas to bring the schema up to date: %w", db.engine.explain(err))
+		}
+		defer release()
+	}
+	provider, err := goose.NewProvider(d.goose, db.writes, nil, goose.WithGoMigrations(steps...),
+		goose.WithDisableGlobalRegistry(true), goose.WithTableName(versionTable), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		return err
 	}
+	for try := 0; ; try++ {
+		err := db.upgrade(ctx, provider, newest)
+		if err == nil || d.lock != nil || try == migrationTries || fault.KindOf(err) == fault.Precondition {
+			return err
+		}
+		// Somebody else may be at it, in a transaction as we are: one of us has done it by now.
+		pause := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		}
+	}
+}
+
+const migrationTries = 5
+
+func (db *DB) upgrade(ctx context.Context, provider *goose.Provider, newest int64) error {
 	has, err := provider.GetDBVersion(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the schema's version: %w", db.engine.explain(err))

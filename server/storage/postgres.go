@@ -19,7 +19,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 
 	"github.com/loopbackd/loopback/fault"
 )
@@ -41,6 +40,9 @@ const (
 
 // writeLock is the key of the advisory lock that makes one writer of all replicas: "loopback" in ASCII.
 const writeLock = 0x6c6f6f706261636b
+
+// schemaLock is the key of the one that lets one replica migrate at a time.
+const schemaLock = writeLock + 1
 
 func (db *DB) openPostgres(ctx context.Context, url string) (dialect, error) {
 	config, err := pgx.ParseConfig(url)
@@ -66,7 +68,7 @@ func (db *DB) openPostgres(ctx context.Context, url string) (dialect, error) {
 		return err
 	}
 	db.writes = stdlib.OpenDB(*writing)
-	db.writes.SetMaxOpenConns(2) // goose holds one for its lock while it migrates over the other
+	db.writes.SetMaxOpenConns(2) // one holds the schema's lock while the other migrates
 	db.reads = stdlib.OpenDB(*config)
 	readers := max(4, 4*runtime.GOMAXPROCS(0))
 	db.reads.SetMaxOpenConns(readers)
@@ -75,14 +77,24 @@ func (db *DB) openPostgres(ctx context.Context, url string) (dialect, error) {
 	if err := e.check(ctx, db); err != nil {
 		return dialect{}, errors.Join(err, db.closePools())
 	}
-	locker, err := lock.NewPostgresSessionLocker()
-	if err != nil {
-		return dialect{}, errors.Join(err, db.closePools())
-	}
 	return dialect{
-		goose: goose.DialectPostgres, options: []goose.ProviderOption{goose.WithSessionLocker(locker)},
+		goose: goose.DialectPostgres, lock: db.lockSchema,
 		rewrite: func(text string) string { return textColumn.ReplaceAllString(text, ` TEXT COLLATE "C"$1`) },
 	}, nil
+}
+
+// lockSchema waits until no other replica migrates. The lock goes with its session.
+func (db *DB) lockSchema(ctx context.Context) (release func(), err error) {
+	conn, err := db.writes.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	release = func() { throwAway(conn) }
+	if _, err := conn.ExecContext(ctx, fmt.Sprintf("SET lock_timeout = 0; SELECT pg_advisory_lock(%d)", int64(schemaLock))); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // textColumn is the type of a column in a migration.

@@ -75,9 +75,10 @@ func want(t testing.TB, f *linktest.Fleet, level string) section.Section {
 	return c.Section
 }
 
-// size is how many agents a test runs: fewer in the quick part.
+// size is how many agents a test runs: fewer in the quick part, and under the race detector, which looks for races and
+// finds them among hundreds as well.
 func size(n int) int {
-	if testing.Short() {
+	if testing.Short() || raced {
 		return n / 10
 	}
 	return n

@@ -41,6 +41,9 @@ type Postgres struct {
 // test, and says what it lacks.
 func StartPostgres(t testing.TB, settings ...string) *Postgres {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a short run starts no PostgreSQL server")
+	}
 	programs := postgresPrograms()
 	if programs == "" {
 		t.Skip("this machine lacks a PostgreSQL server (Debian: apt-get install postgresql)")
