@@ -4,7 +4,10 @@ set -eu
 
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-if go tool -modfile=tools/check/go.mod govulncheck ./... >"$out" 2>&1; then
+check() { go tool -modfile=tools/check/go.mod govulncheck "$@" >"$out" 2>&1; }
+
+# A small package first: it tells in a moment whether the database can be reached.
+if check ./fault && check ./...; then
 	echo "govulncheck: no known vulnerability"
 elif grep -qiE 'fetching vulnerabilities|dial tcp|no such host|forbidden|connection refused|i/o timeout' "$out"; then
 	echo "govulncheck: skipped, its database cannot be reached from here"

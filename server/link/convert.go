@@ -29,6 +29,7 @@ func clipTo(s string, most int) string {
 		if r, n := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && n == 1 {
 			s = s[:len(s)-1]
 		}
+		s = strings.Clone(s) // what is kept must not keep the whole frame's text alive
 	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x2028 || r == 0x2029 {

@@ -54,12 +54,15 @@ func (w *writer) commitGroup(first *request) {
 // trips for each closure; few closures need them.
 var errWithSavepoints = errors.New("storage: run again with savepoints")
 
-// again tells whether a transaction that failed so is worth another try. A COMMIT that the database refused is final.
-// Where the connection was lost, that is no closure's fault; where it was not, one closure was answered with the error
-// already, and the others get a second chance without it.
+// again tells whether a transaction that failed so is worth another try. A COMMIT that the database refused is final, and
+// who waited for a lock has waited long enough. Where the connection was lost, that is no closure's fault; where it was
+// not, one closure was answered with the error already, and the others get a second chance without it.
 func (w *writer) again(err error, try int) bool {
 	var refused *commitRefused
-	return !errors.As(err, &refused) && (!w.db.nature.blames || try < 2)
+	if errors.As(err, &refused) || codeIn(err, "database_locked") {
+		return false
+	}
+	return !w.db.nature.blames || try < 2
 }
 
 // wait pauses before another try; false when there is to be none.

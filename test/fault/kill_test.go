@@ -217,21 +217,22 @@ func watch(ctx context.Context, d *daemon.Daemon, ours map[string]bool, offline 
 func there(t *testing.T, d *daemon.Daemon, tokens, workspaces, hosts []string, labels map[string]int) {
 	t.Helper()
 	ctx := within(t, 5*time.Minute)
-	for _, id := range tokens {
-		if _, err := d.Tokens.GetToken(ctx, connect.NewRequest(&pb.GetTokenRequest{Token: id})); err != nil {
-			t.Errorf("acknowledged token %s is lost: %v", id, err)
+	// Writing goes on meanwhile: looked for one by one, they would be caught up with late.
+	each(len(tokens), 16, func(i int) {
+		if _, err := d.Tokens.GetToken(ctx, connect.NewRequest(&pb.GetTokenRequest{Token: tokens[i]})); err != nil {
+			t.Errorf("acknowledged token %s is lost: %v", tokens[i], err)
 		}
-	}
-	for _, id := range workspaces {
-		if _, err := d.Workspaces.GetWorkspace(ctx, connect.NewRequest(&pb.GetWorkspaceRequest{Workspace: id})); err != nil {
-			t.Errorf("acknowledged workspace %s is lost: %v", id, err)
+	})
+	each(len(workspaces), 16, func(i int) {
+		if _, err := d.Workspaces.GetWorkspace(ctx, connect.NewRequest(&pb.GetWorkspaceRequest{Workspace: workspaces[i]})); err != nil {
+			t.Errorf("acknowledged workspace %s is lost: %v", workspaces[i], err)
 		}
-	}
-	for _, id := range hosts {
-		if _, err := d.Hosts.GetHost(ctx, connect.NewRequest(&pb.GetHostRequest{Host: id})); err != nil {
-			t.Errorf("acknowledged host %s is lost: %v", id, err)
+	})
+	each(len(hosts), 16, func(i int) {
+		if _, err := d.Hosts.GetHost(ctx, connect.NewRequest(&pb.GetHostRequest{Host: hosts[i]})); err != nil {
+			t.Errorf("acknowledged host %s is lost: %v", hosts[i], err)
 		}
-	}
+	})
 	for id, want := range labels {
 		h, err := d.Hosts.GetHost(ctx, connect.NewRequest(&pb.GetHostRequest{Host: id}))
 		if err != nil {

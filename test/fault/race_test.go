@@ -17,7 +17,7 @@ func TestRacingAgentsTakeEachUseOnce(t *testing.T) {
 	random := dice(t)
 	var mu sync.Mutex
 	n, uses := size(2000, 10_000), size(200, 1000)
-	d := start(t)
+	d := start(t, "--enrolment-rate", "5000", "--admission-rate", "5000") // so that they race rather than queue
 	id, secret := mint(t, d, uses)
 	began := time.Now()
 	f := agents(t, d, n, secret, func(_ int, a *fleet.Agent) {
@@ -29,7 +29,7 @@ func TestRacingAgentsTakeEachUseOnce(t *testing.T) {
 			return random.IntN(5) == 0
 		}
 	})
-	await(t, f, 5*time.Minute, func(c fleet.Counts) bool { return c.Enrolled+c.Ended >= n && c.Linked >= uses })
+	await(t, f, 15*time.Minute, func(c fleet.Counts) bool { return c.Enrolled+c.Ended >= n && c.Linked >= uses })
 	took := time.Since(began)
 	counts := f.Counts()
 	if counts.Enrolled != uses || counts.Ended != n-uses {
