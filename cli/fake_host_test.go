@@ -80,6 +80,9 @@ func (a hostAPI) WatchHosts(ctx context.Context, r *connect.Request[pb.WatchHost
 		}
 		now := map[string]*pb.Host{}
 		for _, h := range all {
+			if h.State == "removed" && known[h.Id] == nil {
+				continue // a watch shows what is there, and how it goes
+			}
 			now[h.Id] = h
 			if old := known[h.Id]; old == nil || !proto.Equal(old, h) {
 				if err := send(h, old.GetState(), false); err != nil {

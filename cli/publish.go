@@ -38,6 +38,13 @@ cut off goes on where it stopped. Without a folder of programs only signatures t
 			if dir == "" {
 				return usage("--keys is missing: the folder of the release keys")
 			}
+			var artefacts []publish.Artefact
+			if len(w) == 1 {
+				var err error
+				if artefacts, err = programs(w[0], version, channel); err != nil {
+					return err // before keys are made
+				}
+			}
 			keys, err := publish.Open(dir)
 			if _, missing := os.Stat(filepath.Join(dir, "keys.json")); errors.Is(missing, fs.ErrNotExist) {
 				if keys, err = publish.Create(dir, rootKeys, threshold); err == nil {
@@ -46,12 +53,6 @@ cut off goes on where it stopped. Without a folder of programs only signatures t
 			}
 			if err != nil {
 				return err
-			}
-			var artefacts []publish.Artefact
-			if len(w) == 1 {
-				if artefacts, err = programs(w[0], version, channel); err != nil {
-					return err
-				}
 			}
 			told := ""
 			published, err := keys.Publish(ctx, publisher{s}, artefacts, func(p publish.Progress) {

@@ -145,8 +145,8 @@ func (w *waiting) missing() (out []string) {
 	in := 0
 	for _, h := range w.seen {
 		for _, key := range []string{h.Name, h.Id} {
-			if old := there[key]; old == nil || old.State != w.state {
-				there[key] = h // of two with one name in different workspaces either will do
+			if better(h, there[key], w.state) {
+				there[key] = h
 			}
 		}
 		switch {
@@ -171,6 +171,19 @@ func (w *waiting) missing() (out []string) {
 	return out
 }
 
+// better tells whether a host is meant by a name rather than another one that has it: a host that is there rather than
+// one that was removed, and then, of two in different workspaces, the one that is in the state.
+func better(h, than *pb.Host, state string) bool {
+	gone := string(host.Removed)
+	switch {
+	case than == nil:
+		return true
+	case (h.State == gone) != (than.State == gone):
+		return than.State == gone
+	}
+	return h.State == state
+}
+
 // arrived are the hosts that are in the state, by name.
 func (w *waiting) arrived() (out []*pb.Host) {
 	for _, h := range w.seen {
@@ -180,6 +193,25 @@ func (w *waiting) arrived() (out []*pb.Host) {
 	}
 	slices.SortFunc(out, func(x, y *pb.Host) int { return strings.Compare(x.Name+"\x00"+x.Id, y.Name+"\x00"+y.Id) })
 	return out
+}
+
+// addRemoved adds the hosts that were removed already.
+func (w *waiting) addRemoved(ctx context.Context, s *api, selector string) error {
+	q := &pb.ListHostsRequest{Workspace: s.Workspace, Selector: selector, States: []string{w.state}, Page: &pb.Page{Size: 1000}}
+	for {
+		r, err := call(ctx, s, s.hosts.ListHosts, q)
+		if err != nil {
+			return err
+		}
+		for _, h := range r.Items {
+			if named(w.names, h) {
+				w.seen[h.Id] = h
+			}
+		}
+		if q.Page.Token = r.NextPageToken; q.Page.Token == "" {
+			return nil
+		}
+	}
 }
 
 func (a *app) hostWait() *cobra.Command {
@@ -221,6 +253,11 @@ Ends with exit code 7 where --timeout passes first, and says which hosts are not
 					w.seen[h.Id] = h
 				case r.GetSynced() != nil:
 					synced = true
+					if w.state == string(host.Removed) { // a watch shows hosts that are there
+						if err := w.addRemoved(ctx, s, selector); err != nil {
+							return false, err
+						}
+					}
 				case r.GetReset_() != nil:
 					w.seen, synced = map[string]*pb.Host{}, false
 				default:

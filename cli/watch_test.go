@@ -36,6 +36,16 @@ func (q *process) says(text string) {
 	q.out.waitFor(q.t, ctx, text)
 }
 
+// waits blocks until the control plane is asked for something, or was.
+func (q *process) waits(p *controlPlane) {
+	q.t.Helper()
+	select {
+	case <-p.watched:
+	case <-time.After(20 * time.Second):
+		q.t.Fatal("nobody watches")
+	}
+}
+
 func (q *process) result() run {
 	q.t.Helper()
 	select {
@@ -80,7 +90,7 @@ func TestWatchOfChangesOnlyMissesNothingWhileCut(t *testing.T) {
 	x := sit(t, p)
 	p.put(hostIn("web-1", "managed"), hostIn("web-2", "managed"))
 	w := x.start("host", "watch", "--changes-only", "-o", "json")
-	<-p.watched
+	w.waits(p)
 	p.stop()
 	p.put(hostIn("web-2", "offline"))
 	p.start(t)
@@ -137,7 +147,7 @@ func TestWaitThroughARestart(t *testing.T) {
 	x := sit(t, p)
 	p.put(hostIn("web-1", "enrolling"))
 	w := x.start("host", "wait", "web-1", "web-2", "--for", "managed", "-o", "json")
-	<-p.watched
+	w.waits(p)
 	p.put(hostIn("web-1", "managed"))
 	p.stop()
 	p.put(hostIn("web-2", "managed"))
@@ -170,11 +180,27 @@ func TestWaitSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestWaitForRemoval(t *testing.T) {
+	p := new(controlPlane).start(t)
+	x := sit(t, p)
+	p.put(hostIn("old", "removed"), hostIn("live", "managed"), &pb.Host{Id: "hst_1", Name: "twice", State: "removed"}, &pb.Host{Id: "hst_2", Name: "twice", State: "managed"})
+	if out := x.ok("host", "wait", "old", "hst_1", "--for", "removed", "--timeout", "10s"); !strings.Contains(out, "hst_old") || !strings.Contains(out, "hst_1") {
+		t.Errorf("got %q, want the hosts that were removed before", out)
+	}
+	x.fails(7, "twice is managed", "host show", "host", "wait", "old", "twice", "--for", "removed", "--timeout", "300ms")
+	w := x.start("host", "wait", "live", "--for", "removed")
+	w.waits(p)
+	p.put(hostIn("live", "removed"))
+	if r := w.result(); r.code != 0 {
+		t.Errorf("got %+v, want that the removal is seen", r)
+	}
+}
+
 func TestWaitIsInterrupted(t *testing.T) {
 	p := new(controlPlane).start(t)
 	x := sit(t, p)
 	w := x.start("host", "wait", "web-1")
-	<-p.watched
+	w.waits(p)
 	w.stop()
 	if r := w.result(); r.code != cli.Interrupted || r.out != "" || !strings.Contains(r.err, "interrupted") {
 		t.Errorf("got %+v, want exit code %d", r, cli.Interrupted)

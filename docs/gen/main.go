@@ -99,21 +99,17 @@ func command(b *strings.Builder, c *cobra.Command) {
 
 func flags(set *pflag.FlagSet) string {
 	var b strings.Builder
-	b.WriteString("| flag | meaning | default |\n| --- | --- | --- |\n")
+	b.WriteString("| flag | meaning |\n| --- | --- |\n")
 	set.VisitAll(func(f *pflag.Flag) {
 		if f.Hidden || f.Name == "help" {
 			return
 		}
-		value, text := pflag.UnquoteUsage(f)
+		value, text := cli.FlagUsage(f)
 		name := strings.TrimSpace("--" + f.Name + " " + value)
 		if f.Shorthand != "" {
 			name = "-" + f.Shorthand + ", " + name
 		}
-		preset := ""
-		if v := f.DefValue; v != "" && v != "0" && v != "0s" && v != "false" && v != "[]" {
-			preset = "`" + v + "`"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, cell(text), preset)
+		fmt.Fprintf(&b, "| `%s` | %s |\n", name, cell(text))
 	})
 	return b.String()
 }
