@@ -61,6 +61,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Options of a new network. The zero value is what a test wants.
@@ -341,6 +342,9 @@ func Sweep(ctx context.Context, dir string) ([]string, error) {
 	return swept, failures
 }
 
+// forkTime bounds how long a process may take from fork to exec on a busy machine.
+const forkTime = time.Second
+
 // sweepOne runs under the lab's lock.
 func sweepOne(ctx context.Context, root, name string) (removed bool, err error) {
 	n := &Network{name: name, root: root, dir: filepath.Join(root, "networks", name)}
@@ -354,7 +358,11 @@ func sweepOne(ctx context.Context, root, name string) (removed bool, err error) 
 		return false, nil
 	}
 	n.id, n.index = state.ID, state.Index
-	owner, err := tryLock(n.ownerPath())
+	// An owner that was killed while it started a process lives on in that one's
+	// open files until it has executed its program; a living owner keeps the lock.
+	patience, cancel := context.WithTimeout(ctx, forkTime)
+	defer cancel()
+	owner, err := waitLock(patience, n.ownerPath())
 	if err != nil {
 		return false, nil
 	}
