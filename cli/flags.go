@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/loopbackd/loopback/fault"
 )
 
 // days is a flag for a span of time that also takes days: 36h, 7d. Its zero value was not given.
@@ -20,7 +22,7 @@ func (d *days) String() string {
 	if d.d == 0 {
 		return ""
 	}
-	return span(d.d)
+	return fault.Span(d.d)
 }
 
 func (d *days) Type() string { return "duration" }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	loopbackv1 "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/fault"
 )
 
 // column is one field of a table.
@@ -227,22 +228,7 @@ func duration(d *durationpb.Duration) string {
 	if d == nil {
 		return ""
 	}
-	return span(d.AsDuration())
-}
-
-// span is exact, and without the units that say nothing: 36h, 90d, 1m30s.
-func span(d time.Duration) string {
-	if day := 24 * time.Hour; d >= 2*day && d%day == 0 {
-		return strconv.FormatInt(int64(d/day), 10) + "d"
-	}
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return fault.Span(d.AsDuration())
 }
 
 // uptime to the minute: nobody reads nanoseconds.
@@ -250,7 +236,7 @@ func uptime(d *durationpb.Duration) string {
 	if d == nil {
 		return ""
 	}
-	return span(d.AsDuration().Round(time.Minute))
+	return fault.Span(d.AsDuration().Round(time.Minute))
 }
 
 func pairs(m map[string]string) string {

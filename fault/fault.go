@@ -13,6 +13,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -160,7 +162,33 @@ type Check struct{ violations []Violation }
 
 // Add notes that a field is wrong.
 func (c *Check) Add(field, format string, args ...any) {
-	c.violations = append(c.violations, Violation{field, fmt.Sprintf(format, args...)})
+	c.violations = append(c.violations, Violation{field, fmt.Sprintf(format, readable(args)...)})
+}
+
+// readable writes lengths of time as people type them.
+func readable(args []any) []any {
+	out := slices.Clone(args)
+	for i, a := range out {
+		if d, ok := a.(time.Duration); ok {
+			out[i] = Span(d)
+		}
+	}
+	return out
+}
+
+// Span is a length of time, exact and without the units that say nothing: 36h, 90d, 1m30s.
+func Span(d time.Duration) string {
+	if day := 24 * time.Hour; d >= 2*day && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // That notes that a field is wrong unless ok.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -63,5 +64,13 @@ func TestCheckSaysEverythingAtOnce(t *testing.T) {
 	}
 	if err := (&Check{}).Err("x", "x"); err != nil {
 		t.Errorf("nothing was wrong, got %v", err)
+	}
+}
+
+func TestViolationsSayLengthsOfTimeAsPeopleTypeThem(t *testing.T) {
+	var c Check
+	c.That(false, "ttl", "is %s; allowed are %s to %s", 900*24*time.Hour, 90*time.Second, 36*time.Hour)
+	if got, want := c.Err("x", "not valid").Error(), "is 900d; allowed are 1m30s to 36h"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
 	}
 }
