@@ -53,6 +53,8 @@ func whyNot(r status.Report) string {
 	switch {
 	case r.State == string(link.Refused):
 		return "the control plane refuses this host for good" + problem(r)
+	case r.State != string(link.Linked) && r.LastError == nil:
+		return "connecting to the control plane"
 	case r.State != string(link.Linked):
 		return "not linked to the control plane" + problem(r)
 	case r.Standing == string(link.Pending):

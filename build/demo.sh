@@ -8,7 +8,11 @@ root=$PWD
 HOSTS=${HOSTS:-3}
 VERSION=${VERSION:-0.1.0}
 state=$root/.demo
-lab() { "$root/bin/labctl" "$@" --dir "$root/.cache/lab"; }
+lab() {
+	local verb=$1
+	shift
+	"$root/bin/labctl" "$verb" --dir "$root/.cache/lab" "$@"
+}
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 die() {
 	printf 'demo: %s\n' "$1" >&2

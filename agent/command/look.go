@@ -75,7 +75,7 @@ func printReport(w io.Writer, r status.Report, now time.Time) error {
 	}
 	line("link", "%s", state)
 	line("host", "%s (%s)", r.HostName, r.HostID)
-	if r.Standing != "" {
+	if r.Standing != "" && r.State != string(link.Refused) { // what it was is no more
 		line("standing", "%s%s", r.Standing, colon(r.StandingReason))
 	}
 	line("version", "%s", r.Version)
