@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -439,8 +440,14 @@ func TestScriptInterruptedCleansUp(t *testing.T) {
 		started <- struct{}{}
 		<-r.Context().Done()
 	}))
+	// A runner may be started with some of them ignored, which a shell would inherit and must then ignore for ever;
+	// what this process handles is back to its default in those that it starts.
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, signals...)
+	defer signal.Stop(handled)
 	for _, sh := range shells(t) {
-		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		for _, signal := range signals {
 			c := exec.Command(sh.argv[0], append(sh.argv[1:len(sh.argv):len(sh.argv)], "-s")...)
 			c.Env = []string{"PATH=" + os.Getenv("PATH"), "LOOPBACK_TOKEN=" + theToken}
 			c.Stdin = bytes.NewReader(p.script)
@@ -449,7 +456,7 @@ func TestScriptInterruptedCleansUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-started
-			if err := syscall.Kill(-c.Process.Pid, signal); err != nil { // as a terminal does: the whole group
+			if err := syscall.Kill(-c.Process.Pid, signal.(syscall.Signal)); err != nil { // as a terminal does: the whole group
 				t.Fatal(err)
 			}
 			if err := c.Wait(); err == nil {
