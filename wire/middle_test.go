@@ -227,8 +227,11 @@ func (x *middle) poll(w http.ResponseWriter, r *http.Request) {
 	}()
 	request, _ := http.NewRequest(r.Method, "https://"+x.to+r.URL.Path, bytes.NewReader(x.body(true, body)))
 	request.Header = r.Header.Clone()
-	if x.headers != nil {
-		x.headers(request.Header)
+	x.mu.Lock()
+	headers := x.headers
+	x.mu.Unlock()
+	if headers != nil {
+		headers(request.Header)
 	}
 	if err := request.Write(server); err != nil {
 		return

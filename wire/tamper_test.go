@@ -332,12 +332,14 @@ func TestPollsOfTwoAgentsCannotBeCrossed(t *testing.T) {
 	victim := (<-server.peers)
 	id := one.uplink.(*agentPoll).id
 	other := dial(t, x.dialer(server, Poll))
+	x.mu.Lock()
 	x.headers = func(h http.Header) {
 		if h.Get(headerLink) != "" {
 			h.Set(headerLink, id)
 			h.Set(headerSequence, "2")
 		}
 	}
+	x.mu.Unlock()
 	_ = other.Send(within(t, 5e9), []byte("as if from the first"))
 	wantCode(t, "the link whose session was used", victim.ended(t), "link_tampered")
 	if len(server.peers) > 0 {
