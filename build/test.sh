@@ -12,7 +12,10 @@ run() {
 	go tool -modfile=tools/check/go.mod gotestsum --format pkgname-and-test-fails --hide-summary skipped -- -race -timeout 30m "$@"
 }
 
+# A failure in one half does not hide those of the other.
+failed=0
 # shellcheck disable=SC2046 # lists of packages
-run $(go list ./... | grep -vE "$heavy")
+run $(go list ./... | grep -vE "$heavy") || failed=1
 # shellcheck disable=SC2046
-run -p 1 $(go list ./... | grep -E "$heavy")
+run -p 1 $(go list ./... | grep -E "$heavy") || failed=1
+exit $failed
