@@ -32,6 +32,10 @@ const (
 	RevokeToken    Kind = "token.revoke"    // done when the hosts it enrolled are quarantined or removed
 )
 
+// Cancellable tells whether the work may be ended half-way. A revocation may not: agents that are expelled are told so
+// before their hosts are changed one by one, and take it as final.
+func (k Kind) Cancellable() bool { return k != RevokeToken }
+
 // State of an operation.
 type State string
 

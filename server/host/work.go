@@ -141,6 +141,11 @@ func (w *Work) RevokeToken(ctx context.Context, t Task) error {
 		}
 	}
 	err := t.Step(ctx, stepStand, func(ctx context.Context) (string, error) {
+		if kind == operation.RemoveHost {
+			// At once, and not when they are changed one by one: each may be in the wrong hands. There is no way back
+			// from here, the operation cannot be cancelled.
+			w.links.Expel(ids)
+		}
 		changed := 0
 		for from := 0; from < len(ids); from += changedAtOnce {
 			batch := ids[from:min(from+changedAtOnce, len(ids))]
@@ -149,9 +154,6 @@ func (w *Work) RevokeToken(ctx context.Context, t Task) error {
 				return "", err
 			}
 			changed += n
-			if kind == operation.RemoveHost {
-				w.links.Expel(batch) // at once, not when the last batch is through
-			}
 			if err := t.Progress(ctx, stepStand, from+len(batch), len(ids), fmt.Sprintf("%d of %d", from+len(batch), len(ids))); err != nil {
 				return "", err
 			}

@@ -219,6 +219,10 @@ func (s *Service) Cancel(ctx context.Context, id string) (operation.Operation, e
 		if before.State.Ended() {
 			return fault.New(fault.Precondition, "operation_ended", "operation %s has ended already: %s", id, before.State)
 		}
+		if !before.Kind.Cancellable() {
+			return fault.New(fault.Precondition, "operation_not_cancellable", "operation %s cannot be cancelled: hosts are told already", id).
+				WithHint("let it end: loopback operation wait %s", id)
+		}
 		now := s.now().UTC()
 		o := before
 		o.State, o.EndedAt = operation.Cancelled, now

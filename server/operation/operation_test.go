@@ -275,6 +275,15 @@ func TestALeaseIsRenewed(t *testing.T) {
 	}
 }
 
+// Its hosts are told at the very start that they are removed, and believe it.
+func TestARevocationIsNotCancelledHalfWay(t *testing.T) {
+	p := plane.New(t)
+	o := asked(t, p, noun.RevokeToken, "one")
+	if _, err := p.Operations.Cancel(plane.AsAdmin(t.Context()), o.ID); fault.Of(err).Code != "operation_not_cancellable" {
+		t.Errorf("cancelling a revocation: %v, want operation_not_cancellable", err)
+	}
+}
+
 func TestCancelling(t *testing.T) {
 	p := plane.New(t)
 	ctx := plane.AsAdmin(t.Context())
