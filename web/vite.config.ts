@@ -1,9 +1,10 @@
 import react from "@vitejs/plugin-react";
 import tailwindcss from "@tailwindcss/vite";
+import { loadEnv } from "vite";
 import { defineConfig } from "vitest/config";
 
 // In development the API comes from a loopbackd: LOOPBACK_URL=https://localhost:8443 npx vite
-const api = process.env.LOOPBACK_URL ?? "https://localhost:8443";
+const api = loadEnv("", ".", "LOOPBACK_").LOOPBACK_URL ?? "https://localhost:8443";
 
 export default defineConfig({
   plugins: [react(), tailwindcss()],
