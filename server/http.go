@@ -19,6 +19,7 @@ import (
 	"github.com/loopbackd/loopback/server/console"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/rpc/openapi"
+	"github.com/loopbackd/loopback/web"
 )
 
 // handler is everything on the one port.
@@ -37,7 +38,8 @@ func (s *Server) handler() http.Handler {
 		Workspaces:    rpc.Workspaces{Service: s.tenants},
 	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls(), Stopping: s.stopping})
 	mux := http.NewServeMux()
-	mux.Handle("/api/", http.StripPrefix("/api", api))
+	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
+	mux.Handle("/session", s.sessions)
 	description := http.StripPrefix("/api", openapi.Handler())
 	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {
 		mux.Handle(file, description)
@@ -48,7 +50,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("/", console.Handler())
+	mux.Handle("/", console.Handler(web.Files()))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 		mux.ServeHTTP(w, r)
