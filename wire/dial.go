@@ -24,7 +24,7 @@ type Dialer struct {
 	TLS *tls.Config
 
 	// Proxy is as in http.Transport: http.ProxyFromEnvironment, http.ProxyURL, or nil for none. HTTP and HTTPS proxies
-	// are spoken to by CONNECT, with the address's user and password.
+	// are spoken to by CONNECT, with the address's user and password in Digest or Basic form where they ask for them.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	Anchor      trust.AnchorHash   // whom to trust
@@ -91,6 +91,18 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	}
 	c.fallback = blocked
 	return c, nil
+}
+
+// Open makes a TLS connection to the endpoint by the same way that a link would take, and says by the same errors what
+// stands in it: for what is fetched beside the link.
+func (d Dialer) Open(ctx context.Context) (*tls.Conn, error) {
+	endpoint, err := url.Parse(d.Endpoint)
+	if err != nil || endpoint.Scheme != "https" || endpoint.Host == "" {
+		return nil, ErrEndpoint.WithHint("write it as https://HOST:PORT, not %q", d.Endpoint)
+	}
+	setDefault(&d.Timeout, 10*time.Second)
+	setDefault(&d.UserAgent, "loopback-agent")
+	return way{Dialer: d, endpoint: endpoint}.connect(ctx)
 }
 
 func orFault(c *Conn, err error) (*Conn, error) {
