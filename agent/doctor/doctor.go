@@ -314,7 +314,14 @@ func checkClock(ctx context.Context, c config.Config, endpoint string) Check {
 		return Check{Name: "clock", About: endpoint, Outcome: Skipped, Code: "skipped", Seen: "the control plane's time is not known"}
 	}
 	outer.InsecureSkipVerify = true // a wrong clock makes good certificates look bad; only the Date is read, nothing is sent
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: outer, Proxy: link.Proxy(c), DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := link.Open(c, outer, endpoint)(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		}}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodHead, strings.TrimRight(endpoint, "/")+"/healthz", nil)
 	if err != nil {
 		return failed("clock", endpoint, err)
