@@ -49,6 +49,8 @@ var (
 	ErrDNS         = fault.New(fault.Unavailable, "dns_failed", "the control plane's name cannot be resolved")
 	ErrRefused     = fault.New(fault.Unavailable, "connect_refused", "the connection is refused")
 	ErrConnect     = fault.New(fault.Unavailable, "connect_failed", "the control plane cannot be reached")
+	ErrNoRoute     = fault.New(fault.Unavailable, "no_route", "there is no route to the control plane")
+	ErrBlocked     = fault.New(fault.Unavailable, "connect_blocked", "this host forbids the connection")
 	ErrTimeout     = fault.New(fault.Timeout, "connect_timeout", "nothing answers")
 	ErrProxyAuth   = fault.New(fault.Unauthenticated, "proxy_auth_required", "the proxy wants a user and password")
 	ErrProxy       = fault.New(fault.Unavailable, "proxy_failed", "the proxy does not connect to the control plane")
