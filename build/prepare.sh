@@ -2,7 +2,7 @@
 # Installs the Debian packages that the demo and the tests use, where they are missing. Needs root only for that.
 set -eu
 
-packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables openssl postgresql procps shellcheck systemd-container util-linux
+packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps shellcheck squid systemd-container util-linux
 fonts-dejavu-core gcc libc6-dev busybox'
 
 missing=
@@ -25,6 +25,10 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 	mkdir -p /etc/postgresql-common
 	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
+# Nor are nginx and squid to start now: tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ -e $policy ]; then policy=; else printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy; fi
+trap '[ -z "$policy" ] || rm -f "$policy"' EXIT
 log=$(mktemp)
 # shellcheck disable=SC2086 # a list of words
 { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1 || {

@@ -24,7 +24,7 @@ type Dialer struct {
 	TLS *tls.Config
 
 	// Proxy is as in http.Transport: http.ProxyFromEnvironment, http.ProxyURL, or nil for none. HTTP and HTTPS proxies
-	// are spoken to by CONNECT, with the address's user and password.
+	// are spoken to by CONNECT, with the address's user and password in Digest or Basic form where they ask for them.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	Anchor      trust.AnchorHash   // whom to trust
@@ -49,6 +49,8 @@ var (
 	ErrDNS         = fault.New(fault.Unavailable, "dns_failed", "the control plane's name cannot be resolved")
 	ErrRefused     = fault.New(fault.Unavailable, "connect_refused", "the connection is refused")
 	ErrConnect     = fault.New(fault.Unavailable, "connect_failed", "the control plane cannot be reached")
+	ErrNoRoute     = fault.New(fault.Unavailable, "no_route", "there is no route to the control plane")
+	ErrBlocked     = fault.New(fault.Unavailable, "connect_blocked", "this host forbids the connection")
 	ErrTimeout     = fault.New(fault.Timeout, "connect_timeout", "nothing answers")
 	ErrProxyAuth   = fault.New(fault.Unauthenticated, "proxy_auth_required", "the proxy wants a user and password")
 	ErrProxy       = fault.New(fault.Unavailable, "proxy_failed", "the proxy does not connect to the control plane")
@@ -91,6 +93,18 @@ func (d Dialer) Dial(ctx context.Context) (*Conn, error) {
 	}
 	c.fallback = blocked
 	return c, nil
+}
+
+// Open makes a TLS connection to the endpoint by the same way that a link would take, and says by the same errors what
+// stands in it: for what is fetched beside the link.
+func (d Dialer) Open(ctx context.Context) (*tls.Conn, error) {
+	endpoint, err := url.Parse(d.Endpoint)
+	if err != nil || endpoint.Scheme != "https" || endpoint.Host == "" {
+		return nil, ErrEndpoint.WithHint("write it as https://HOST:PORT, not %q", d.Endpoint)
+	}
+	setDefault(&d.Timeout, 10*time.Second)
+	setDefault(&d.UserAgent, "loopback-agent")
+	return way{Dialer: d, endpoint: endpoint}.connect(ctx)
 }
 
 func orFault(c *Conn, err error) (*Conn, error) {

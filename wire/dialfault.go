@@ -43,12 +43,25 @@ func connectFault(err error, address string) *fault.Error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return withDetail(ErrRefused, "%s", address).
 			WithHint("the machine is there, the port is not: check the port, and that the control plane runs").WithCause(err)
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return withDetail(ErrNoRoute, "%s", address).
+			WithHint("see ip route get %s; a default route may be missing, or a router on the way answers for it; networks that only have a proxy want one", hostOf(address)).WithCause(err)
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
+		return withDetail(ErrBlocked, "%s", address).
+			WithHint("this host's own firewall forbids it: see nft list ruleset, or iptables-save, for rules on output").WithCause(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return withDetail(ErrTimeout, "%s", address).
 			WithHint("a firewall may drop outgoing connections to this port, or the address may be wrong").WithCause(err)
 	default:
 		return withDetail(ErrConnect, "%s", address).WithHint("check this host's routes and firewall").WithCause(err)
 	}
+}
+
+func hostOf(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return address
 }
 
 // tlsFault says what was wrong with the TLS handshake, and with what certificate.

@@ -2,10 +2,12 @@ package command
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"os"
 
+	"github.com/loopbackd/loopback/agent/config"
 	"github.com/loopbackd/loopback/agent/install"
 	"github.com/loopbackd/loopback/agent/inventory"
 	agentlink "github.com/loopbackd/loopback/agent/link"
@@ -50,7 +52,9 @@ func installer(env Environment) *install.Installer {
 			})
 		},
 		Status: standing,
-		Proxy:  agentlink.Proxy,
+		Open: func(c config.Config, outer *tls.Config, endpoint string) install.Opener {
+			return agentlink.Open(c, outer, endpoint)
+		},
 		Getenv: os.Getenv,
 		Out:    env.Stdout,
 	})

@@ -57,6 +57,7 @@ type Options struct {
 	ConfigPath string
 	StateDir   string
 	Socket     string
+	Root       string        // of the file system that the agent is installed in; empty: /
 	Timeout    time.Duration // for each endpoint; 0: 40 s
 	Dial       link.Dial     // nil: by package wire, as the configuration says
 }
@@ -69,14 +70,17 @@ func Run(ctx context.Context, o Options) []Check {
 	c, configured := checkConfig(o.ConfigPath)
 	out := []Check{configured}
 	out = append(out, checkState(o.StateDir)...)
-	out = append(out, checkDisk(o.StateDir), checkAgent(ctx, o.Socket))
+	out = append(out, checkDisk(o.StateDir))
+	out = append(out, checkMachine(o.Root)...)
 	if configured.Outcome == Failed {
-		return append(out, Check{Name: "endpoints", Outcome: Skipped, Code: "skipped", Seen: "there is no usable configuration that names them"})
+		out = append(out, Check{Name: "endpoints", Outcome: Skipped, Code: "skipped", Seen: "there is no usable configuration that names them"})
+	} else {
+		for _, endpoint := range c.Endpoints {
+			out = append(out, checkEndpoint(ctx, o, c, endpoint)...)
+		}
 	}
-	for _, endpoint := range c.Endpoints {
-		out = append(out, checkEndpoint(ctx, o, c, endpoint)...)
-	}
-	return out
+	// Last: what the agent has to say is of a moment ago, what was tried above is of now.
+	return append(out, checkAgent(ctx, o.Socket))
 }
 
 // Healthy tells whether nothing failed.
@@ -105,7 +109,11 @@ func fine(name, about, format string, args ...any) Check {
 func checkConfig(path string) (config.Config, Check) {
 	c, err := config.Read(path)
 	if err != nil {
-		return c, failed("config", path, err)
+		wrong := failed("config", path, err)
+		if wrong.Change == "" {
+			wrong.Change = "mend " + path + "; its settings: docs/guides/install.md, agent.yaml"
+		}
+		return c, wrong
 	}
 	allowed := []string{}
 	for name, on := range map[string]bool{"exec": c.Allow.Exec, "shell": c.Allow.Shell, "files": c.Allow.Files, "power": c.Allow.Power} {
@@ -169,8 +177,11 @@ func checkDisk(dir string) Check {
 	seen := fmt.Sprintf("%d MiB free", free>>20)
 	change := "free some space on this file system: du -xh --max-depth=2 /var | sort -h"
 	switch {
-	case free < leastSpace || st.Files > 0 && inodes < 16:
-		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "disk_full", Seen: fmt.Sprintf("%s, %d inodes free", seen, inodes), Change: change}
+	case free < leastSpace:
+		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "disk_full", Seen: seen, Change: change}
+	case st.Files > 0 && inodes < 16:
+		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "inodes_full", Seen: fmt.Sprintf("%s, but only %d inodes", seen, inodes),
+			Change: "remove files that are not needed: du --inodes -x -d2 /var | sort -n | tail"}
 	case st.Flags&unix.ST_RDONLY != 0:
 		return Check{Name: "disk", About: dir, Outcome: Failed, Code: "disk_read_only", Seen: "the file system is mounted read-only",
 			Change: "see dmesg for errors of the disk, repair it and mount it writable"}
@@ -216,7 +227,7 @@ func step(code string) int {
 	switch {
 	case strings.HasPrefix(code, "dns_"):
 		return 0
-	case strings.HasPrefix(code, "connect_"), strings.HasPrefix(code, "proxy_"), code == "endpoint_invalid":
+	case strings.HasPrefix(code, "connect_"), strings.HasPrefix(code, "proxy_"), code == "no_route", code == "endpoint_invalid":
 		return 1
 	case strings.HasPrefix(code, "tls_"), strings.HasPrefix(code, "ca_file"):
 		return 2
@@ -314,7 +325,14 @@ func checkClock(ctx context.Context, c config.Config, endpoint string) Check {
 		return Check{Name: "clock", About: endpoint, Outcome: Skipped, Code: "skipped", Seen: "the control plane's time is not known"}
 	}
 	outer.InsecureSkipVerify = true // a wrong clock makes good certificates look bad; only the Date is read, nothing is sent
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: outer, Proxy: link.Proxy(c), DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := link.Open(c, outer, endpoint)(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		}}}
 	r, err := http.NewRequestWithContext(ctx, http.MethodHead, strings.TrimRight(endpoint, "/")+"/healthz", nil)
 	if err != nil {
 		return failed("clock", endpoint, err)

@@ -31,7 +31,7 @@ func newPatient(t *testing.T) *patient {
 	p.control.Start(t)
 	p.config = p.control.Config()
 	dir := t.TempDir()
-	p.options = Options{ConfigPath: filepath.Join(dir, "agent.yaml"), StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "sock"), Timeout: 5 * time.Second}
+	p.options = Options{Root: wholeMachine(t), ConfigPath: filepath.Join(dir, "agent.yaml"), StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "sock"), Timeout: 5 * time.Second}
 	store, err := state.Open(p.options.StateDir)
 	if err != nil {
 		t.Fatal(err)
@@ -85,12 +85,12 @@ func TestWhatIsWrongIsNamed(t *testing.T) {
 		}, "permissions=state_missing " + away},
 		"state open":              {func(t *testing.T, p *patient) { chmod(t, p.options.StateDir, 0o755) }, "permissions=state_permission " + away},
 		"identity damaged":        {func(t *testing.T, p *patient) { write(t, filepath.Join(p.options.StateDir, "identity"), "x") }, "identity=identity_damaged " + away},
-		"no such name":            {func(t *testing.T, p *patient) { p.config.Endpoints = []string{"https://control.invalid"}; p.save(t) }, away + " dns=dns_failed"},
-		"nobody listens":          {func(_ *testing.T, p *patient) { p.control.Stop() }, away + " connect=connect_refused"},
-		"CA file gone":            {func(t *testing.T, p *patient) { p.config.CAFile = "/nowhere/ca.pem"; p.save(t) }, away + " tls=ca_file_unusable"},
-		"certificate not trusted": {func(t *testing.T, p *patient) { p.config.CAFile = ""; p.save(t) }, away + " tls=tls_untrusted"},
-		"another control plane":   {func(t *testing.T, p *patient) { p.config.Anchor[0]++; p.save(t) }, away + " link=anchor_mismatch"},
-		"proxy away":              {func(t *testing.T, p *patient) { p.config.Proxy = "http://127.0.0.1:1"; p.save(t) }, away + " connect=proxy_failed"},
+		"no such name":            {func(t *testing.T, p *patient) { p.config.Endpoints = []string{"https://control.invalid"}; p.save(t) }, "dns=dns_failed " + away},
+		"nobody listens":          {func(_ *testing.T, p *patient) { p.control.Stop() }, "connect=connect_refused " + away},
+		"CA file gone":            {func(t *testing.T, p *patient) { p.config.CAFile = "/nowhere/ca.pem"; p.save(t) }, "tls=ca_file_unusable " + away},
+		"certificate not trusted": {func(t *testing.T, p *patient) { p.config.CAFile = ""; p.save(t) }, "tls=tls_untrusted " + away},
+		"another control plane":   {func(t *testing.T, p *patient) { p.config.Anchor[0]++; p.save(t) }, "link=anchor_mismatch " + away},
+		"proxy away":              {func(t *testing.T, p *patient) { p.config.Proxy = "http://127.0.0.1:1"; p.save(t) }, "connect=proxy_failed " + away},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

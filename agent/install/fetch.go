@@ -2,20 +2,17 @@ package install
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strings"
-	"syscall"
 	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
-	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
 const (
@@ -95,49 +92,21 @@ func (f *fetcher) once(url string, limit int64) ([]byte, error) {
 	return file, nil
 }
 
-// unreachable says at which step the way to the control plane ends. The codes are those of the link.
+// unreachable is what stood in the way. What the way's own code found has its code already; the rest happened on a
+// connection that stood.
 func unreachable(err error, address string) error {
-	var resolve *net.DNSError
-	var unverified *tls.CertificateVerificationError
-	var invalid x509.CertificateInvalidError
-	var record tls.RecordHeaderError
-	var operation *net.OpError
+	var known *fault.Error
 	var network net.Error
-	proxied := errors.As(err, &operation) && operation.Op == "proxyconnect" || strings.Contains(err.Error(), "Proxy Authentication Required")
 	switch {
+	case errors.As(err, &known):
+		return known
 	case errors.Is(err, context.Canceled):
 		return fault.Of(err)
-	case strings.Contains(err.Error(), "Proxy Authentication Required"):
-		return fault.New(fault.Unauthenticated, "proxy_auth_required", "the proxy wants a user and password").
-			WithHint("give them: --proxy http://USER:PASSWORD@HOST:PORT").WithCause(err)
-	case proxied:
-		return fault.New(fault.Unavailable, "proxy_failed", "the proxy does not connect to %s", address).
-			WithHint("check https_proxy, or give another one with --proxy; --proxy none goes directly").WithCause(err)
-	case errors.As(err, &resolve):
-		return fault.New(fault.Unavailable, "dns_failed", "the name %s cannot be resolved", resolve.Name).
-			WithHint("check the endpoint's spelling and /etc/resolv.conf; networks that only have a proxy want --proxy").WithCause(err)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fault.New(fault.Unauthenticated, "tls_clock", "by this host's clock (%s) the certificate of %s is not valid", time.Now().UTC().Format(time.RFC3339), address).
-			WithHint("set this host's clock; if it is right, the control plane's certificate has to be renewed").WithCause(err)
-	case errors.As(err, &unverified):
-		return fault.New(fault.Unauthenticated, "tls_untrusted", "the certificate of %s is not trusted%s", address, issuer(unverified)).
-			WithHint("if you do not know the issuer, something on the way intercepts TLS; if it is the control plane's own CA, give it with --ca-file").WithCause(err)
-	case errors.As(err, &record):
-		return fault.New(fault.Unavailable, "tls_failed", "what answers at %s does not speak TLS", address).WithHint("check the endpoint's port").WithCause(err)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fault.New(fault.Unavailable, "connect_refused", "the connection to %s is refused", address).
-			WithHint("check the port, that the control plane runs, and firewalls between").WithCause(err)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		return fault.New(fault.Timeout, "connect_timeout", "nothing answers at %s", address).
-			WithHint("a firewall may drop outgoing connections to this port, or the address is wrong; networks that only have a proxy want --proxy").WithCause(err)
+		return fault.New(fault.Timeout, "connect_timeout", "%s stopped answering", address).
+			WithHint("something on the way may drop long answers; run this again, it goes on from what is there").WithCause(err)
 	default:
-		return fault.New(fault.Unavailable, "connect_failed", "%s cannot be reached", address).WithHint("check this host's routes and firewall").WithCause(err)
+		return fault.New(fault.Unavailable, "connect_failed", "the connection to %s broke", address).
+			WithHint("something on the way cuts connections; run this again").WithCause(err)
 	}
-}
-
-func issuer(e *tls.CertificateVerificationError) string {
-	if len(e.UnverifiedCertificates) == 0 {
-		return ""
-	}
-	return fmt.Sprintf(": it is issued by %q", e.UnverifiedCertificates[0].Issuer.String())
 }

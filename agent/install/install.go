@@ -23,11 +23,11 @@ package install
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,7 +97,7 @@ type Installer struct {
 	enrol func(context.Context, Enrolment) (state.Identity, error)
 	// Status asks the running agent; an error means that it does not answer yet.
 	status  func(ctx context.Context, socket string) (Standing, error)
-	proxy   func(config.Config) func(*http.Request) (*url.URL, error)
+	open    func(c config.Config, outer *tls.Config, endpoint string) Opener
 	systemd systemd
 	getenv  func(string) string
 	out     io.Writer
@@ -108,15 +108,20 @@ type Installer struct {
 type Seams struct {
 	Enrol  func(context.Context, Enrolment) (state.Identity, error)
 	Status func(ctx context.Context, socket string) (Standing, error)
-	Proxy  func(config.Config) func(*http.Request) (*url.URL, error) // by which proxy a request goes
-	Getenv func(string) string                                       // of proxy settings
-	Out    io.Writer                                                 // where the steps are printed
+	// Open makes TLS connections by the way that the link will take, proxies included; package agent/link does it. Its
+	// errors have the link's codes.
+	Open   func(c config.Config, outer *tls.Config, endpoint string) Opener
+	Getenv func(string) string // of proxy settings
+	Out    io.Writer           // where the steps are printed
 }
+
+// Opener makes one connection.
+type Opener func(context.Context) (*tls.Conn, error)
 
 // New makes an installer for this machine.
 func New(l Layout, s Seams) *Installer {
 	return &Installer{
-		layout: l, enrol: s.Enrol, status: s.Status, proxy: s.Proxy, systemd: systemctl{}, getenv: s.Getenv, out: s.Out, clock: time.Now,
+		layout: l, enrol: s.Enrol, status: s.Status, open: s.Open, systemd: systemctl{}, getenv: s.Getenv, out: s.Out, clock: time.Now,
 	}
 }
 

@@ -2,8 +2,6 @@ package install
 
 import (
 	"bytes"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -170,10 +168,8 @@ func TestChoicesOfTheHostsAdministratorAreKept(t *testing.T) {
 	if err := os.WriteFile(m.layout.Config(), []byte(chosen), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m.installer.proxy = nil
 	no := false
 	// The proxy is not there, and is not used for 127.0.0.1.
-	m.installer.proxy = func(config.Config) func(*http.Request) (*url.URL, error) { return nil }
 	m.mustInstall(func(o *Options) { o.Allow.Shell = &no })
 	c, err := config.Read(m.layout.Config())
 	if err != nil || len(c.Endpoints) != 2 || c.Endpoints[0] != "https://lb.example.com:8443" || c.Proxy != "http://proxy:3128" || !c.Allow.Exec || c.Allow.Shell {
@@ -215,7 +211,6 @@ func TestWrongSettingsStopBeforeAnythingChanges(t *testing.T) {
 
 func TestProxySettingsAreCaptured(t *testing.T) {
 	_, m := published(t)
-	m.installer.proxy = func(config.Config) func(*http.Request) (*url.URL, error) { return nil }
 	m.installer.getenv = func(name string) string {
 		return map[string]string{"https_proxy": "proxy.example.com:3128", "NO_PROXY": "127.0.0.1, .example.com"}[name]
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/tls"
 	"encoding/pem"
 	"errors"
 	"log/slog"
@@ -17,7 +18,10 @@ import (
 	"testing"
 	"time"
 
+	agentlink "github.com/loopbackd/loopback/agent/link"
+
 	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/agent/config"
 	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
@@ -192,6 +196,9 @@ func newMachine(t testing.TB, p *plane) *machine {
 		t.Fatal(err)
 	}
 	m.installer = &Installer{
+		open: func(c config.Config, outer *tls.Config, endpoint string) Opener {
+			return agentlink.Open(c, outer, endpoint)
+		},
 		layout: m.layout, systemd: m.systemd, getenv: func(string) string { return "" }, out: &m.out, clock: p.clock,
 		status: func(context.Context, string) (Standing, error) { return m.standing, nil },
 		enrol: func(_ context.Context, e Enrolment) (state.Identity, error) {

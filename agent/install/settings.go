@@ -1,17 +1,18 @@
 package install
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/loopbackd/loopback/agent/config"
 	"github.com/loopbackd/loopback/fault"
@@ -198,11 +199,13 @@ func (r *run) connect() error {
 			return errCAFile
 		}
 	}
-	transport := &http.Transport{
-		TLSClientConfig: outer, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 15 * time.Second, MaxResponseHeaderBytes: 64 << 10,
-	}
-	if r.config.Proxy != "" {
-		transport.Proxy = r.proxy(r.config)
+	transport := &http.Transport{MaxResponseHeaderBytes: 64 << 10}
+	transport.DialTLSContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		conn, err := r.open(r.config, outer, "https://"+address)(ctx)
+		if err != nil {
+			return nil, err // and no *tls.Conn that is nil
+		}
+		return conn, nil
 	}
 	r.client = &http.Client{Transport: transport}
 	return nil

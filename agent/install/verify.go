@@ -12,11 +12,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/loopbackd/loopback/fault"
-	"github.com/loopbackd/loopback/release"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
+
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/release"
 )
 
 // Errors of verification, the same for installing and updating. None of them keeps an agent from running that is

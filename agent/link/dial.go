@@ -54,6 +54,11 @@ func Dialler(c config.Config) Dial {
 	}
 }
 
+// Open makes a TLS connection to an endpoint by the way that a link would take, for what is fetched beside it.
+func Open(c config.Config, outer *tls.Config, endpoint string) func(context.Context) (*tls.Conn, error) {
+	return wire.Dialer{Endpoint: endpoint, TLS: outer, Proxy: Proxy(c)}.Open
+}
+
 // TLS is how the outer TLS checks the endpoints' certificates. It only opens the port: whom the agent trusts is decided
 // inside.
 func TLS(c config.Config) (*tls.Config, error) {

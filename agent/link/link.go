@@ -28,6 +28,11 @@
 // connection that merely broke proves nothing, since the control plane may have taken the key already, and a key that
 // comes back after it was replaced looks like a restored snapshot.
 //
+// # Polling
+//
+// A link polls where a WebSocket was refused, cut or swallowed. From time to time a WebSocket is tried beside it, up to the
+// control plane's proof of itself and no further; once one gets through, the link is made anew.
+//
 // What must survive is in package state, and is stored before it is acted on.
 package link
 
@@ -44,6 +49,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // Bounds of the client's patience.
@@ -57,7 +63,9 @@ const (
 	sendTimeout    = 20 * time.Second
 	goodbyeTimeout = 2 * time.Second
 	steady         = 10 * time.Second // a link that stood this long ends a row of failures
-	missedPulses   = 3                // heartbeats without an answer after which a link is dead
+	// welcomedFailures is as how many failures in a row links count that stood for less: a wait of at most 4 s.
+	welcomedFailures = 2
+	missedPulses     = 3 // heartbeats without an answer after which a link is dead
 )
 
 // Standing is what the control plane thinks of this host.
@@ -109,6 +117,8 @@ type Options struct {
 
 	// Dial connects to one endpoint; nil: by package wire, as Config says.
 	Dial Dial
+	// DialWebSocket is as Dial by a WebSocket alone; nil: by package wire. It tells whether one gets through again.
+	DialWebSocket Dial
 	// Promise is told, whenever the client begins something, by when it will be back at the latest: what a watchdog
 	// needs to know that the client makes progress. Nil: nobody wants to know.
 	Promise func(time.Duration)
@@ -187,6 +197,11 @@ func New(o Options) (*Client, error) {
 	if o.Dial == nil {
 		o.Dial = Dialler(o.Config)
 	}
+	if o.DialWebSocket == nil {
+		alone := o.Config
+		alone.Transport = wire.WebSocket
+		o.DialWebSocket = Dialler(alone)
+	}
 	if o.Promise == nil {
 		o.Promise = func(time.Duration) {}
 	}
@@ -227,14 +242,19 @@ func (c *Client) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		stood, err := c.round(ctx)
 		switch {
-		case errors.Is(err, errRekey):
-			continue // the key changes: the link comes back at once
+		case errors.Is(err, errAnew):
+			continue
 		case errors.Is(err, errFinal):
 			c.refused(ctx)
 			return
 		}
-		if stood >= steady {
+		switch {
+		case stood >= steady:
 			failures = 0
+		case stood > 0:
+			// It let us in: it is there and paces us itself. A control plane that is restarted several times in a row is
+			// not waited for as one that was away for an hour.
+			failures = min(failures, welcomedFailures)
 		}
 		c.wait(ctx, failures)
 		failures++
@@ -261,7 +281,7 @@ func (c *Client) round(ctx context.Context) (stood time.Duration, err error) {
 		if ctx.Err() != nil {
 			return stood, ctx.Err()
 		}
-		if errors.Is(err, errRekey) {
+		if errors.Is(err, errAnew) {
 			return stood, err
 		}
 		f := fault.Of(err)
@@ -325,7 +345,7 @@ func (c *Client) pause(ctx context.Context, d time.Duration) {
 
 // Errors between the parts of this package.
 var (
-	errRekey = errors.New("the link ends so that the next one uses another key")
+	errAnew  = errors.New("the link ends so that a better one takes its place at once: by the next key, or by a WebSocket")
 	errFinal = errors.New("refused for good")
 )
 

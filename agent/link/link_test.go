@@ -20,6 +20,7 @@ import (
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/test/controltest"
 	"github.com/loopbackd/loopback/trust"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // machine is a Host that remembers what it was told.
@@ -58,6 +59,8 @@ type bench struct {
 	config  config.Config
 	store   *state.Store
 	client  *link.Client
+	dial    link.Dial // nil: over the pipes
+	alone   link.Dial // by WebSocket alone; nil: over the pipes
 	id      string
 	stop    func()
 }
@@ -105,8 +108,11 @@ func (b *bench) enrolment() link.EnrolOptions {
 // run starts a client, as an agent that was just started does; it ends with the test, or by stop.
 func (b *bench) run(t *testing.T) {
 	t.Helper()
+	if b.dial == nil {
+		b.dial = b.pipes.Dial(b.config)
+	}
 	c, err := link.New(link.Options{
-		Config: b.config, Store: b.store, Host: b.machine, Version: "1.0.0", BootID: "boot-1", Dial: b.pipes.Dial(b.config),
+		Config: b.config, Store: b.store, Host: b.machine, Version: "1.0.0", BootID: "boot-1", Dial: b.dial, DialWebSocket: b.alone,
 		Uptime: func() time.Duration { return time.Minute },
 	})
 	if err != nil {
@@ -367,6 +373,71 @@ func TestKeysetsAreKeptAndOlderOnesRefused(t *testing.T) {
 		synctest.Wait()
 		if st := b.client.Status(); st.LastError == nil || !errors.Is(st.LastError, trust.ErrStale) || st.Keyset != 8 {
 			t.Errorf("got %+v; want keyset_stale", st)
+		}
+	})
+}
+
+// polled is a link that polls because a WebSocket did not get through.
+type polled struct{ link.Conn }
+
+func (polled) Fallback() error { return wire.ErrNoWebSocket }
+
+func TestALinkThatPollsGoesBackToAWebSocketOnceOneGetsThrough(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bench) {
+		open := false
+		var tried []time.Duration
+		began := time.Now()
+		poll, socket := b.config, b.config
+		poll.Transport, socket.Transport = wire.Poll, wire.WebSocket
+		b.dial = func(ctx context.Context, endpoint string, anchors []trust.AnchorHash, seen uint64) (link.Conn, error) {
+			if open {
+				return b.pipes.Dial(socket)(ctx, endpoint, anchors, seen)
+			}
+			c, err := b.pipes.Dial(poll)(ctx, endpoint, anchors, seen)
+			return polled{c}, err
+		}
+		b.alone = func(ctx context.Context, endpoint string, anchors []trust.AnchorHash, seen uint64) (link.Conn, error) {
+			tried = append(tried, time.Since(began))
+			if !open {
+				return nil, wire.ErrNoWebSocket
+			}
+			return b.pipes.Dial(socket)(ctx, endpoint, anchors, seen)
+		}
+		b.run(t)
+		time.Sleep(3 * time.Hour)
+		if s := b.client.Status(); s.State != link.Linked || s.Transport != wire.Poll {
+			t.Fatalf("got %s by %s, want linked by polling", s.State, s.Transport)
+		}
+		if n := len(tried); n < 5 || n > 9 {
+			t.Errorf("a WebSocket was tried %d times in three hours, at %v", n, tried)
+		}
+		open = true
+		time.Sleep(time.Hour + time.Minute)
+		if s := b.client.Status(); s.State != link.Linked || s.Transport != wire.WebSocket {
+			t.Errorf("after it opened: got %s by %s, want linked by a WebSocket", s.State, s.Transport)
+		}
+		before := len(tried)
+		time.Sleep(3 * time.Hour)
+		if len(tried) != before {
+			t.Errorf("a link by WebSocket tried %d more", len(tried)-before)
+		}
+	})
+}
+
+func TestRestartsInARowAreNotWaitedForAsALongAbsence(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bench) {
+		b.run(t)
+		for range 12 {
+			synctest.Wait()
+			await := time.Now()
+			for b.client.Status().State != link.Linked {
+				time.Sleep(100 * time.Millisecond)
+			}
+			if away := time.Since(await); away > 5*time.Second {
+				t.Errorf("it was back after %s, want within 5 s", away)
+			}
+			time.Sleep(2 * time.Second) // less than what ends a row of failures
+			b.Cut()
 		}
 	})
 }

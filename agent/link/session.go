@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -45,6 +46,8 @@ type session struct {
 	answered uint64
 	offered  bool
 	rekey    <-chan time.Time // when to make way for the accepted key
+
+	beside sync.WaitGroup // goroutines that end with the session
 }
 
 // attempt dials an endpoint and, where that succeeds, carries the link until it ends. It tells how long the link stood
@@ -74,23 +77,22 @@ func (c *Client) attemptWith(ctx context.Context, endpoint string, next bool) (s
 	if err != nil {
 		return 0, err
 	}
-	if f := conn.Fallback(); f != nil {
-		c.log.Info("polling, since a WebSocket does not get through", "endpoint", endpoint, "error", f)
-		c.troubles.note(fault.Of(f), time.Now())
-	}
 	ctx, stop := context.WithCancel(ctx)
 	s := &session{Client: c, conn: conn, key: c.identity.Key, next: next, stop: stop, frames: make(chan *pb.ServerFrame)}
 	if next {
 		s.key = c.identity.Next
 	}
-	reading := make(chan struct{})
-	go func() { defer close(reading); s.read(ctx) }()
+	s.beside.Go(func() { s.read(ctx) })
+	if f := conn.Fallback(); f != nil {
+		c.log.Info("polling, since a WebSocket does not get through", "endpoint", endpoint, "error", f)
+		c.troubles.note(fault.Of(f), time.Now())
+	}
 	stood, err = s.run(ctx)
 	stop()
 	if e := conn.Close(); e != nil && err == nil {
 		err = e
 	}
-	<-reading
+	s.beside.Wait()
 	return stood, err
 }
 
@@ -276,6 +278,12 @@ func (s *session) carry(ctx context.Context) error {
 	defer beat.Stop()
 	rotate := time.NewTimer(s.untilRotation())
 	defer rotate.Stop()
+	var better chan struct{} // closed when a WebSocket gets through where one did not
+	if s.conn.Fallback() != nil {
+		better = make(chan struct{})
+		endpoint, trusted := s.Status().Endpoint, s.trust
+		s.beside.Go(func() { s.probe(ctx, endpoint, trusted, better) })
+	}
 	for {
 		s.options.Promise(settings.MaxHeartbeat*2 + time.Minute)
 		select {
@@ -313,7 +321,10 @@ func (s *session) carry(ctx context.Context) error {
 			}
 			rotate.Reset(time.Hour) // an offer is repeated in the next link; here only if the standing kept it back
 		case <-s.rekey:
-			return errRekey
+			return errAnew
+		case <-better:
+			s.log.Info("a WebSocket gets through again; making the link anew")
+			return errAnew
 		case <-ctx.Done():
 			return ctx.Err()
 		}

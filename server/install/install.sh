@@ -295,7 +295,8 @@ get() {
 		set -- "$1" -r "$2-"
 		if [ "$2 $3" = '-r 0-' ]; then set -- "$1"; fi
 		if [ -n "$ca" ]; then set -- "$@" --cacert "$staging/ca.pem"; fi
-		curl -fsSL --proto =https --connect-timeout 15 --speed-limit 1 --speed-time 30 "$@"
+		# --proxy-anyauth: a proxy may want a digest; nothing is said before it asks.
+		curl -fsSL --proto =https --proxy-anyauth --connect-timeout 15 --speed-limit 1 --speed-time 30 "$@"
 		;;
 	wget)
 		set -- "$1" "--start-pos=$2"
@@ -309,6 +310,10 @@ get() {
 # explain says why a download failed for good.
 explain() {
 	problem=$(tail -n 1 "$staging/problem")
+	# Of a proxy that was not content with the password, curl says only that some answer was an error.
+	if [ "$tool" = curl ] && [ "$(curl -s -o /dev/null --proxy-anyauth --connect-timeout 15 -w '%{http_connect}' "$url" 2>>"$staging/problem")" = 407 ]; then
+		problem='the proxy answered 407'
+	fi
 	case $problem in
 	*407* | *'Proxy Auth'*) fail "the proxy wants credentials ($problem)" "give them: --proxy http://USER:PASSWORD@HOST:PORT" ;;
 	*404*) fail "the control plane does not serve $1 ($problem)" "fetch the install script again: it may have published another version meanwhile" ;;

@@ -231,6 +231,12 @@ type Result struct {
 	ExitCode       int
 }
 
+// CA is the certificate of its certificate authority, as PEM.
+func (c *ControlPlane) CA() (string, error) {
+	text, err := os.ReadFile(c.CAFile)
+	return string(text), err
+}
+
 // Run runs the command line.
 func (c *ControlPlane) Run(t testing.TB, args ...string) Result {
 	t.Helper()
