@@ -62,7 +62,7 @@ fresh: ## Fail where generated code is not what generation gives
 	@build/fresh.sh
 
 .PHONY: lint
-lint:
+lint: web/node_modules/.package-lock.json
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not gofmt'd:"; echo "$$unformatted"; exit 1; fi
 	@go vet ./...
 	@$(call tool,check) staticcheck ./...
