@@ -70,6 +70,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("carrying out operations", s.worker.Run)
 	work("removing expired hosts", s.expiry.Run)
 	work("keeping releases fresh", s.releases.Run)
+	work("dropping old changes", func(ctx context.Context) error { return feed.Prune(ctx, s.db, s.options.Clock, s.log) })
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
 	if err := s.hear(); err != nil {
