@@ -80,6 +80,12 @@ test: prepare build agents fresh lint vuln ## Every test
 test-short: ## The quick part: no machines, no PostgreSQL
 	@LOOPBACK_TEST_SHORT=1 go test -short ./...
 
+.PHONY: pictures
+pictures: prepare build ## Pictures of the console for README and guides, from the run that tests it
+	@mkdir -p .cache/pictures docs/images
+	@CONSOLE_OUT=$(CURDIR)/.cache/pictures go test -count=1 -run '^TestConsole$$' ./test/console
+	@cp .cache/pictures/hosts-light.png docs/images/console.png
+
 .PHONY: bench
 bench: build ## Benchmarks side by side with their rivals; AREA=link runs one area
 	@go run ./bench $(if $(AREA),-area $(AREA))

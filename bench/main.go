@@ -103,6 +103,7 @@ var areas = []struct {
 	{"link", (*bench).link},
 	{"storage", (*bench).storage},
 	{"install", (*bench).install},
+	{"console", (*bench).console},
 }
 
 const limit = 29 * time.Minute // for all areas
@@ -116,7 +117,7 @@ func main() {
 		return
 	}
 	b := &bench{}
-	area := flag.String("area", "", "run only this `AREA`: enrolment, link, storage or install")
+	area := flag.String("area", "", "run only this `AREA`: enrolment, link, storage, install or console")
 	out := flag.String("out", filepath.Join("bench", "results.json"), "`FILE` for the results")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each figure")
 	flag.IntVar(&b.agents, "agents", 2000, "simulated agents")
@@ -140,7 +141,7 @@ func (b *bench) run(ctx context.Context, area, out string) (err error) {
 	}) bool {
 		return a.name == area
 	}) {
-		return fmt.Errorf("there is no area %q; there are enrolment, link, storage and install", area)
+		return fmt.Errorf("there is no area %q; there are enrolment, link, storage, install and console", area)
 	}
 	if b.root, err = os.Getwd(); err != nil {
 		return err

@@ -103,6 +103,7 @@ yet. With -o json, one object a line.`,
 		}),
 	}
 	c.Flags().StringVarP(&q.Selector, "selector", "l", "", "only hosts whose labels match this `SELECTOR`")
+	c.Flags().StringVar(&q.Query, "query", "", "only hosts that this `QUERY` holds for: 'web and not state=managed'")
 	c.Flags().BoolVar(&changesOnly, "changes-only", false, "leave out the hosts as they are at the start")
 	return c
 }

@@ -27,6 +27,9 @@ func checkMachine(root string) []Check {
 		root = "/"
 	}
 	at := func(path string) string { return filepath.Join(root, path) }
+	if _, err := os.Stat(at(programs)); errors.Is(err, fs.ErrNotExist) {
+		return []Check{{Name: "programs", About: at(programs), Outcome: Skipped, Code: "skipped", Seen: "nothing is installed there; this agent was put somewhere else by hand"}}
+	}
 	out := []Check{checkPrograms(at(programs), at(current)), checkUnit(at(manager), at(unit), at(enabled))}
 	if c, on := checkSELinux(at(enforce), at(current)); on {
 		out = append(out, c)
@@ -37,9 +40,6 @@ func checkMachine(root string) []Check {
 func checkPrograms(dir, program string) Check {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return Check{Name: "programs", About: dir, Outcome: Skipped, Code: "skipped", Seen: "nothing is installed there; this agent was put somewhere else by hand"}
-		}
 		return Check{Name: "programs", About: dir, Outcome: Skipped, Code: "skipped", Seen: "cannot be looked at: " + err.Error()}
 	}
 	if st.Flags&unix.ST_NOEXEC != 0 {

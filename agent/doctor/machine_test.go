@@ -28,6 +28,7 @@ func TestTheMachineIsLookedAt(t *testing.T) {
 	}{
 		"all there":                  {func(string) error { return nil }, "ok"},
 		"no program":                 {func(root string) error { return os.Chmod(filepath.Join(root, current), 0o644) }, "program_missing"},
+		"put there by hand":          {func(root string) error { return os.RemoveAll(filepath.Join(root, "opt")) }, "skipped"},
 		"no systemd":                 {func(root string) error { return os.RemoveAll(filepath.Join(root, manager)) }, "systemd_missing"},
 		"no unit":                    {func(root string) error { return os.Remove(filepath.Join(root, unit)) }, "unit_missing"},
 		"a unit that is not enabled": {func(root string) error { return os.Remove(filepath.Join(root, enabled)) }, "unit_disabled"},

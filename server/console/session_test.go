@@ -1,6 +1,7 @@
 package console
 
 import (
+	"compress/gzip"
 	"context"
 	"io"
 	"net/http"
@@ -185,6 +186,26 @@ func TestFilesAreServedByNameAndThePageElsewhere(t *testing.T) {
 	}
 	if a := get("/assets/a-1.js", "*/*"); a.StatusCode != 200 || !strings.Contains(a.Header.Get("Content-Type"), "javascript") || !strings.Contains(a.Header.Get("Cache-Control"), "immutable") {
 		t.Errorf("a script: %d %v", a.StatusCode, a.Header)
+	}
+	large := strings.Repeat("function f() { return 1 }\n", 200)
+	packed := Handler(fstest.MapFS{"index.html": {Data: []byte("page")}, "assets/b-2.js": {Data: []byte(large)}})
+	for header, want := range map[string]string{"br, gzip": "gzip", "gzip;q=0": "", "": "", "identity": ""} {
+		r := httptest.NewRequest("GET", "/assets/b-2.js", nil)
+		r.Header.Set("Accept-Encoding", header)
+		w := httptest.NewRecorder()
+		packed.ServeHTTP(w, r)
+		body := io.Reader(w.Body)
+		if want == "gzip" {
+			z, err := gzip.NewReader(w.Body)
+			if err != nil {
+				t.Fatalf("%q: %v", header, err)
+			}
+			body = z
+		}
+		text, err := io.ReadAll(body)
+		if err != nil || string(text) != large || w.Header().Get("Content-Encoding") != want || w.Header().Get("Vary") != "Accept-Encoding" {
+			t.Errorf("%q: got %d bytes as %q, %v; want the script as %q", header, len(text), w.Header().Get("Content-Encoding"), err, want)
+		}
 	}
 	for _, path := range []string{"/assets/gone.js", "/assets/", "/nothing.json"} {
 		if a := get(path, "*/*"); a.StatusCode != 404 {

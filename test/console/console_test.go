@@ -3,11 +3,15 @@
 package console
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -118,4 +122,36 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 		t.Fatal(err)
 	}
 	mint(&pb.MintTokenRequest{Description: "a trap in an old runbook", Honeytoken: true})
+}
+
+// firstLoad is what may come before the first page is seen, packed. The goal is 150 kB; react-dom and protobuf take most.
+const firstLoad = 180_000
+
+func TestTheFirstLoadStaysSmall(t *testing.T) {
+	dist := filepath.Join(web, "dist")
+	page, err := os.ReadFile(filepath.Join(dist, "index.html"))
+	if err != nil {
+		t.Fatalf("missing: the built console (make web): %v", err)
+	}
+	total := 0
+	for _, found := range regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`).FindAllStringSubmatch(string(page), -1) {
+		text, err := os.ReadFile(filepath.Join(dist, found[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = z.Write(text)
+		if err = errors.Join(err, z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d bytes packed", found[1], b.Len())
+		total += b.Len()
+	}
+	if total == 0 || total > firstLoad {
+		t.Errorf("the first load is %d bytes packed, want 1 to %d", total, firstLoad)
+	}
 }

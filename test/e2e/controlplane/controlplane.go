@@ -231,6 +231,9 @@ type Result struct {
 	ExitCode       int
 }
 
+// Key is the administrator's API key.
+func (c *ControlPlane) Key() string { return c.key }
+
 // CA is the certificate of its certificate authority, as PEM.
 func (c *ControlPlane) CA() (string, error) {
 	text, err := os.ReadFile(c.CAFile)

@@ -142,7 +142,7 @@ function Run({ minted, again }: { minted: MintTokenResponse; again: () => void }
           </div>
           <CopyOnce secret={minted.secret} />
           <p className="text-soft">Paste the token when it asks; it then stands in no process list and no shell history:</p>
-          <Command text={`read -rsp 'token: ' LOOPBACK_TOKEN && export LOOPBACK_TOKEN\n${minted.installCommand}`} label="install command" />
+          <Command text={`read -rsp 'token: ' LOOPBACK_TOKEN && export LOOPBACK_TOKEN && ${minted.installCommand}`} label="install command" />
         </div>
       </Card>
       <Arrivals token={token.id} wanted={token.maxUses} />

@@ -161,7 +161,7 @@ function QueryBox({ value, set }: { value: string; set: (q: string) => void }) {
   useEffect(() => setText(value), [value]);
   useEffect(() => {
     if (text.trim() === value) return;
-    const timer = setTimeout(() => set(text.trim()), 250);
+    const timer = setTimeout(() => set(text.trim()), 80);
     return () => clearTimeout(timer);
   }, [text, value, set]);
   return (
