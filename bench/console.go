@@ -104,7 +104,9 @@ func (b *bench) console(ctx context.Context) (_ []Result, err error) {
 	}
 	fmt.Fprintf(os.Stderr, "%d changes in 12 s; the page's heap went from %.0f to %.0f MB\n", changes, seen.Heap[0]/1e6, seen.Heap[1]/1e6)
 
-	list, err := asked(ctx, 15, func(int) *pb.ListHostsRequest { return &pb.ListHostsRequest{OrderBy: "name", Page: &pb.Page{Size: 200}} }, d)
+	list, err := asked(ctx, 15, func(int) *pb.ListHostsRequest {
+		return &pb.ListHostsRequest{OrderBy: "name", Page: &pb.Page{Size: 200}}
+	}, d)
 	if err != nil {
 		return nil, err
 	}
