@@ -75,6 +75,7 @@ const tick = { now: Date.now(), listeners: new Set<() => void>(), timer: 0 };
 function subscribe(call: () => void): () => void {
   tick.listeners.add(call);
   if (!tick.timer) {
+    tick.now = Date.now(); // nobody kept it true meanwhile
     tick.timer = window.setInterval(() => {
       tick.now = Date.now();
       tick.listeners.forEach((l) => l());
@@ -103,7 +104,7 @@ export function Ago({ at, never = "never" }: { at: Timestamp | undefined; never?
   const delta = (now - date.getTime()) / 1000;
   return (
     <time dateTime={date.toISOString()} title={precise.format(date)} className="tabular-nums">
-      {delta < -1 ? `in ${roughly(-delta)}` : `${roughly(delta)} ago`}
+      {delta < -2 ? `in ${roughly(-delta)}` : `${roughly(delta)} ago`}
     </time>
   );
 }
