@@ -71,6 +71,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("removing expired hosts", s.expiry.Run)
 	work("keeping releases fresh", s.releases.Run)
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
+	work("looking at vital signs", s.keepVitals)
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
 	if err := s.hear(); err != nil {
 		failed <- wrap("listening to replicas", err)
@@ -145,6 +146,7 @@ func (s *Server) httpServer() *http.Server {
 		Handler: s.handler(), TLSConfig: s.certs.TLS(),
 		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: quietLog(s.log),
+		ErrorLog:  quietLog(s.log),
+		ConnState: newDoors(s.options.Settings.Limits.SourceConnections, s.options.Settings.Proxies(), s.meters.cut).state,
 	}
 }

@@ -190,6 +190,9 @@ func backupCommand(errs io.Writer) *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(errs, "wrote %s (%d bytes). It holds every key of this control plane: keep it as you keep the machine.\n", to, st.Size())
+		if err := backup.Note(s.DataDir, time.Now()); err != nil {
+			fmt.Fprintf(errs, "warning: %s\n", err)
+		}
 		if strings.Contains(s.Database, "://") {
 			fmt.Fprintln(errs, "the PostgreSQL database is not in it: back it up with pg_dump")
 		}
