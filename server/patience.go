@@ -33,6 +33,8 @@ func (p patient) handler(next http.Handler) http.Handler {
 		if r.Body != nil && r.Body != http.NoBody {
 			// An unread rest is waited for by net/http, under the same deadline.
 			_ = control.SetReadDeadline(time.Now().Add(p.read))
+			// In a copy: net/http looks at its own body when it decides whether the connection can be used again.
+			r = r.WithContext(r.Context())
 			r.Body = &timelyBody{ReadCloser: r.Body, control: control, cut: p.cut}
 		}
 		out := &timelyWriter{ResponseWriter: w, control: control, patience: p.write, cut: p.cut}
@@ -72,6 +74,9 @@ type timelyWriter struct {
 	once     sync.Once
 }
 
+// partSize is what a reader has to take within its patience: one that takes less is not slow, it is stuck.
+const partSize = 32 << 10
+
 func (w *timelyWriter) extend() (now time.Time) {
 	now = time.Now()
 	_ = w.control.SetWriteDeadline(now.Add(w.patience))
@@ -79,10 +84,17 @@ func (w *timelyWriter) extend() (now time.Time) {
 }
 
 func (w *timelyWriter) Write(p []byte) (int, error) {
-	began := w.extend()
-	n, err := w.ResponseWriter.Write(p)
-	w.note(began, err)
-	return n, err
+	written := 0
+	for {
+		part := p[written:min(len(p), written+partSize)]
+		began := w.extend()
+		n, err := w.ResponseWriter.Write(part)
+		written += n
+		w.note(began, err)
+		if err != nil || written == len(p) {
+			return written, err
+		}
+	}
 }
 
 // Flush implements http.Flusher for those who do not look for errors.
