@@ -16,9 +16,24 @@ tool = go tool -modfile=tools/$(1)/go.mod
 RACE := CGO_ENABLED=1 go test -race
 
 .PHONY: build
-build: ## Build the programs into bin/
+build: web/dist/index.html ## Build the programs into bin/
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do echo "building $$p"; go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p ./cmd/$$p; done
+
+# npm's packages, as the lock file has them; node among them, since tools want a newer one than Debian's.
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing; run make prepare first (as root)" >&2; exit 1; }
+	@echo "fetching the console's npm packages"
+	@cd web && npm ci --ignore-scripts --silent --no-progress
+	@touch $@
+
+web/dist/index.html: web/node_modules/.package-lock.json web/index.html web/vite.config.ts $(shell find web/src web/public -type f 2>/dev/null)
+	@echo "building the console"
+	@cd web && PATH=$$PWD/node_modules/.bin:$$PATH vite build --logLevel warn
+	@touch $@
+
+.PHONY: web
+web: web/dist/index.html ## Build the console into web/dist/
 
 .PHONY: agents
 agents: ## Build the agent for every platform into bin/agents/
@@ -38,7 +53,7 @@ demo-exec: ## Run CMD as root inside the demo machine HOST
 	@build/demo.sh exec '$(HOST)' '$(CMD)'
 
 .PHONY: generate
-generate: ## Write generated code and pages anew
+generate: web/node_modules/.package-lock.json ## Write generated code and pages anew
 	@$(call tool,buf) buf generate
 	@go generate ./...
 
@@ -53,6 +68,7 @@ lint:
 	@$(call tool,check) staticcheck ./...
 	@$(call tool,buf) buf lint
 	@shellcheck build/*.sh test/lab/*.sh .ci/run
+	@cd web && PATH=$$PWD/node_modules/.bin:$$PATH tsc --noEmit
 
 .PHONY: vuln
 vuln: ## Known vulnerabilities in dependencies

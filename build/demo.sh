@@ -118,7 +118,7 @@ up() {
 	cat <<-END
 
 		Console   $LOOPBACK_URL  (its certificate authority: $LOOPBACK_CA_FILE)
-		Sign in   . .demo/env     then: loopback host list
+		Sign in   with the API key in .demo/env; or in a shell: . .demo/env, then: loopback host list
 		Machines  make demo-exec HOST=host-1 CMD='systemctl status loopback-agent'
 		Remove    make demo-down
 	END

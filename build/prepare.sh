@@ -2,13 +2,15 @@
 # Installs the Debian packages that the demo and the tests use, where they are missing. Needs root only for that.
 set -eu
 
-packages='ca-certificates curl debootstrap git iproute2 iputils-ping jq kmod nftables openssl postgresql procps shellcheck systemd-container util-linux
-gcc libc6-dev busybox'
+packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables openssl postgresql procps shellcheck systemd-container util-linux
+fonts-dejavu-core gcc libc6-dev busybox'
 
 missing=
 for p in $packages; do
 	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
+# npm only where there is none: a newer one than Debian's may be there by other ways.
+command -v npm >/dev/null || missing="$missing npm"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then

@@ -6,11 +6,13 @@ set -eu
 
 CGO_ENABLED=1
 export CGO_ENABLED
-heavy='/test/(e2e|fault|fleet|lab)(/|$)'
+heavy='/test/(console|e2e|fault|fleet|lab)(/|$)'
 
 run() {
 	go tool -modfile=tools/check/go.mod gotestsum --format pkgname-and-test-fails --hide-summary skipped -- -race -timeout 30m "$@"
 }
+
+(cd web && PATH=$PWD/node_modules/.bin:$PATH vitest run --silent)
 
 # A failure in one half does not hide those of the other.
 failed=0

@@ -27,8 +27,8 @@ func (a *app) hostList() *cobra.Command {
 		Use: "list [HOST…]", Short: "List hosts", ValidArgsFunction: a.completeHosts,
 		Example: "  loopback host list -l 'env=prod,role in (db,web)' --state offline --sort=-since\n  loopback host list web-1 web-2 --wide",
 		RunE: a.with(func(ctx context.Context, s *api, names []string) error {
-			if len(names) > 0 && (q.Selector != "" || len(q.States) > 0) {
-				return usage("name hosts, or say which by --selector and --state, not both")
+			if len(names) > 0 && (q.Selector != "" || q.Query != "" || len(q.States) > 0) {
+				return usage("name hosts, or say which by --selector, --query and --state, not both")
 			}
 			columns := []column[T]{
 				{"NAME", T.GetName}, {"STATE", T.GetState},
@@ -54,6 +54,7 @@ func (a *app) hostList() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVarP(&q.Selector, "selector", "l", "", "only hosts whose labels match this `SELECTOR`: env=prod,role in (db,web)")
+	f.StringVar(&q.Query, "query", "", "only hosts that this `QUERY` holds for: 'web and not (state=managed or label.env=prod)'")
 	f.StringSliceVar(&q.States, "state", nil, "only hosts in this `STATE` (repeatable; default: all but removed)")
 	f.StringVar(&q.OrderBy, "sort", "name", "`FIELD`: name, state, since, created_at, agent_version, last_seen_at; -FIELD reverses")
 	f.IntVar(&limit, "limit", 0, "show at most this many (default: all)")

@@ -18,6 +18,7 @@ import (
 	"github.com/loopbackd/loopback/server/console"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/rpc/openapi"
+	"github.com/loopbackd/loopback/web"
 )
 
 // handler is everything on the one port.
@@ -36,7 +37,8 @@ func (s *Server) handler() http.Handler {
 		Workspaces:    rpc.Workspaces{Service: s.tenants},
 	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Stopping: s.stopping})
 	mux := http.NewServeMux()
-	mux.Handle("/api/", http.StripPrefix("/api", api))
+	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
+	mux.Handle("/session", s.anonymous(s.sessions))
 	description := s.anonymous(http.StripPrefix("/api", openapi.Handler()))
 	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {
 		mux.Handle(file, description)
@@ -45,7 +47,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/dl/", s.anonymous(s.releases))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("/", s.anonymous(console.Handler()))
+	mux.Handle("/", s.anonymous(console.Handler(web.Files())))
 	// Agents' links bring patience of their own.
 	all := http.NewServeMux()
 	all.HandleFunc("/agent/v1/link", s.wire.ServeLink)

@@ -28,6 +28,7 @@ import (
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/config"
+	"github.com/loopbackd/loopback/server/console"
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/fleet"
@@ -86,6 +87,7 @@ type Server struct {
 	worker    *operation.Worker
 	releases  *release.Service
 	install   *install.Service
+	sessions  *console.Sessions
 
 	deployment nouns.Deployment
 	listener   net.Listener // set by Listen
@@ -201,6 +203,9 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.apikeys = apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](s.db), s.tenants, apikey.Options{
 		Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
 	})
+	if s.sessions, err = console.NewSessions(s.keys.Pepper, s.apikeys, s.address, now); err != nil {
+		return err
+	}
 	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
 
 	s.directory = fleet.New(fleet.Options{

@@ -9,14 +9,16 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/label"
+	"github.com/loopbackd/loopback/query"
 )
 
 // WatchQuery says which hosts to watch.
 type WatchQuery struct {
 	Workspace   string
 	Selector    label.Selector
-	Hosts       []string // ids or names; empty: all
-	ChangesOnly bool     // leave out the hosts as they are at the start
+	Filter      query.Expression // nil: any
+	Hosts       []string         // ids or names; empty: all
+	ChangesOnly bool             // leave out the hosts as they are at the start
 }
 
 // Event is one of what a watcher is told: exactly one of the fields is set.
@@ -41,27 +43,9 @@ type Changed struct {
 // send may block for as long as it likes. A caller that falls so far behind that changes were lost is told (Reset) and
 // sent everything anew; nobody else waits.
 func (s *Service) Watch(ctx context.Context, q WatchQuery, send func(Event) error) error {
-	actor := access.ActorFrom(ctx)
-	if actor.Kind == access.Anonymous || actor.Kind == "" {
-		return access.ErrUnauthenticated
-	}
-	w := watcher{readable: actor.Readable(host.Read), selector: q.Selector}
-	if q.Workspace != "" {
-		ws, err := s.tenants.Workspace(ctx, q.Workspace, host.Read)
-		if err != nil {
-			return err
-		}
-		w.within = ws.Scope()
-	}
-	for _, name := range q.Hosts {
-		h, err := s.find(ctx, Ref{name, q.Workspace}, host.Read)
-		if err != nil {
-			return err
-		}
-		if w.only == nil {
-			w.only = map[string]bool{}
-		}
-		w.only[h.ID] = true
+	w, err := s.watcher(ctx, q)
+	if err != nil {
+		return err
 	}
 	for anew := false; ; anew = true {
 		if anew {
@@ -69,7 +53,7 @@ func (s *Service) Watch(ctx context.Context, q WatchQuery, send func(Event) erro
 				return err
 			}
 		}
-		lost, err := s.stream(ctx, &w, q.ChangesOnly && !anew, send)
+		lost, err := s.stream(ctx, w, q.ChangesOnly && !anew, send)
 		if err != nil || !lost {
 			return err
 		}
@@ -81,11 +65,13 @@ type watcher struct {
 	readable []access.Scope
 	within   access.Scope
 	selector label.Selector
+	filter   query.Expression
 	only     map[string]bool // nil: all
 }
 
 func (w *watcher) sees(h *host.Host) bool {
 	return h != nil && (w.only == nil || w.only[h.ID]) && w.within.Contains(h.Scope) && w.selector.Matches(h.Labels) &&
+		(w.filter == nil || w.filter.Matches(h.Field)) &&
 		slices.ContainsFunc(w.readable, func(s access.Scope) bool { return s.Contains(h.Scope) })
 }
 

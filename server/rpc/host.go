@@ -11,6 +11,7 @@ import (
 	v1 "github.com/loopbackd/loopback/api/loopback/v1"
 	noun "github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/label"
+	"github.com/loopbackd/loopback/query"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/server/host"
 )
@@ -29,12 +30,34 @@ func (h Hosts) ListHosts(ctx context.Context, r *connect.Request[v1.ListHostsReq
 	if err != nil {
 		return nil, err
 	}
+	filter, err := query.Parse(r.Msg.GetQuery(), noun.Fields...)
+	if err != nil {
+		return nil, err
+	}
 	order, reverse := strings.CutPrefix(r.Msg.GetOrderBy(), "-")
 	q := host.ListQuery{Workspace: r.Msg.GetWorkspace()}
-	q.Selector, q.OrderBy, q.Reverse, q.Page = selector, noun.Order(order), reverse, page(r.Msg.GetPage())
+	q.Selector, q.Filter, q.OrderBy, q.Reverse, q.Page = selector, filter, noun.Order(order), reverse, page(r.Msg.GetPage())
 	q.States = each(r.Msg.GetStates(), func(s string) noun.State { return noun.State(s) })
 	items, next, total, err := h.Service.List(ctx, q)
 	return answer(&v1.ListHostsResponse{Items: each(items, hostMessage), NextPageToken: next, Total: total}, err)
+}
+
+// CountHosts is how many there are.
+func (h Hosts) CountHosts(ctx context.Context, r *connect.Request[v1.CountHostsRequest]) (*connect.Response[v1.CountHostsResponse], error) {
+	selector, err := label.Parse(r.Msg.GetSelector())
+	if err != nil {
+		return nil, err
+	}
+	filter, err := query.Parse(r.Msg.GetQuery(), noun.Fields...)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := h.Service.Count(ctx, host.CountQuery{Workspace: r.Msg.GetWorkspace(), Selector: selector, Filter: filter})
+	out := &v1.CountHostsResponse{Total: counts.Total, ByState: map[string]int64{}, ByVersion: counts.ByVersion}
+	for state, n := range counts.ByState {
+		out.ByState[string(state)] = n
+	}
+	return answer(out, err)
 }
 
 // WatchHosts streams hosts and what becomes of them.
@@ -43,8 +66,12 @@ func (h Hosts) WatchHosts(ctx context.Context, r *connect.Request[v1.WatchHostsR
 	if err != nil {
 		return err
 	}
+	filter, err := query.Parse(r.Msg.GetQuery(), noun.Fields...)
+	if err != nil {
+		return err
+	}
 	q := host.WatchQuery{
-		Workspace: r.Msg.GetWorkspace(), Selector: selector, Hosts: r.Msg.GetHosts(), ChangesOnly: r.Msg.GetChangesOnly(),
+		Workspace: r.Msg.GetWorkspace(), Selector: selector, Filter: filter, Hosts: r.Msg.GetHosts(), ChangesOnly: r.Msg.GetChangesOnly(),
 	}
 	return h.Service.Watch(ctx, q, func(e host.Event) error {
 		out := &v1.WatchHostsResponse{}

@@ -167,9 +167,12 @@ func (v *View) Hosts(ctx context.Context, q host.Query) (page []host.Host, next 
 	}
 	among(&f, "state", q.States)
 	f.selector(q.Selector)
+	if q.Filter != nil {
+		f.and(f.expression(q.Filter, hostFields, "host_labels", "host_id"))
+	}
 
 	k := keyset{column: order.column, descending: q.Reverse,
-		list: fingerprint("hosts", q.Within, q.Name, q.IDs, q.Selector, q.States, q.TokenID, q.OrderBy, q.Reverse)}
+		list: fingerprint("hosts", q.Within, q.Name, q.IDs, q.Selector, q.Filter, q.States, q.TokenID, q.OrderBy, q.Reverse)}
 	all := f
 	if err := k.after(&f, q.Page.Token, order.text); err != nil {
 		return nil, "", 0, err
@@ -185,6 +188,12 @@ func (v *View) Hosts(ctx context.Context, q host.Query) (page []host.Host, next 
 	}
 	total, err = v.number(ctx, "SELECT count(*) FROM hosts"+all.where(), all.args...)
 	return page, next, total, err
+}
+
+// hostFields are the columns of host.Fields.
+var hostFields = map[string]string{
+	"name": "name", "id": "id", "state": "state", "reason": "state_reason", "version": "agent_version", "channel": "channel",
+	"provider": "provider", "address": "address",
 }
 
 // selector demands labels. Each requirement is answered by an index.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/query"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -61,6 +62,41 @@ func (f *filter) in(column string, values []string) string {
 		marks[i] = f.arg(v)
 	}
 	return column + " IN (" + strings.Join(marks, ", ") + ")"
+}
+
+// expression is a filter as SQL. fields are columns by the names that people use; labels are rows of a table of their own.
+func (f *filter) expression(e query.Expression, fields map[string]string, labels, owner string) string {
+	each := func(all []query.Expression, word string) string {
+		out := make([]string, len(all))
+		for i, one := range all {
+			out[i] = f.expression(one, fields, labels, owner)
+		}
+		return "(" + strings.Join(out, word) + ")"
+	}
+	switch e := e.(type) {
+	case query.And:
+		return each(e, " AND ")
+	case query.Or:
+		return each(e, " OR ")
+	case query.Not:
+		return "NOT " + f.expression(e.Expression, fields, labels, owner)
+	case query.Term:
+		if key, ok := strings.CutPrefix(e.Field, query.Label); ok {
+			return "(id IN (SELECT " + owner + " FROM " + labels + " WHERE key = " + f.arg(key) + " AND " + f.compare("value", e) + "))"
+		}
+		if column, ok := fields[e.Field]; ok {
+			return "(" + f.compare(column, e) + ")"
+		}
+	}
+	return "(1 = 0)" // no field of that name: nothing has it
+}
+
+func (f *filter) compare(column string, t query.Term) string {
+	if t.Operator == query.Contains {
+		wanted := strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`).Replace(query.Fold(t.Values[0]))
+		return "LOWER(" + column + ") LIKE " + f.arg("%"+wanted+"%") + ` ESCAPE '\'`
+	}
+	return f.in(column, t.Values)
 }
 
 // where is the clause; empty without conditions.

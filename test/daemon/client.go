@@ -23,6 +23,8 @@ type Client struct {
 	Operations loopbackv1connect.OperationServiceClient
 	Sessions   loopbackv1connect.SessionServiceClient
 	Audit      loopbackv1connect.AuditServiceClient
+	APIKeys    loopbackv1connect.ApiKeyServiceClient
+	Settings   loopbackv1connect.SettingsServiceClient
 
 	Anchor    trust.AnchorHash // whom agents are to trust
 	Workspace string           // the default one
@@ -52,6 +54,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Tokens: loopbackv1connect.NewTokenServiceClient(h, u), Hosts: loopbackv1connect.NewHostServiceClient(h, u),
 		Workspaces: loopbackv1connect.NewWorkspaceServiceClient(h, u), Operations: loopbackv1connect.NewOperationServiceClient(h, u),
 		Sessions: loopbackv1connect.NewSessionServiceClient(h, u), Audit: loopbackv1connect.NewAuditServiceClient(h, u),
+		APIKeys: loopbackv1connect.NewApiKeyServiceClient(h, u), Settings: loopbackv1connect.NewSettingsServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}
 }

@@ -19,7 +19,7 @@ const module = "github.com/loopbackd/loopback/"
 
 // nouns are the packages that say what a thing is. They know the standard library and each other, nothing else.
 var nouns = []string{
-	"access", "apikey", "audit", "fault", "host", "id", "label", "operation", "release", "secret", "section",
+	"access", "apikey", "audit", "fault", "host", "id", "label", "operation", "query", "release", "secret", "section",
 	"settings", "tenant", "token", "trust",
 }
 
@@ -56,13 +56,14 @@ var rules = map[string]struct {
 	"bench":         {may: []string{""}},
 	"docs":          {may: []string{"api", "cli"}},
 	"tools":         {may: []string{"api"}},
+	"web":           {may: []string{}}, // embeds what was built
 	"cmd/loopback":  {may: []string{"cli"}},
 	"cmd/loopbackd": {may: []string{"server", "nouns"}},
 }
 
 // exact are packages whose rule holds for themselves only, not for what lies beneath.
 var exact = map[string][]string{
-	"server":             {"nouns", "api", "wire", "server"}, // assembles
+	"server":             {"nouns", "api", "wire", "server", "web"}, // assembles
 	"agent":              {"nouns", "agent"},
 	"cmd/loopback-agent": {"agent", "nouns"},
 }

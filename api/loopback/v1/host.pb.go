@@ -859,8 +859,11 @@ type ListHostsRequest struct {
 	// Only hosts in one of these states; empty: all but removed.
 	States []string `protobuf:"bytes,3,rep,name=states,proto3" json:"states,omitempty"`
 	// name (default), state, since, created_at, agent_version, last_seen_at; a leading '-' reverses.
-	OrderBy       string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
-	Page          *Page  `protobuf:"bytes,5,opt,name=page,proto3" json:"page,omitempty"`
+	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	Page    *Page  `protobuf:"bytes,5,opt,name=page,proto3" json:"page,omitempty"`
+	// Query over name, id, state, reason, version, channel, provider, address and label.KEY:
+	// "web and state in (offline, degraded) and not label.env=prod"; empty: all.
+	Query         string `protobuf:"bytes,6,opt,name=query,proto3" json:"query,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -930,6 +933,13 @@ func (x *ListHostsRequest) GetPage() *Page {
 	return nil
 }
 
+func (x *ListHostsRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
 type ListHostsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*Host                `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
@@ -991,6 +1001,129 @@ func (x *ListHostsResponse) GetTotal() int64 {
 	return 0
 }
 
+type CountHostsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Workspace string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Selector  string                 `protobuf:"bytes,2,opt,name=selector,proto3" json:"selector,omitempty"`
+	// As in ListHosts.
+	Query         string `protobuf:"bytes,3,opt,name=query,proto3" json:"query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountHostsRequest) Reset() {
+	*x = CountHostsRequest{}
+	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountHostsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountHostsRequest) ProtoMessage() {}
+
+func (x *CountHostsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountHostsRequest.ProtoReflect.Descriptor instead.
+func (*CountHostsRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CountHostsRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *CountHostsRequest) GetSelector() string {
+	if x != nil {
+		return x.Selector
+	}
+	return ""
+}
+
+func (x *CountHostsRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+type CountHostsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All but removed ones.
+	Total   int64            `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
+	ByState map[string]int64 `protobuf:"bytes,2,rep,name=by_state,json=byState,proto3" json:"by_state,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Of hosts that have an agent.
+	ByVersion     map[string]int64 `protobuf:"bytes,3,rep,name=by_version,json=byVersion,proto3" json:"by_version,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountHostsResponse) Reset() {
+	*x = CountHostsResponse{}
+	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountHostsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountHostsResponse) ProtoMessage() {}
+
+func (x *CountHostsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountHostsResponse.ProtoReflect.Descriptor instead.
+func (*CountHostsResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CountHostsResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *CountHostsResponse) GetByState() map[string]int64 {
+	if x != nil {
+		return x.ByState
+	}
+	return nil
+}
+
+func (x *CountHostsResponse) GetByVersion() map[string]int64 {
+	if x != nil {
+		return x.ByVersion
+	}
+	return nil
+}
+
 type WatchHostsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Workspace string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
@@ -998,14 +1131,16 @@ type WatchHostsRequest struct {
 	// Host ids; empty: all.
 	Hosts []string `protobuf:"bytes,3,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Leave out the hosts as they are at the start.
-	ChangesOnly   bool `protobuf:"varint,4,opt,name=changes_only,json=changesOnly,proto3" json:"changes_only,omitempty"`
+	ChangesOnly bool `protobuf:"varint,4,opt,name=changes_only,json=changesOnly,proto3" json:"changes_only,omitempty"`
+	// As in ListHosts.
+	Query         string `protobuf:"bytes,5,opt,name=query,proto3" json:"query,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchHostsRequest) Reset() {
 	*x = WatchHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	mi := &file_loopback_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1152,7 @@ func (x *WatchHostsRequest) String() string {
 func (*WatchHostsRequest) ProtoMessage() {}
 
 func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	mi := &file_loopback_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1165,7 @@ func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchHostsRequest) GetWorkspace() string {
@@ -1061,6 +1196,13 @@ func (x *WatchHostsRequest) GetChangesOnly() bool {
 	return false
 }
 
+func (x *WatchHostsRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
 type WatchHostsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Event:
@@ -1075,7 +1217,7 @@ type WatchHostsResponse struct {
 
 func (x *WatchHostsResponse) Reset() {
 	*x = WatchHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	mi := &file_loopback_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1229,7 @@ func (x *WatchHostsResponse) String() string {
 func (*WatchHostsResponse) ProtoMessage() {}
 
 func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	mi := &file_loopback_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1242,7 @@ func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchHostsResponse) GetEvent() isWatchHostsResponse_Event {
@@ -1176,7 +1318,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_loopback_v1_host_proto_msgTypes[12]
+	mi := &file_loopback_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1330,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[12]
+	mi := &file_loopback_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1343,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HostChange) GetHost() *Host {
@@ -1240,7 +1382,7 @@ type WatchSynced struct {
 
 func (x *WatchSynced) Reset() {
 	*x = WatchSynced{}
-	mi := &file_loopback_v1_host_proto_msgTypes[13]
+	mi := &file_loopback_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1394,7 @@ func (x *WatchSynced) String() string {
 func (*WatchSynced) ProtoMessage() {}
 
 func (x *WatchSynced) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[13]
+	mi := &file_loopback_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1407,7 @@ func (x *WatchSynced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSynced.ProtoReflect.Descriptor instead.
 func (*WatchSynced) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 type WatchReset struct {
@@ -1276,7 +1418,7 @@ type WatchReset struct {
 
 func (x *WatchReset) Reset() {
 	*x = WatchReset{}
-	mi := &file_loopback_v1_host_proto_msgTypes[14]
+	mi := &file_loopback_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1430,7 @@ func (x *WatchReset) String() string {
 func (*WatchReset) ProtoMessage() {}
 
 func (x *WatchReset) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[14]
+	mi := &file_loopback_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1443,7 @@ func (x *WatchReset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReset.ProtoReflect.Descriptor instead.
 func (*WatchReset) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 type LabelHostRequest struct {
@@ -1317,7 +1459,7 @@ type LabelHostRequest struct {
 
 func (x *LabelHostRequest) Reset() {
 	*x = LabelHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[15]
+	mi := &file_loopback_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1471,7 @@ func (x *LabelHostRequest) String() string {
 func (*LabelHostRequest) ProtoMessage() {}
 
 func (x *LabelHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[15]
+	mi := &file_loopback_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1484,7 @@ func (x *LabelHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelHostRequest.ProtoReflect.Descriptor instead.
 func (*LabelHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LabelHostRequest) GetHost() string {
@@ -1394,7 +1536,7 @@ type AddHostRequest struct {
 
 func (x *AddHostRequest) Reset() {
 	*x = AddHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[16]
+	mi := &file_loopback_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1548,7 @@ func (x *AddHostRequest) String() string {
 func (*AddHostRequest) ProtoMessage() {}
 
 func (x *AddHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[16]
+	mi := &file_loopback_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1561,7 @@ func (x *AddHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddHostRequest.ProtoReflect.Descriptor instead.
 func (*AddHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddHostRequest) GetWorkspace() string {
@@ -1469,7 +1611,7 @@ type MoveHostRequest struct {
 
 func (x *MoveHostRequest) Reset() {
 	*x = MoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[17]
+	mi := &file_loopback_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1623,7 @@ func (x *MoveHostRequest) String() string {
 func (*MoveHostRequest) ProtoMessage() {}
 
 func (x *MoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[17]
+	mi := &file_loopback_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1636,7 @@ func (x *MoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveHostRequest.ProtoReflect.Descriptor instead.
 func (*MoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MoveHostRequest) GetHost() string {
@@ -1535,7 +1677,7 @@ type ApproveHostRequest struct {
 
 func (x *ApproveHostRequest) Reset() {
 	*x = ApproveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[18]
+	mi := &file_loopback_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1689,7 @@ func (x *ApproveHostRequest) String() string {
 func (*ApproveHostRequest) ProtoMessage() {}
 
 func (x *ApproveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[18]
+	mi := &file_loopback_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1702,7 @@ func (x *ApproveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveHostRequest.ProtoReflect.Descriptor instead.
 func (*ApproveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ApproveHostRequest) GetHost() string {
@@ -1589,7 +1731,7 @@ type QuarantineHostRequest struct {
 
 func (x *QuarantineHostRequest) Reset() {
 	*x = QuarantineHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[19]
+	mi := &file_loopback_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1743,7 @@ func (x *QuarantineHostRequest) String() string {
 func (*QuarantineHostRequest) ProtoMessage() {}
 
 func (x *QuarantineHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[19]
+	mi := &file_loopback_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1756,7 @@ func (x *QuarantineHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineHostRequest.ProtoReflect.Descriptor instead.
 func (*QuarantineHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *QuarantineHostRequest) GetHost() string {
@@ -1656,7 +1798,7 @@ type ReleaseHostRequest struct {
 
 func (x *ReleaseHostRequest) Reset() {
 	*x = ReleaseHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[20]
+	mi := &file_loopback_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1810,7 @@ func (x *ReleaseHostRequest) String() string {
 func (*ReleaseHostRequest) ProtoMessage() {}
 
 func (x *ReleaseHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[20]
+	mi := &file_loopback_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1823,7 @@ func (x *ReleaseHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHostRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReleaseHostRequest) GetHost() string {
@@ -1717,7 +1859,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[21]
+	mi := &file_loopback_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1871,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[21]
+	mi := &file_loopback_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1884,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -1865,22 +2007,39 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\amodules\x18\x05 \x03(\tR\amodules\"B\n" +
 	"\x0eGetHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
-	"\tworkspace\x18\x02 \x01(\tR\tworkspace\"\xa6\x01\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\"\xbc\x01\n" +
 	"\x10ListHostsRequest\x12\x1c\n" +
 	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12\x16\n" +
 	"\x06states\x18\x03 \x03(\tR\x06states\x12\x19\n" +
 	"\border_by\x18\x04 \x01(\tR\aorderBy\x12%\n" +
-	"\x04page\x18\x05 \x01(\v2\x11.loopback.v1.PageR\x04page\"z\n" +
+	"\x04page\x18\x05 \x01(\v2\x11.loopback.v1.PageR\x04page\x12\x14\n" +
+	"\x05query\x18\x06 \x01(\tR\x05query\"z\n" +
 	"\x11ListHostsResponse\x12'\n" +
 	"\x05items\x18\x01 \x03(\v2\x11.loopback.v1.HostR\x05items\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05total\"\x86\x01\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\"c\n" +
+	"\x11CountHostsRequest\x12\x1c\n" +
+	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x1a\n" +
+	"\bselector\x18\x02 \x01(\tR\bselector\x12\x14\n" +
+	"\x05query\x18\x03 \x01(\tR\x05query\"\xbc\x02\n" +
+	"\x12CountHostsResponse\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x03R\x05total\x12G\n" +
+	"\bby_state\x18\x02 \x03(\v2,.loopback.v1.CountHostsResponse.ByStateEntryR\abyState\x12M\n" +
+	"\n" +
+	"by_version\x18\x03 \x03(\v2..loopback.v1.CountHostsResponse.ByVersionEntryR\tbyVersion\x1a:\n" +
+	"\fByStateEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
+	"\x0eByVersionEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x9c\x01\n" +
 	"\x11WatchHostsRequest\x12\x1c\n" +
 	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x1a\n" +
 	"\bselector\x18\x02 \x01(\tR\bselector\x12\x14\n" +
 	"\x05hosts\x18\x03 \x03(\tR\x05hosts\x12!\n" +
-	"\fchanges_only\x18\x04 \x01(\bR\vchangesOnly\"\xb7\x01\n" +
+	"\fchanges_only\x18\x04 \x01(\bR\vchangesOnly\x12\x14\n" +
+	"\x05query\x18\x05 \x01(\tR\x05query\"\xb7\x01\n" +
 	"\x12WatchHostsResponse\x123\n" +
 	"\achanged\x18\x01 \x01(\v2\x17.loopback.v1.HostChangeH\x00R\achanged\x122\n" +
 	"\x06synced\x18\x02 \x01(\v2\x18.loopback.v1.WatchSyncedH\x00R\x06synced\x12/\n" +
@@ -1936,11 +2095,14 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId2\xea\x06\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId2\xcc\a\n" +
 	"\vHostService\x12L\n" +
 	"\aGetHost\x12\x1b.loopback.v1.GetHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\n" +
 	"hosts.read\x90\x02\x01\x12]\n" +
 	"\tListHosts\x12\x1d.loopback.v1.ListHostsRequest\x1a\x1e.loopback.v1.ListHostsResponse\"\x11\x8a\xb5\x18\n" +
+	"hosts.read\x90\x02\x01\x12`\n" +
+	"\n" +
+	"CountHosts\x12\x1e.loopback.v1.CountHostsRequest\x1a\x1f.loopback.v1.CountHostsResponse\"\x11\x8a\xb5\x18\n" +
 	"hosts.read\x90\x02\x01\x12_\n" +
 	"\n" +
 	"WatchHosts\x12\x1e.loopback.v1.WatchHostsRequest\x1a\x1f.loopback.v1.WatchHostsResponse\"\x0e\x8a\xb5\x18\n" +
@@ -1967,7 +2129,7 @@ func file_loopback_v1_host_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_host_proto_rawDescData
 }
 
-var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_loopback_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                  // 0: loopback.v1.Host
 	(*SectionStatus)(nil),         // 1: loopback.v1.SectionStatus
@@ -1979,78 +2141,86 @@ var file_loopback_v1_host_proto_goTypes = []any{
 	(*GetHostRequest)(nil),        // 7: loopback.v1.GetHostRequest
 	(*ListHostsRequest)(nil),      // 8: loopback.v1.ListHostsRequest
 	(*ListHostsResponse)(nil),     // 9: loopback.v1.ListHostsResponse
-	(*WatchHostsRequest)(nil),     // 10: loopback.v1.WatchHostsRequest
-	(*WatchHostsResponse)(nil),    // 11: loopback.v1.WatchHostsResponse
-	(*HostChange)(nil),            // 12: loopback.v1.HostChange
-	(*WatchSynced)(nil),           // 13: loopback.v1.WatchSynced
-	(*WatchReset)(nil),            // 14: loopback.v1.WatchReset
-	(*LabelHostRequest)(nil),      // 15: loopback.v1.LabelHostRequest
-	(*AddHostRequest)(nil),        // 16: loopback.v1.AddHostRequest
-	(*MoveHostRequest)(nil),       // 17: loopback.v1.MoveHostRequest
-	(*ApproveHostRequest)(nil),    // 18: loopback.v1.ApproveHostRequest
-	(*QuarantineHostRequest)(nil), // 19: loopback.v1.QuarantineHostRequest
-	(*ReleaseHostRequest)(nil),    // 20: loopback.v1.ReleaseHostRequest
-	(*RemoveHostRequest)(nil),     // 21: loopback.v1.RemoveHostRequest
-	nil,                           // 22: loopback.v1.Host.LabelsEntry
-	nil,                           // 23: loopback.v1.LabelHostRequest.SetEntry
-	nil,                           // 24: loopback.v1.AddHostRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 26: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
-	(*Page)(nil),                  // 28: loopback.v1.Page
-	(*Operation)(nil),             // 29: loopback.v1.Operation
+	(*CountHostsRequest)(nil),     // 10: loopback.v1.CountHostsRequest
+	(*CountHostsResponse)(nil),    // 11: loopback.v1.CountHostsResponse
+	(*WatchHostsRequest)(nil),     // 12: loopback.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),    // 13: loopback.v1.WatchHostsResponse
+	(*HostChange)(nil),            // 14: loopback.v1.HostChange
+	(*WatchSynced)(nil),           // 15: loopback.v1.WatchSynced
+	(*WatchReset)(nil),            // 16: loopback.v1.WatchReset
+	(*LabelHostRequest)(nil),      // 17: loopback.v1.LabelHostRequest
+	(*AddHostRequest)(nil),        // 18: loopback.v1.AddHostRequest
+	(*MoveHostRequest)(nil),       // 19: loopback.v1.MoveHostRequest
+	(*ApproveHostRequest)(nil),    // 20: loopback.v1.ApproveHostRequest
+	(*QuarantineHostRequest)(nil), // 21: loopback.v1.QuarantineHostRequest
+	(*ReleaseHostRequest)(nil),    // 22: loopback.v1.ReleaseHostRequest
+	(*RemoveHostRequest)(nil),     // 23: loopback.v1.RemoveHostRequest
+	nil,                           // 24: loopback.v1.Host.LabelsEntry
+	nil,                           // 25: loopback.v1.CountHostsResponse.ByStateEntry
+	nil,                           // 26: loopback.v1.CountHostsResponse.ByVersionEntry
+	nil,                           // 27: loopback.v1.LabelHostRequest.SetEntry
+	nil,                           // 28: loopback.v1.AddHostRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 30: loopback.v1.Scope
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*Page)(nil),                  // 32: loopback.v1.Page
+	(*Operation)(nil),             // 33: loopback.v1.Operation
 }
 var file_loopback_v1_host_proto_depIdxs = []int32{
-	22, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
-	25, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	25, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	26, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
-	25, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
-	25, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
-	25, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
-	27, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
+	24, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
+	29, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	29, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	30, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
+	29, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
+	29, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
+	29, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
+	31, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
 	1,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
 	2,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
 	3,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
 	6,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
-	27, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
-	25, // 13: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
+	31, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
+	29, // 13: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
 	4,  // 14: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
 	5,  // 15: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
-	28, // 16: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
+	32, // 16: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
 	0,  // 17: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
-	12, // 18: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
-	13, // 19: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
-	14, // 20: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
-	0,  // 21: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
-	25, // 22: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
-	23, // 23: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
-	24, // 24: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
-	7,  // 25: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
-	8,  // 26: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
-	10, // 27: loopback.v1.HostService.WatchHosts:input_type -> loopback.v1.WatchHostsRequest
-	15, // 28: loopback.v1.HostService.LabelHost:input_type -> loopback.v1.LabelHostRequest
-	16, // 29: loopback.v1.HostService.AddHost:input_type -> loopback.v1.AddHostRequest
-	17, // 30: loopback.v1.HostService.MoveHost:input_type -> loopback.v1.MoveHostRequest
-	18, // 31: loopback.v1.HostService.ApproveHost:input_type -> loopback.v1.ApproveHostRequest
-	19, // 32: loopback.v1.HostService.QuarantineHost:input_type -> loopback.v1.QuarantineHostRequest
-	20, // 33: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
-	21, // 34: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
-	0,  // 35: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
-	9,  // 36: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
-	11, // 37: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
-	0,  // 38: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
-	0,  // 39: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
-	0,  // 40: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
-	0,  // 41: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
-	29, // 42: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
-	0,  // 43: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
-	29, // 44: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
-	35, // [35:45] is the sub-list for method output_type
-	25, // [25:35] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	25, // 18: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
+	26, // 19: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
+	14, // 20: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
+	15, // 21: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
+	16, // 22: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
+	0,  // 23: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
+	29, // 24: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
+	27, // 25: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
+	28, // 26: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
+	7,  // 27: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
+	8,  // 28: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
+	10, // 29: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
+	12, // 30: loopback.v1.HostService.WatchHosts:input_type -> loopback.v1.WatchHostsRequest
+	17, // 31: loopback.v1.HostService.LabelHost:input_type -> loopback.v1.LabelHostRequest
+	18, // 32: loopback.v1.HostService.AddHost:input_type -> loopback.v1.AddHostRequest
+	19, // 33: loopback.v1.HostService.MoveHost:input_type -> loopback.v1.MoveHostRequest
+	20, // 34: loopback.v1.HostService.ApproveHost:input_type -> loopback.v1.ApproveHostRequest
+	21, // 35: loopback.v1.HostService.QuarantineHost:input_type -> loopback.v1.QuarantineHostRequest
+	22, // 36: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
+	23, // 37: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
+	0,  // 38: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
+	9,  // 39: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
+	11, // 40: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
+	13, // 41: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
+	0,  // 42: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
+	0,  // 43: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
+	0,  // 44: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
+	0,  // 45: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
+	33, // 46: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
+	0,  // 47: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
+	33, // 48: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
+	38, // [38:49] is the sub-list for method output_type
+	27, // [27:38] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_host_proto_init() }
@@ -2060,7 +2230,7 @@ func file_loopback_v1_host_proto_init() {
 	}
 	file_loopback_v1_common_proto_init()
 	file_loopback_v1_operation_proto_init()
-	file_loopback_v1_host_proto_msgTypes[11].OneofWrappers = []any{
+	file_loopback_v1_host_proto_msgTypes[13].OneofWrappers = []any{
 		(*WatchHostsResponse_Changed)(nil),
 		(*WatchHostsResponse_Synced)(nil),
 		(*WatchHostsResponse_Reset_)(nil),
@@ -2071,7 +2241,7 @@ func file_loopback_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_host_proto_rawDesc), len(file_loopback_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/label"
+	"github.com/loopbackd/loopback/query"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
@@ -127,6 +128,24 @@ func hostKey(h host.Host, by host.Order) string {
 	}
 }
 
+// randomFilter nests terms over the fields that fleet fills.
+func randomFilter(r *rand.Rand, depth int) query.Expression {
+	pick := func(values ...string) string { return values[r.IntN(len(values))] }
+	if kind := r.IntN(6); depth > 0 && kind < 3 {
+		a, b := randomFilter(r, depth-1), randomFilter(r, depth-1)
+		return []query.Expression{query.And{a, b}, query.Or{a, b}, query.Not{Expression: a}}[kind]
+	}
+	t := query.Term{Field: pick("name", "name", "state", "version", "label.env", "label.tier", "label.none"), Operator: query.Contains}
+	t.Values = []string{pick("b-1", "A-", "é-", "É", "1.0", "off", "PROD", "_", "%", `\`, "", "x")}
+	switch r.IntN(3) {
+	case 0:
+		t.Operator, t.Values = query.Equals, []string{pick("B-1", "offline", "1.2.0", "prod", "")}
+	case 1:
+		t.Operator, t.Values = query.In, []string{pick("offline", "1.2.0", "prod"), pick("managed", "dev", "")}
+	}
+	return t
+}
+
 var lists = []test{
 	// The oracle filters and sorts in Go with access.Scope and label.Selector.
 	{"hosts are selected, ordered, counted and paged as the oracle does", func(t *testing.T, b *bench) {
@@ -135,6 +154,9 @@ var lists = []test{
 		for i := range 300 {
 			q := host.Query{Selector: randomSelector(r), OrderBy: host.Orders[r.IntN(len(host.Orders))], Reverse: r.IntN(2) == 0,
 				Page: tenant.Page{Size: 1 + r.IntN(40)}}
+			if r.IntN(2) == 0 {
+				q.Filter = randomFilter(r, 3)
+			}
 			for range r.IntN(4) {
 				q.Readable = append(q.Readable, randomScope(r, places))
 			}
@@ -162,7 +184,7 @@ var lists = []test{
 					states = host.States[1:] // all but removed
 				}
 				if within(q.Readable, h.Scope) && q.Within.Contains(h.Scope) && q.Selector.Matches(h.Labels) &&
-					slices.Contains(states, h.State) && (q.Name == "" || q.Name == h.Name) &&
+					(q.Filter == nil || q.Filter.Matches(h.Field)) && slices.Contains(states, h.State) && (q.Name == "" || q.Name == h.Name) &&
 					(q.TokenID == "" || q.TokenID == h.TokenID) && (q.IDs == nil || slices.Contains(q.IDs, h.ID)) {
 					want = append(want, h)
 				}

@@ -37,6 +37,8 @@ const (
 	HostServiceGetHostProcedure = "/loopback.v1.HostService/GetHost"
 	// HostServiceListHostsProcedure is the fully-qualified name of the HostService's ListHosts RPC.
 	HostServiceListHostsProcedure = "/loopback.v1.HostService/ListHosts"
+	// HostServiceCountHostsProcedure is the fully-qualified name of the HostService's CountHosts RPC.
+	HostServiceCountHostsProcedure = "/loopback.v1.HostService/CountHosts"
 	// HostServiceWatchHostsProcedure is the fully-qualified name of the HostService's WatchHosts RPC.
 	HostServiceWatchHostsProcedure = "/loopback.v1.HostService/WatchHosts"
 	// HostServiceLabelHostProcedure is the fully-qualified name of the HostService's LabelHost RPC.
@@ -60,6 +62,8 @@ const (
 type HostServiceClient interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.Host], error)
 	ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error)
+	// How many there are, by state and by version of the agent.
+	CountHosts(context.Context, *connect.Request[v1.CountHostsRequest]) (*connect.Response[v1.CountHostsResponse], error)
 	// The hosts as they are, then every transition as it happens. They lack what is long: disks and addresses.
 	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest]) (*connect.ServerStreamForClient[v1.WatchHostsResponse], error)
 	// Sets and removes labels. Labels that came from the token cannot be changed.
@@ -100,6 +104,13 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+HostServiceListHostsProcedure,
 			connect.WithSchema(hostServiceMethods.ByName("ListHosts")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		countHosts: connect.NewClient[v1.CountHostsRequest, v1.CountHostsResponse](
+			httpClient,
+			baseURL+HostServiceCountHostsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("CountHosts")),
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
@@ -158,6 +169,7 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type hostServiceClient struct {
 	getHost        *connect.Client[v1.GetHostRequest, v1.Host]
 	listHosts      *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
+	countHosts     *connect.Client[v1.CountHostsRequest, v1.CountHostsResponse]
 	watchHosts     *connect.Client[v1.WatchHostsRequest, v1.WatchHostsResponse]
 	labelHost      *connect.Client[v1.LabelHostRequest, v1.Host]
 	addHost        *connect.Client[v1.AddHostRequest, v1.Host]
@@ -176,6 +188,11 @@ func (c *hostServiceClient) GetHost(ctx context.Context, req *connect.Request[v1
 // ListHosts calls loopback.v1.HostService.ListHosts.
 func (c *hostServiceClient) ListHosts(ctx context.Context, req *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error) {
 	return c.listHosts.CallUnary(ctx, req)
+}
+
+// CountHosts calls loopback.v1.HostService.CountHosts.
+func (c *hostServiceClient) CountHosts(ctx context.Context, req *connect.Request[v1.CountHostsRequest]) (*connect.Response[v1.CountHostsResponse], error) {
+	return c.countHosts.CallUnary(ctx, req)
 }
 
 // WatchHosts calls loopback.v1.HostService.WatchHosts.
@@ -222,6 +239,8 @@ func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request
 type HostServiceHandler interface {
 	GetHost(context.Context, *connect.Request[v1.GetHostRequest]) (*connect.Response[v1.Host], error)
 	ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error)
+	// How many there are, by state and by version of the agent.
+	CountHosts(context.Context, *connect.Request[v1.CountHostsRequest]) (*connect.Response[v1.CountHostsResponse], error)
 	// The hosts as they are, then every transition as it happens. They lack what is long: disks and addresses.
 	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error
 	// Sets and removes labels. Labels that came from the token cannot be changed.
@@ -258,6 +277,13 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		HostServiceListHostsProcedure,
 		svc.ListHosts,
 		connect.WithSchema(hostServiceMethods.ByName("ListHosts")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceCountHostsHandler := connect.NewUnaryHandler(
+		HostServiceCountHostsProcedure,
+		svc.CountHosts,
+		connect.WithSchema(hostServiceMethods.ByName("CountHosts")),
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
@@ -315,6 +341,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceGetHostHandler.ServeHTTP(w, r)
 		case HostServiceListHostsProcedure:
 			hostServiceListHostsHandler.ServeHTTP(w, r)
+		case HostServiceCountHostsProcedure:
+			hostServiceCountHostsHandler.ServeHTTP(w, r)
 		case HostServiceWatchHostsProcedure:
 			hostServiceWatchHostsHandler.ServeHTTP(w, r)
 		case HostServiceLabelHostProcedure:
@@ -346,6 +374,10 @@ func (UnimplementedHostServiceHandler) GetHost(context.Context, *connect.Request
 
 func (UnimplementedHostServiceHandler) ListHosts(context.Context, *connect.Request[v1.ListHostsRequest]) (*connect.Response[v1.ListHostsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.ListHosts is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) CountHosts(context.Context, *connect.Request[v1.CountHostsRequest]) (*connect.Response[v1.CountHostsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.CountHosts is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error {

@@ -1,0 +1,91 @@
+// The API as the console calls it. The credential is a cookie that no script can read (see server/console).
+import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-web";
+import { ApiKeyService, SessionService } from "./gen/loopback/v1/apikey_pb";
+import { AuditService } from "./gen/loopback/v1/audit_pb";
+import { ErrorDetailSchema, type ErrorDetail } from "./gen/loopback/v1/common_pb";
+import { HostService } from "./gen/loopback/v1/host_pb";
+import { OperationService } from "./gen/loopback/v1/operation_pb";
+import { ReleaseService } from "./gen/loopback/v1/release_pb";
+import { SettingsService } from "./gen/loopback/v1/settings_pb";
+import { OrganisationService, ProjectService, WorkspaceService } from "./gen/loopback/v1/tenant_pb";
+import { TokenService } from "./gen/loopback/v1/token_pb";
+
+const signedOut = new Set<() => void>();
+
+/** Calls `do` whenever a call finds that nobody is signed in any more. */
+export function onSignedOut(call: () => void): () => void {
+  signedOut.add(call);
+  return () => signedOut.delete(call);
+}
+
+const noticeSignOut: Interceptor = (next) => async (request) => {
+  try {
+    return await next(request);
+  } catch (error) {
+    if (ConnectError.from(error).code === Code.Unauthenticated) signedOut.forEach((call) => call());
+    throw error;
+  }
+};
+
+const transport = createConnectTransport({ baseUrl: "/api", interceptors: [noticeSignOut], useHttpGet: false });
+
+export const api = {
+  apiKeys: createClient(ApiKeyService, transport),
+  audit: createClient(AuditService, transport),
+  hosts: createClient(HostService, transport),
+  operations: createClient(OperationService, transport),
+  organisations: createClient(OrganisationService, transport),
+  projects: createClient(ProjectService, transport),
+  releases: createClient(ReleaseService, transport),
+  session: createClient(SessionService, transport),
+  settings: createClient(SettingsService, transport),
+  tokens: createClient(TokenService, transport),
+  workspaces: createClient(WorkspaceService, transport),
+};
+
+/** What went wrong, in the server's words. */
+export interface Trouble {
+  code: string;
+  message: string;
+  hint: string;
+  violations: { field: string; message: string }[];
+  requestId: string;
+}
+
+export function troubleOf(error: unknown): Trouble {
+  if (isTrouble(error)) return error;
+  const e = ConnectError.from(error);
+  const detail: ErrorDetail | undefined = e.findDetails(ErrorDetailSchema)[0];
+  if (!detail && (e.code === Code.Unknown || e.code === Code.Unavailable)) {
+    return { code: "unreachable", message: "the control plane does not answer", hint: "it is tried again by itself; look at the network and at loopbackd", violations: [], requestId: "" };
+  }
+  return {
+    code: detail?.code ?? Code[e.code] ?? "unknown",
+    message: e.rawMessage,
+    hint: detail?.hint ?? "",
+    violations: detail?.violations.map((v) => ({ field: v.field, message: v.message })) ?? [],
+    requestId: detail?.requestId ?? "",
+  };
+}
+
+function isTrouble(error: unknown): error is Trouble {
+  return typeof error === "object" && error !== null && "code" in error && "hint" in error && "violations" in error;
+}
+
+/** Trades an API key for the session's cookie. */
+export async function signIn(key: string): Promise<void> {
+  let answer: Response;
+  try {
+    answer = await fetch("/session", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key }) });
+  } catch (error) {
+    throw troubleOf(error);
+  }
+  if (answer.ok) return;
+  const said = (await answer.json().catch(() => ({}))) as Partial<Trouble>;
+  throw { code: said.code ?? "unknown", message: said.message ?? answer.statusText, hint: said.hint ?? "", violations: [], requestId: "" } satisfies Trouble;
+}
+
+export async function signOut(): Promise<void> {
+  await fetch("/session", { method: "DELETE" });
+}

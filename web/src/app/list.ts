@@ -1,0 +1,13 @@
+// Lists that the server pages, by the token of the page before.
+import { useInfiniteQuery } from "@tanstack/react-query";
+import { useCallback, useMemo } from "react";
+
+export function usePages<Item>(key: unknown[], fetch: (token: string) => Promise<{ items: Item[]; nextPageToken: string }>) {
+  const list = useInfiniteQuery({ queryKey: key, queryFn: ({ pageParam }) => fetch(pageParam), initialPageParam: "", getNextPageParam: (last) => last.nextPageToken || undefined, placeholderData: (old) => old });
+  const rows = useMemo(() => list.data?.pages.flatMap((p) => p.items) ?? [], [list.data]);
+  const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
+  const more = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  return { rows, more, pending: list.isPending, error: list.error, again: () => void list.refetch() };
+}

@@ -1,0 +1,121 @@
+// Every page and every host, some keystrokes away.
+import { useQuery } from "@tanstack/react-query";
+import { useNavigate } from "@tanstack/react-router";
+import { useEffect, useId, useMemo, useRef, useState } from "react";
+import { api } from "../api/client";
+import { Mark, cx } from "../ui/basics";
+import { lookOf } from "../ui/states";
+import { paths } from "./paths";
+import { usePlace } from "./place";
+import { useSession } from "./session";
+
+interface Entry {
+  key: string;
+  label: string;
+  about: string;
+  state?: string;
+  go: () => void;
+}
+
+export function Palette({ open, close }: { open: boolean; close: () => void }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    if (open && !dialog.current?.open) dialog.current?.showModal();
+    if (!open && dialog.current?.open) dialog.current.close();
+  }, [open]);
+  return (
+    <dialog ref={dialog} onClose={close} aria-label="Go to" className="mt-[12vh] w-[min(36rem,calc(100vw-2rem))] rounded-xl border border-line bg-card p-0 shadow-2xl" onClick={(e) => e.target === dialog.current && close()}>
+      {open && <Chooser close={close} />}
+    </dialog>
+  );
+}
+
+function Chooser({ close }: { close: () => void }) {
+  const navigate = useNavigate();
+  const { may } = useSession();
+  const { place, places, choose } = usePlace();
+  const [text, setText] = useState("");
+  const [at, setAt] = useState(0);
+  const id = useId();
+  const list = useRef<HTMLUListElement>(null);
+  const wanted = text.trim().toLowerCase();
+  const hosts = useQuery({
+    queryKey: ["hosts", "find", place?.id, wanted],
+    enabled: may("hosts.read"),
+    queryFn: () => api.hosts.listHosts({ workspace: place?.id ?? "", query: wanted ? `name~${JSON.stringify(wanted)}` : "", page: { size: 20 } }),
+    placeholderData: (old) => old,
+  });
+  const entries = useMemo(() => {
+    const to = (path: string) => () => void navigate({ to: path, search: ((old: { in?: string }) => ({ in: old.in })) as never });
+    const pages: [string, string, string][] = [
+      ["Overview", paths.overview, "hosts.read"],
+      ["Hosts", paths.hosts, "hosts.read"],
+      ["Enrol a host", paths.enrol, "agent_tokens.mint"],
+      ["Tokens", paths.tokens, "agent_tokens.list"],
+      ["Releases", paths.releases, "releases.read"],
+      ["Operations", paths.operations, "operations.read"],
+      ["Audit log", paths.audit, "audit.read"],
+      ["API keys", paths.keys, "api_keys.read"],
+      ["Settings", paths.settings, "settings.read"],
+    ];
+    const all: Entry[] = pages.filter(([, , needs]) => may(needs)).map(([label, path]) => ({ key: path, label, about: "page", go: to(path) }));
+    if (places.length > 1) {
+      all.push({ key: "in:", label: "All workspaces", about: "workspace", go: () => choose("") });
+      for (const p of places) all.push({ key: p.id, label: p.path, about: "workspace", go: () => choose(p.path) });
+    }
+    const found = all.filter((e) => e.label.toLowerCase().includes(wanted));
+    for (const h of hosts.data?.items ?? []) found.push({ key: h.id, label: h.name, about: h.state, state: h.state, go: to(paths.host(h.id)) });
+    return found.slice(0, 50);
+  }, [wanted, hosts.data, places, may, navigate, choose]);
+  const current = Math.min(at, entries.length - 1);
+  useEffect(() => {
+    list.current?.children[current]?.scrollIntoView({ block: "nearest" });
+  }, [current]);
+  const take = (e: Entry | undefined) => {
+    if (!e) return;
+    close();
+    e.go();
+  };
+  return (
+    <>
+      <input
+        role="combobox"
+        aria-expanded
+        aria-controls={id}
+        aria-activedescendant={entries[current] ? `${id}-${current}` : undefined}
+        aria-label="Go to a page, a workspace or a host"
+        placeholder="Go to a page, a workspace or a host…"
+        autoFocus
+        spellCheck={false}
+        value={text}
+        onChange={(e) => {
+          setText(e.target.value);
+          setAt(0);
+        }}
+        onKeyDown={(e) => {
+          if (e.key === "ArrowDown" || e.key === "ArrowUp") {
+            e.preventDefault();
+            const step = e.key === "ArrowDown" ? 1 : -1;
+            setAt((current + step + entries.length) % Math.max(1, entries.length));
+          } else if (e.key === "Enter") {
+            e.preventDefault();
+            take(entries[current]);
+          }
+        }}
+        className="w-full border-b border-line bg-transparent px-4 py-3 text-[15px] outline-none placeholder:text-soft"
+      />
+      <ul ref={list} id={id} role="listbox" aria-label="found" className="max-h-80 overflow-auto p-1.5">
+        {entries.map((e, i) => (
+          <li key={e.key} id={`${id}-${i}`} role="option" aria-selected={i === current} onMouseMove={() => setAt(i)} onClick={() => take(e)} className={cx("flex cursor-pointer items-center gap-2 rounded-md px-2.5 py-1.5", i === current && "bg-accent-wash")}>
+            <span className="min-w-0 flex-1 truncate">{e.label}</span>
+            <span className={cx("flex items-center gap-1.5 text-[12px]", e.state ? lookOf(e.state).tone : "text-soft")}>
+              {e.state && <Mark state={e.state} />}
+              {e.about}
+            </span>
+          </li>
+        ))}
+        {entries.length === 0 && <li className="px-2.5 py-6 text-center text-soft">Nothing is called that.</li>}
+      </ul>
+    </>
+  );
+}

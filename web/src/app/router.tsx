@@ -1,0 +1,63 @@
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Link } from "@tanstack/react-router";
+import { Empty, Page, Problem, buttonClass } from "../ui/basics";
+import { Live } from "./live";
+import { Shell } from "./shell";
+import { Overview } from "../pages/overview";
+import { HostList } from "../pages/hosts";
+
+// What an address may hold beside its path; what is not text is dropped.
+function text(search: Record<string, unknown>, ...names: string[]) {
+  const out: Record<string, string | undefined> = {};
+  for (const name of ["in", ...names]) {
+    const value = search[name];
+    if (typeof value === "string" && value !== "") out[name] = value;
+    else if (typeof value === "number") out[name] = String(value);
+  }
+  return out;
+}
+
+const root = createRootRoute({
+  component: () => (
+    <Live>
+      <Shell />
+    </Live>
+  ),
+  validateSearch: (search: Record<string, unknown>) => text(search),
+  notFoundComponent: () => (
+    <Page title="There is no such page">
+      <Empty title="The address leads nowhere">
+        <Link to="/" className={buttonClass()}>
+          To the overview
+        </Link>
+      </Empty>
+    </Page>
+  ),
+  errorComponent: ({ error, reset }) => (
+    <Page title="This page failed">
+      <Problem error={error} retry={reset} />
+    </Page>
+  ),
+});
+
+const overview = createRoute({ getParentRoute: () => root, path: "/", component: Overview });
+export const hostsRoute = createRoute({ getParentRoute: () => root, path: "/hosts", component: HostList, validateSearch: (s: Record<string, unknown>) => text(s, "q", "state", "sort") });
+const host = createRoute({ getParentRoute: () => root, path: "/hosts/$id", component: lazyRouteComponent(() => import("../pages/host"), "HostPage") });
+const enrol = createRoute({ getParentRoute: () => root, path: "/enrol", component: lazyRouteComponent(() => import("../pages/enrol"), "Enrol") });
+const tokens = createRoute({ getParentRoute: () => root, path: "/tokens", component: lazyRouteComponent(() => import("../pages/tokens"), "Tokens"), validateSearch: (s: Record<string, unknown>) => text(s, "state") });
+const releases = createRoute({ getParentRoute: () => root, path: "/releases", component: lazyRouteComponent(() => import("../pages/releases"), "Releases") });
+const operations = createRoute({ getParentRoute: () => root, path: "/operations", component: lazyRouteComponent(() => import("../pages/operations"), "Operations"), validateSearch: (s: Record<string, unknown>) => text(s, "state") });
+const audit = createRoute({ getParentRoute: () => root, path: "/audit", component: lazyRouteComponent(() => import("../pages/audit"), "Audit"), validateSearch: (s: Record<string, unknown>) => text(s, "action", "target", "actor") });
+const keys = createRoute({ getParentRoute: () => root, path: "/keys", component: lazyRouteComponent(() => import("../pages/keys"), "Keys") });
+const settings = createRoute({ getParentRoute: () => root, path: "/settings", component: lazyRouteComponent(() => import("../pages/settings"), "Settings") });
+
+export const router = createRouter({
+  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings]),
+  defaultPreload: "intent",
+  scrollRestoration: true,
+});
+
+declare module "@tanstack/react-router" {
+  interface Register {
+    router: typeof router;
+  }
+}

@@ -1,0 +1,146 @@
+// The frame around every page: where one is, where one can go, and whether what is seen is live.
+import { Link, Outlet } from "@tanstack/react-router";
+import { useEffect, useState } from "react";
+import { Button, cx } from "../ui/basics";
+import { useLive } from "./live";
+import { Palette } from "./palette";
+import { paths } from "./paths";
+import { usePlace } from "./place";
+import { useSession, Wordmark } from "./session";
+import { applyTheme, theme, type Theme } from "./theme";
+
+const nav: { to: string; label: string; needs: string }[] = [
+  { to: paths.overview, label: "Overview", needs: "hosts.read" },
+  { to: paths.hosts, label: "Hosts", needs: "hosts.read" },
+  { to: paths.enrol, label: "Enrol a host", needs: "agent_tokens.mint" },
+  { to: paths.tokens, label: "Tokens", needs: "agent_tokens.list" },
+  { to: paths.releases, label: "Releases", needs: "releases.read" },
+  { to: paths.operations, label: "Operations", needs: "operations.read" },
+  { to: paths.audit, label: "Audit log", needs: "audit.read" },
+  { to: paths.keys, label: "API keys", needs: "api_keys.read" },
+  { to: paths.settings, label: "Settings", needs: "settings.read" },
+];
+
+export function Shell() {
+  const [menu, setMenu] = useState(false);
+  const [palette, setPalette] = useState(false);
+  useEffect(() => {
+    const keys = (e: KeyboardEvent) => {
+      if ((e.metaKey || e.ctrlKey) && e.key.toLowerCase() === "k") {
+        e.preventDefault();
+        setPalette((open) => !open);
+      }
+    };
+    window.addEventListener("keydown", keys);
+    return () => window.removeEventListener("keydown", keys);
+  }, []);
+  return (
+    <div className="flex min-h-dvh flex-col md:flex-row">
+      <a href="#main" className="sr-only focus:not-sr-only focus:fixed focus:top-2 focus:left-2 focus:z-50 focus:rounded-md focus:bg-card focus:px-3 focus:py-2">
+        Skip to the page
+      </a>
+      <header className="flex items-center gap-3 border-b border-line px-4 py-2 md:hidden">
+        <Wordmark />
+        <span className="flex-1" />
+        <Button kind="quiet" onClick={() => setPalette(true)}>
+          Search
+        </Button>
+        <Button aria-expanded={menu} aria-controls="nav" onClick={() => setMenu(!menu)}>
+          Menu
+        </Button>
+      </header>
+      <nav id="nav" aria-label="main" className={cx("flex shrink-0 flex-col gap-3 border-line p-3 max-md:border-b md:sticky md:top-0 md:h-dvh md:w-56 md:border-r", !menu && "max-md:hidden")}>
+        <div className="px-2 pt-1 max-md:hidden">
+          <Wordmark />
+        </div>
+        <PlaceChooser />
+        <button type="button" onClick={() => setPalette(true)} className="flex h-8 items-center gap-2 rounded-md border border-edge/50 bg-card px-2.5 text-[13px] text-soft hover:border-edge max-md:hidden">
+          <span className="flex-1 text-left">Go to…</span>
+          <kbd className="rounded border border-line bg-sunk px-1 font-sans text-[11px]">{/Mac/.test(navigator.platform) ? "⌘" : "Ctrl"} K</kbd>
+        </button>
+        <NavLinks close={() => setMenu(false)} />
+        <span className="flex-1" />
+        <Foot />
+      </nav>
+      <Outlet />
+      <Palette open={palette} close={() => setPalette(false)} />
+    </div>
+  );
+}
+
+function NavLinks({ close }: { close: () => void }) {
+  const { may } = useSession();
+  return (
+    <ul className="flex flex-col gap-0.5">
+      {nav
+        .filter((n) => may(n.needs))
+        .map((n) => (
+          <li key={n.to}>
+            <Link to={n.to} search={((old: { in?: string }) => ({ in: old.in })) as never} onClick={close} activeOptions={{ exact: n.to === "/", includeSearch: false }} activeProps={{ "aria-current": "page", className: "bg-accent-wash text-accent font-medium" }} inactiveProps={{ className: "hover:bg-sunk" }} className="flex h-8 items-center rounded-md px-2.5">
+              {n.label}
+            </Link>
+          </li>
+        ))}
+    </ul>
+  );
+}
+
+function PlaceChooser() {
+  const { place, places, choose } = usePlace();
+  if (places.length < 2) {
+    return place ? (
+      <p className="truncate px-2 text-[12px] text-soft" title={place.path}>
+        {place.path}
+      </p>
+    ) : null;
+  }
+  return (
+    <select aria-label="workspace" value={place?.path ?? ""} onChange={(e) => choose(e.target.value)} className="h-8 rounded-md border border-edge/50 bg-card px-2 text-[13px] hover:border-edge">
+      <option value="">All workspaces</option>
+      {places.map((p) => (
+        <option key={p.id} value={p.path}>
+          {p.path}
+        </option>
+      ))}
+    </select>
+  );
+}
+
+const said = { live: "live", connecting: "reconnecting…", offline: "this computer is offline" };
+
+function Foot() {
+  const { who, leave } = useSession();
+  const { connection } = useLive();
+  const [chosen, setChosen] = useState<Theme>(theme());
+  return (
+    <div className="flex flex-col gap-2 border-t border-line px-2 pt-3 text-[12px] text-soft">
+      <p role="status" className={cx("flex items-center gap-1.5", connection === "live" ? "text-good" : "text-warn")}>
+        <span aria-hidden className={cx("size-2 rounded-full bg-current", connection === "connecting" && "animate-pulse")} />
+        {said[connection]}
+      </p>
+      <p className="truncate" title={who.id}>
+        {who.name}
+      </p>
+      <div className="flex items-center gap-2">
+        <select
+          aria-label="theme"
+          value={chosen}
+          onChange={(e) => {
+            const t = e.target.value as Theme;
+            setChosen(t);
+            applyTheme(t);
+          }}
+          className="h-7 flex-1 rounded-md border border-edge/50 bg-card px-1.5 text-ink"
+        >
+          <option value="system">System</option>
+          <option value="light">Day</option>
+          <option value="dark">Night</option>
+        </select>
+        <button type="button" className="text-accent hover:underline" onClick={() => void leave()}>
+          Sign out
+        </button>
+      </div>
+      <p>Loopback {who.serverVersion}</p>
+    </div>
+  );
+}

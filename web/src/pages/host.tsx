@@ -1,0 +1,289 @@
+// One host: where it stands, what it is, what it should be and what it has, and what was done to it.
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, useParams } from "@tanstack/react-router";
+import { useState, type FormEvent } from "react";
+import { api } from "../api/client";
+import { formatDuration, seconds } from "../api/duration";
+import type { Host } from "../api/gen/loopback/v1/host_pb";
+import { paths } from "../app/paths";
+import { useSession } from "../app/session";
+import { Ago, Button, Card, Command, Dialog, Facts, Field, Input, Labels, Page, Problem, State, Waiting } from "../ui/basics";
+import { lookOf } from "../ui/states";
+import { HostActs, type Act } from "./hostacts";
+
+export function HostPage() {
+  const { id } = useParams({ strict: false }) as { id: string };
+  const queries = useQueryClient();
+  const { why } = useSession();
+  const [act, setAct] = useState<Act>();
+  const [labelling, setLabelling] = useState(false);
+  const host = useQuery({ queryKey: ["hosts", "one", id], queryFn: () => api.hosts.getHost({ host: id }), retry: false });
+  const h = host.data;
+  if (host.error && !h) {
+    return (
+      <Page title="Host">
+        <Problem error={host.error} retry={() => void host.refetch()} />
+        <Link to={paths.hosts} className="text-accent hover:underline">
+          To all hosts
+        </Link>
+      </Page>
+    );
+  }
+  if (!h) {
+    return (
+      <Page title="Host">
+        <Waiting />
+      </Page>
+    );
+  }
+  return (
+    <Page
+      title={h.name}
+      about={
+        <span className="flex flex-wrap items-center gap-x-3 gap-y-1">
+          <State of={h.state} />
+          <span>{h.reason || lookOf(h.state).means}</span>
+          <span>
+            since <Ago at={h.since} />
+          </span>
+        </span>
+      }
+      actions={
+        <>
+          {h.state === "pending" && (
+            <Button kind="primary" why={why("hosts.approve")} onClick={() => setAct("approve")}>
+              Approve
+            </Button>
+          )}
+          <Button why={why("hosts.label")} onClick={() => setLabelling(true)}>
+            Labels
+          </Button>
+          {h.state === "quarantined" ? (
+            <Button why={why("hosts.release")} onClick={() => setAct("release")}>
+              Release
+            </Button>
+          ) : (
+            h.state !== "removed" &&
+            h.state !== "unmanaged" && (
+              <Button why={why("hosts.quarantine")} onClick={() => setAct("quarantine")}>
+                Quarantine
+              </Button>
+            )
+          )}
+          {h.state !== "removed" && (
+            <Button kind="danger" why={why("hosts.remove")} onClick={() => setAct("remove")}>
+              Remove
+            </Button>
+          )}
+        </>
+      }
+    >
+      {Object.keys(h.labels).length > 0 && <Labels of={h.labels} />}
+      <div className="grid items-start gap-4 xl:grid-cols-2">
+        <Configuration h={h} />
+        <Agent h={h} />
+        <Machine h={h} />
+        <Timeline id={h.id} />
+      </div>
+      {act && (
+        <HostActs
+          act={act}
+          hosts={[h]}
+          close={() => {
+            setAct(undefined);
+            void queries.invalidateQueries({ queryKey: ["hosts"] });
+            void queries.invalidateQueries({ queryKey: ["audit"] });
+          }}
+        />
+      )}
+      {labelling && <LabelDialog h={h} close={() => setLabelling(false)} />}
+    </Page>
+  );
+}
+
+function Configuration({ h }: { h: Host }) {
+  const unhealthy = h.modules.filter((m) => !m.healthy);
+  return (
+    <Card title="Configuration" flush>
+      {h.sections.length === 0 ? (
+        <p className="px-4 py-3 text-soft">It has not been given any yet.</p>
+      ) : (
+        <table className="w-full text-left">
+          <thead className="text-[12px] text-soft">
+            <tr className="border-b border-line">
+              <th className="px-4 py-2 font-normal">Section</th>
+              <th className="px-2 font-normal">Status</th>
+              <th className="px-2 font-normal">Has</th>
+              <th className="px-2 font-normal">Should have</th>
+              <th className="px-4 font-normal">Applied</th>
+            </tr>
+          </thead>
+          <tbody>
+            {h.sections.map((s) => (
+              <tr key={s.name} className="border-b border-line/70 last:border-0">
+                <th scope="row" className="px-4 py-2 font-medium">
+                  {s.name}
+                  {s.message && <span className="block text-[12px] font-normal text-soft">{s.message}</span>}
+                </th>
+                <td className="px-2">
+                  <State of={s.frozen ? "frozen" : s.status} />
+                </td>
+                <td className="px-2 font-mono text-[12.5px]">{s.revision || "–"}</td>
+                <td className="px-2 font-mono text-[12.5px]">{s.desiredRevision || "–"}</td>
+                <td className="px-4 text-soft">
+                  <Ago at={s.appliedAt} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+      {unhealthy.map((m) => (
+        <p key={m.module} className="border-t border-line px-4 py-2 text-bad">
+          the module {m.module} is unhealthy: {m.message}
+        </p>
+      ))}
+    </Card>
+  );
+}
+
+function Agent({ h }: { h: Host }) {
+  const allowed = h.ceiling ? [...(["exec", "shell", "files", "power"] as const).filter((k) => h.ceiling![k]), ...h.ceiling.modules.map((m) => `module ${m}`)] : [];
+  return (
+    <Card title="Agent">
+      <Facts
+        of={[
+          ["Id", <span key="id" className="font-mono text-[12.5px]">{h.id}</span>],
+          ["Version", h.agentVersion && <span className="font-mono text-[12.5px]">{`${h.agentVersion} (${h.channel})`}</span>],
+          ["Last seen", <Ago key="seen" at={h.lastSeenAt} />],
+          ["Enrolled", h.enrolledAt && <span><Ago at={h.enrolledAt} />{h.enrolledFrom && ` from ${h.enrolledFrom}`}</span>],
+          ["Token", h.tokenId && <span className="font-mono text-[12.5px]">{h.tokenId}</span>],
+          ["Identity key", h.keyFingerprint && <span className="font-mono text-[12px] break-all">{`generation ${h.keyGeneration}, ${h.keyFingerprint.slice(0, 24)}…`}</span>],
+          ["This host allows", h.agentVersion && (allowed.length ? allowed.join(", ") : "configuration only")],
+          ["Removed after", h.ephemeralTtl && `${formatDuration(seconds(h.ephemeralTtl) ?? 0)} offline`],
+          ["Known by", h.provider],
+          ["Address", h.address],
+        ]}
+      />
+    </Card>
+  );
+}
+
+function bytes(n: bigint): string {
+  const gib = Number(n) / 2 ** 30;
+  return gib >= 1 ? `${gib.toFixed(gib < 10 ? 1 : 0)} GiB` : `${Math.round(Number(n) / 2 ** 20)} MiB`;
+}
+
+function Machine({ h }: { h: Host }) {
+  const i = h.inventory;
+  return (
+    <Card title="Machine">
+      {!i ? (
+        <p className="text-soft">It has not said what it is.</p>
+      ) : (
+        <Facts
+          of={[
+            ["Host name", i.hostName],
+            ["System", i.osName],
+            ["Kernel", `${i.kernel} ${i.architecture}`],
+            ["Processors", i.cpus > 0 && `${i.cpus} × ${i.cpuModel}`],
+            ["Memory", i.memoryBytes > 0n && bytes(i.memoryBytes)],
+            ["Virtualisation", i.virtualisation],
+            ["Up for", h.uptime && formatDuration(Math.floor((seconds(h.uptime) ?? 0) / 60) * 60)],
+            ...i.disks.map((d): [string, string] => ["Disk", `${d.mount} ${d.device} ${d.fileSystem} ${bytes(d.sizeBytes)}`]),
+            ...i.addresses.map((a): [string, string] => ["Address", `${a.prefix} on ${a.interface}`]),
+          ]}
+        />
+      )}
+    </Card>
+  );
+}
+
+function Timeline({ id }: { id: string }) {
+  const { may } = useSession();
+  const entries = useQuery({ queryKey: ["audit", "target", id], enabled: may("audit.read"), queryFn: () => api.audit.listEntries({ target: id, page: { size: 30 } }) });
+  return (
+    <Card title="What was done" flush>
+      {!may("audit.read") ? (
+        <p className="px-4 py-3 text-soft">The audit log is not yours to read: it needs audit.read.</p>
+      ) : entries.error ? (
+        <div className="p-3">
+          <Problem error={entries.error} retry={() => void entries.refetch()} />
+        </div>
+      ) : entries.isPending ? (
+        <Waiting rows={3} />
+      ) : (
+        <ol className="max-h-96 divide-y divide-line/70 overflow-auto">
+          {entries.data.items.map((e) => (
+            <li key={e.id} className="grid grid-cols-[1fr_auto] gap-x-3 px-4 py-2">
+              <span className="min-w-0 truncate">
+                <span className="font-mono text-[12.5px]">{e.action}</span> <span className="text-soft">by {e.actor?.name || e.actor?.kind}</span>
+              </span>
+              <span className="text-[12px] text-soft">
+                <Ago at={e.at} />
+              </span>
+              {e.reason && <span className="col-span-2 text-[12px] text-soft wrap-anywhere">{e.reason}</span>}
+            </li>
+          ))}
+          {entries.data.items.length === 0 && <li className="px-4 py-3 text-soft">Nothing is recorded.</li>}
+        </ol>
+      )}
+    </Card>
+  );
+}
+
+function LabelDialog({ h, close }: { h: Host; close: () => void }) {
+  const queries = useQueryClient();
+  const forced = new Set(h.forcedLabels);
+  const [text, setText] = useState(
+    Object.entries(h.labels)
+      .filter(([k]) => !forced.has(k))
+      .map(([k, v]) => `${k}=${v}`)
+      .sort()
+      .join(" "),
+  );
+  const [error, setError] = useState<unknown>();
+  const [busy, setBusy] = useState(false);
+  const wanted = Object.fromEntries(
+    text
+      .split(/[\s,]+/)
+      .filter(Boolean)
+      .map((pair) => {
+        const at = pair.indexOf("=");
+        return at < 0 ? [pair, ""] : [pair.slice(0, at), pair.slice(at + 1)];
+      }),
+  ) as Record<string, string>;
+  const set = Object.fromEntries(Object.entries(wanted).filter(([k, v]) => h.labels[k] !== v));
+  const remove = Object.keys(h.labels).filter((k) => !(k in wanted) && !forced.has(k));
+  async function submit(e: FormEvent) {
+    e.preventDefault();
+    setBusy(true);
+    setError(undefined);
+    try {
+      queries.setQueryData(["hosts", "one", h.id], await api.hosts.labelHost({ host: h.id, set, remove }));
+      void queries.invalidateQueries({ queryKey: ["hosts", "list"] });
+      close();
+    } catch (problem) {
+      setError(problem);
+      setBusy(false);
+    }
+  }
+  const words = [...Object.entries(set).map(([k, v]) => `${k}=${v}`), ...remove.map((k) => `${k}-`)];
+  return (
+    <Dialog title={`Labels of ${h.name}`} open close={close}>
+      <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
+        <Field label="Labels" hint={forced.size ? `key=value, with spaces between. Forced by its token: ${[...forced].join(", ")}` : "key=value, with spaces between"}>
+          {(at) => <Input {...at} autoFocus value={text} onChange={(e) => setText(e.target.value)} placeholder="env=prod role=web" />}
+        </Field>
+        {words.length > 0 && <Command text={`loopback host label ${h.id} ${words.join(" ")}`} />}
+        {error !== undefined && <Problem error={error} />}
+        <div className="flex justify-end gap-2">
+          <Button onClick={close}>Cancel</Button>
+          <Button type="submit" kind="primary" busy={busy} disabled={words.length === 0}>
+            Save
+          </Button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}

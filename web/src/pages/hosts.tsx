@@ -1,0 +1,172 @@
+// Every host, found by one query, sorted and paged by the server. The address holds it all.
+import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, useNavigate } from "@tanstack/react-router";
+import { useCallback, useEffect, useMemo, useState } from "react";
+import { api } from "../api/client";
+import type { Host } from "../api/gen/loopback/v1/host_pb";
+import { paths } from "../app/paths";
+import { usePlace } from "../app/place";
+import { hostsRoute } from "../app/router";
+import { useSession } from "../app/session";
+import { Ago, Button, Card, Empty, Input, Labels, Page, Problem, Select, State, Waiting, buttonClass } from "../ui/basics";
+import { hostStates } from "../ui/states";
+import { Table, type Column } from "../ui/table";
+import { HostActs, type Act } from "./hostacts";
+
+const columns: Column<Host>[] = [
+  {
+    key: "name",
+    head: "Name",
+    width: "minmax(11rem,2fr)",
+    sort: "name",
+    cell: (h) => (
+      <Link to={paths.host(h.id) as never} search={((old: { in?: string }) => ({ in: old.in })) as never} className="font-medium hover:underline" title={h.name}>
+        {h.name}
+      </Link>
+    ),
+  },
+  { key: "state", head: "State", width: "9rem", sort: "state", cell: (h) => <State of={h.state} reason={h.reason} /> },
+  { key: "since", head: "Since", width: "6.5rem", sort: "since", narrow: "hide", cell: (h) => <Ago at={h.since} /> },
+  { key: "reason", head: "Reason", width: "minmax(8rem,2fr)", narrow: "hide", cell: (h) => <span className="text-soft" title={h.reason}>{h.reason}</span> },
+  { key: "labels", head: "Labels", width: "minmax(8rem,2fr)", narrow: "hide", cell: (h) => <Labels of={h.labels} /> },
+  { key: "version", head: "Agent", width: "6rem", sort: "agent_version", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.agentVersion}</span> },
+  { key: "os", head: "System", width: "minmax(8rem,1fr)", narrow: "hide", cell: (h) => <span className="text-soft">{h.inventory?.osName}</span> },
+];
+
+export function HostList() {
+  const search = hostsRoute.useSearch();
+  const navigate = useNavigate();
+  const queries = useQueryClient();
+  const { workspace, place } = usePlace();
+  const { why } = useSession();
+  const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
+  const [act, setAct] = useState<Act>();
+  const order = search.sort ?? "name";
+  const state = search.state ?? "";
+  const query = search.q ?? "";
+  const set = useCallback((change: Record<string, string | undefined>) => void navigate({ to: ".", search: ((old: object) => ({ ...old, ...change })) as never, replace: true }), [navigate]);
+  const list = useInfiniteQuery({
+    queryKey: ["hosts", "list", workspace, query, state, order],
+    queryFn: ({ pageParam, signal }) => api.hosts.listHosts({ workspace, query, states: state ? [state] : [], orderBy: order, page: { size: 200, token: pageParam } }, { signal }),
+    initialPageParam: "",
+    getNextPageParam: (last) => last.nextPageToken || undefined,
+    placeholderData: (old) => old,
+    retry: false,
+  });
+  const rows = useMemo(() => list.data?.pages.flatMap((p) => p.items) ?? [], [list.data]);
+  const total = Number(list.data?.pages[0]?.total ?? 0);
+  const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
+  const more = useCallback(() => {
+    if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
+  }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
+  useEffect(() => setSelected(new Set()), [workspace, query, state]);
+  const chosen = rows.filter((h) => selected.has(h.id));
+  const filtered = query !== "" || state !== "";
+  return (
+    <Page
+      title="Hosts"
+      about={`${total.toLocaleString()} ${filtered ? "match" : total === 1 ? "host" : "hosts"}${place ? ` in ${place.path}` : ""}`}
+      actions={
+        <Link to={paths.enrol} search={((old: { in?: string }) => ({ in: old.in })) as never} className={buttonClass("primary")}>
+          Enrol a host
+        </Link>
+      }
+    >
+      <div className="flex flex-wrap gap-2">
+        <QueryBox value={query} set={(q) => set({ q: q || undefined })} />
+        <Select aria-label="state" value={state} onChange={(e) => set({ state: e.target.value || undefined })} className="w-44!">
+          <option value="">All but removed</option>
+          {hostStates.map((s) => (
+            <option key={s} value={s}>
+              {s}
+            </option>
+          ))}
+        </Select>
+      </div>
+      {list.error && <Problem error={list.error} retry={() => void list.refetch()} />}
+      {selected.size > 0 && (
+        <div role="toolbar" aria-label="selected hosts" className="flex flex-wrap items-center gap-2 rounded-lg border border-accent/40 bg-accent-wash px-3 py-2">
+          <span className="font-medium">{selected.size} selected</span>
+          <Button why={why("hosts.approve")} disabled={!chosen.some((h) => h.state === "pending")} onClick={() => setAct("approve")}>
+            Approve
+          </Button>
+          <Button why={why("hosts.quarantine")} onClick={() => setAct("quarantine")}>
+            Quarantine
+          </Button>
+          <Button why={why("hosts.release")} disabled={!chosen.some((h) => h.state === "quarantined")} onClick={() => setAct("release")}>
+            Release
+          </Button>
+          <Button kind="danger" why={why("hosts.remove")} onClick={() => setAct("remove")}>
+            Remove
+          </Button>
+          <Button kind="quiet" onClick={() => setSelected(new Set())}>
+            Clear
+          </Button>
+        </div>
+      )}
+      <Card flush>
+        {list.isPending ? (
+          <Waiting rows={10} />
+        ) : (
+          <Table
+            label="hosts"
+            columns={columns}
+            rows={rows}
+            id={(h) => h.id}
+            total={total}
+            order={order}
+            setOrder={(o) => set({ sort: o === "name" ? undefined : o })}
+            open={(h) => void navigate({ to: paths.host(h.id) as never, search: ((old: { in?: string }) => ({ in: old.in })) as never })}
+            selected={selected}
+            toggle={(id) =>
+              setSelected((old) => {
+                const now = new Set(old);
+                if (!now.delete(id)) now.add(id);
+                return now;
+              })
+            }
+            toggleAll={() => setSelected((old) => (rows.every((r) => old.has(r.id)) ? new Set() : new Set(rows.map((r) => r.id))))}
+            more={more}
+            empty={
+              filtered ? (
+                <Empty title="No host matches">
+                  <Button onClick={() => set({ q: undefined, state: undefined })}>Show all hosts</Button>
+                </Empty>
+              ) : (
+                <Empty title="No host yet">
+                  <p>Mint a token, run one command on a server, and it appears here.</p>
+                </Empty>
+              )
+            }
+          />
+        )}
+      </Card>
+      {act && (
+        <HostActs
+          act={act}
+          hosts={chosen}
+          close={() => {
+            setAct(undefined);
+            void queries.invalidateQueries({ queryKey: ["hosts"] });
+          }}
+        />
+      )}
+    </Page>
+  );
+}
+
+/** What is typed is asked for after a short rest; the address follows, so that it can be sent to somebody. */
+function QueryBox({ value, set }: { value: string; set: (q: string) => void }) {
+  const [text, setText] = useState(value);
+  useEffect(() => setText(value), [value]);
+  useEffect(() => {
+    if (text.trim() === value) return;
+    const timer = setTimeout(() => set(text.trim()), 250);
+    return () => clearTimeout(timer);
+  }, [text, value, set]);
+  return (
+    <div className="min-w-56 flex-1">
+      <Input type="search" aria-label="query" placeholder="web and state in (offline, degraded) and not label.env=prod" title="Fields: name, id, state, reason, version, channel, provider, address, label.KEY. Signs: = != ~ !~ in (…), and, or, not." value={text} onChange={(e) => setText(e.target.value)} />
+    </div>
+  );
+}

@@ -1,0 +1,114 @@
+// Long work, with its steps.
+import { useQueryClient } from "@tanstack/react-query";
+import { Link, useNavigate, useSearch } from "@tanstack/react-router";
+import { useEffect, useState } from "react";
+import { api } from "../api/client";
+import type { Operation } from "../api/gen/loopback/v1/operation_pb";
+import { usePages } from "../app/list";
+import { paths } from "../app/paths";
+import { usePlace } from "../app/place";
+import { useSession } from "../app/session";
+import { Ago, Button, Card, Dialog, Empty, Facts, Page, Problem, Select, State, Waiting } from "../ui/basics";
+import { Table, type Column } from "../ui/table";
+
+const ended = new Set(["succeeded", "failed", "cancelled"]);
+
+export function Operations() {
+  const { workspace } = usePlace();
+  const queries = useQueryClient();
+  const search = useSearch({ strict: false }) as { state?: string };
+  const navigate = useNavigate();
+  const [open, setOpen] = useState<string>();
+  const state = search.state ?? "";
+  const list = usePages(["operations", workspace, state], (token) => api.operations.listOperations({ workspace, states: state ? [state] : [], page: { size: 100, token } }));
+  const running = list.rows.find((o) => !ended.has(o.state))?.id;
+  // One that is under way is waited for, not asked after.
+  useEffect(() => {
+    if (!running) return;
+    const stop = new AbortController();
+    api.operations
+      .waitOperation({ operation: running }, { signal: stop.signal })
+      .then(() => queries.invalidateQueries({ queryKey: ["operations"] }))
+      .catch(() => undefined);
+    return () => stop.abort();
+  }, [running, queries]);
+  const columns: Column<Operation>[] = [
+    {
+      key: "kind",
+      head: "Work",
+      width: "minmax(10rem,1fr)",
+      cell: (o) => (
+        <button type="button" className="font-mono text-[12.5px] hover:underline" onClick={() => setOpen(o.id)}>
+          {o.name}
+        </button>
+      ),
+    },
+    { key: "state", head: "State", width: "8rem", cell: (o) => <State of={o.state} /> },
+    { key: "progress", head: "Progress", width: "6rem", cell: (o) => <span className="tabular-nums">{`${Math.round(o.progress * 100)} %`}</span> },
+    { key: "target", head: "On", width: "minmax(10rem,2fr)", narrow: "hide", cell: (o) => (o.target.startsWith("hst_") ? <Link to={paths.host(o.target) as never} className="font-mono text-[12.5px] hover:underline">{o.target}</Link> : <span className="font-mono text-[12.5px]">{o.target}</span>) },
+    { key: "asked", head: "Asked", width: "7rem", narrow: "hide", cell: (o) => <Ago at={o.createdAt} /> },
+  ];
+  const shown = list.rows.find((o) => o.id === open);
+  return (
+    <Page title="Operations" about="Work that takes a while. It goes on through a restart of the control plane.">
+      <Select aria-label="state" value={state} onChange={(e) => void navigate({ to: ".", search: ((old: object) => ({ ...old, state: e.target.value || undefined })) as never, replace: true })} className="w-40!">
+        <option value="">All states</option>
+        {["pending", "running", "succeeded", "failed", "cancelled"].map((s) => (
+          <option key={s}>{s}</option>
+        ))}
+      </Select>
+      {list.error && <Problem error={list.error} retry={list.again} />}
+      <Card flush>{list.pending ? <Waiting /> : <Table label="operations" columns={columns} rows={list.rows} id={(o) => o.id} more={list.more} open={(o) => setOpen(o.id)} empty={<Empty title="No operation">{<p>Removing or quarantining a host, and revoking a token with its hosts, appear here.</p>}</Empty>} />}</Card>
+      {shown && <OperationDialog o={shown} close={() => setOpen(undefined)} />}
+    </Page>
+  );
+}
+
+function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
+  const { why } = useSession();
+  const queries = useQueryClient();
+  const [error, setError] = useState<unknown>();
+  return (
+    <Dialog title={o.name} open close={close}>
+      <Facts
+        of={[
+          ["State", <State key="s" of={o.state} />],
+          ["Id", <span key="i" className="font-mono text-[12.5px]">{o.id}</span>],
+          ["On", <span key="t" className="font-mono text-[12.5px]">{o.target}</span>],
+          ["Asked", <Ago key="a" at={o.createdAt} />],
+          ["Ended", o.endedAt && <Ago key="e" at={o.endedAt} />],
+          ["Failed because", o.error && `${o.error.message} (${o.error.code})`],
+        ]}
+      />
+      <ol className="divide-y divide-line/70 rounded-md border border-line">
+        {o.steps.map((s) => (
+          <li key={s.name} className="px-3 py-1.5">
+            <span className="flex items-center gap-2">
+              <span className="min-w-0 flex-1">{s.name}</span>
+              <State of={s.state} />
+            </span>
+            {s.message && <span className="text-[12px] text-soft">{s.message}</span>}
+          </li>
+        ))}
+      </ol>
+      {error !== undefined && <Problem error={error} />}
+      <div className="flex justify-end gap-2">
+        <Button onClick={close}>Close</Button>
+        {!ended.has(o.state) && (
+          <Button
+            kind="danger"
+            why={why("operations.cancel")}
+            onClick={() =>
+              void api.operations
+                .cancelOperation({ operation: o.id })
+                .then(() => queries.invalidateQueries({ queryKey: ["operations"] }))
+                .catch(setError)
+            }
+          >
+            Cancel it
+          </Button>
+        )}
+      </div>
+    </Dialog>
+  );
+}

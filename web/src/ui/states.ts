@@ -1,0 +1,41 @@
+// How states look: a colour and a shape each, so that colour is never the only difference.
+export interface Look {
+  tone: string; // a text colour
+  shape: "dot" | "ring" | "half" | "bar" | "cross" | "busy";
+  means: string;
+}
+
+export const hostStates = ["managed", "degraded", "updating", "enrolling", "pending", "offline", "quarantined", "unmanaged", "removed"] as const;
+
+const looks: Record<string, Look> = {
+  managed: { tone: "text-good", shape: "dot", means: "linked, everything applied, all healthy" },
+  degraded: { tone: "text-warn", shape: "half", means: "linked, but a section failed or a module is unhealthy" },
+  updating: { tone: "text-busy", shape: "busy", means: "its agent is being replaced; this ends by itself" },
+  enrolling: { tone: "text-busy", shape: "busy", means: "enrolled, has not applied its first configuration" },
+  pending: { tone: "text-odd", shape: "ring", means: "enrolled, waits for somebody to approve it" },
+  offline: { tone: "text-bad", shape: "cross", means: "its link is gone for longer than allowed" },
+  quarantined: { tone: "text-warn", shape: "bar", means: "linked, but receives nothing and may do nothing" },
+  unmanaged: { tone: "text-soft", shape: "ring", means: "in the inventory, no agent" },
+  removed: { tone: "text-soft", shape: "cross", means: "taken out for good" },
+
+  active: { tone: "text-good", shape: "dot", means: "can be used" },
+  exhausted: { tone: "text-soft", shape: "half", means: "all its uses are spent" },
+  expired: { tone: "text-soft", shape: "ring", means: "its time is over" },
+  revoked: { tone: "text-bad", shape: "cross", means: "ended by somebody" },
+
+  applied: { tone: "text-good", shape: "dot", means: "the host has it" },
+  failed: { tone: "text-bad", shape: "cross", means: "the host could not" },
+  frozen: { tone: "text-warn", shape: "bar", means: "the host is ahead: somebody decides who wins" },
+
+  running: { tone: "text-busy", shape: "busy", means: "under way" },
+  succeeded: { tone: "text-good", shape: "dot", means: "done" },
+  cancelled: { tone: "text-soft", shape: "bar", means: "ended by somebody" },
+  done: { tone: "text-good", shape: "dot", means: "carried out" },
+  refused: { tone: "text-bad", shape: "cross", means: "not allowed" },
+};
+
+const unknown: Look = { tone: "text-soft", shape: "ring", means: "" };
+
+export function lookOf(state: string): Look {
+  return looks[state] ?? unknown;
+}

@@ -1,0 +1,14 @@
+import react from "@vitejs/plugin-react";
+import tailwindcss from "@tailwindcss/vite";
+import { loadEnv } from "vite";
+import { defineConfig } from "vitest/config";
+
+// In development the API comes from a loopbackd: LOOPBACK_URL=https://localhost:8443 npx vite
+const api = loadEnv("", ".", "LOOPBACK_").LOOPBACK_URL ?? "https://localhost:8443";
+
+export default defineConfig({
+  plugins: [react(), tailwindcss()],
+  build: { target: "es2022", sourcemap: false, assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: true },
+  server: { proxy: Object.fromEntries(["/api", "/session"].map((p) => [p, { target: api, secure: false }])) },
+  test: { include: ["src/**/*.test.{ts,tsx}"] },
+});
