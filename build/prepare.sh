@@ -2,7 +2,7 @@
 # Installs the Debian packages that the demo and the tests use, where they are missing. Needs root only for that.
 set -eu
 
-packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables openssl postgresql procps shellcheck systemd-container util-linux
+packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables openssl postgresql procps prometheus shellcheck systemd-container util-linux
 fonts-dejavu-core gcc libc6-dev busybox'
 
 missing=
@@ -25,6 +25,13 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 	mkdir -p /etc/postgresql-common
 	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
+# Of prometheus only promtool is used: its service is masked before the package would start it.
+case $missing in
+*prometheus*)
+	mkdir -p /etc/systemd/system
+	[ -e /etc/systemd/system/prometheus.service ] || ln -s /dev/null /etc/systemd/system/prometheus.service
+	;;
+esac
 log=$(mktemp)
 # shellcheck disable=SC2086 # a list of words
 { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1 || {

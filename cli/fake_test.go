@@ -38,7 +38,7 @@ type controlPlane struct {
 	settings   *pb.AgentSettings
 	code       string // bootstrap code that is still good
 	failWith   *fault.Error
-	failTimes  int // so often, then no more; 0: for ever
+	failTimes  int                 // so often, then no more; 0: for ever
 	step       func(*pb.Operation) // what becomes of an operation each time that it is waited for; nil: it succeeds
 	changed    chan struct{}
 	watched    chan struct{} // closed once somebody watches

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/storage"
 )
@@ -77,6 +78,16 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.dataInodes = gauge("data_free_inodes", "Inodes left on the file system of the data folder.")
 	m.certificates = gauges("certificate_expiry_timestamp_seconds", "When a certificate ceases to be valid.", "certificate")
 	m.releases = gauges("release_metadata_expiry_timestamp_seconds", "When signed release metadata expires, by role.", "role")
+	// Known from the start: a rate over what appears with its first event misses that event.
+	for _, l := range []string{limit.SourceRate, limit.CallerRate, limit.Calls, limit.Streams} {
+		m.refused.WithLabelValues(l)
+	}
+	for _, why := range []string{slowSender, slowReader, connections} {
+		m.cuts.WithLabelValues(why)
+	}
+	for _, code := range []string{"database_full", "database_locked", "database_read_only", "database_failing", "database_corrupt", "database_unreachable"} {
+		m.errors.WithLabelValues(code)
+	}
 	m.backup = gauge("backup_timestamp_seconds", "When the last backup was finished; 0: never.")
 	return m
 }
