@@ -98,6 +98,9 @@ func (c *Certificates) TLS() *tls.Config {
 	}
 }
 
+// CA is the local CA's certificate; nil when the certificate was given.
+func (c *Certificates) CA() *x509.Certificate { return c.ca }
+
 // CAPEM is the local CA's certificate as PEM; empty when the certificate was given.
 func (c *Certificates) CAPEM() []byte {
 	if c.ca == nil {
