@@ -53,7 +53,7 @@ func (a *app) watch(ctx context.Context, s *api, q *pb.WatchHostsRequest, seen f
 			}
 			away = err
 		}
-		if !pause(ctx) {
+		if !pause(ctx, away) {
 			return away
 		}
 	}
