@@ -2,7 +2,7 @@
 # Installs the Debian packages that the demo and the tests use, where they are missing. Needs root only for that.
 set -eu
 
-packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps shellcheck squid systemd-container util-linux
+packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps prometheus shellcheck squid systemd-container util-linux
 fonts-dejavu-core gcc libc6-dev busybox'
 
 missing=
@@ -25,7 +25,8 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 	mkdir -p /etc/postgresql-common
 	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
-# Nor are nginx and squid to start now: tests start their own.
+# Nor are nginx, squid and prometheus to start, now or at the next boot: tests start their own, and of prometheus they use
+# promtool alone.
 policy=/usr/sbin/policy-rc.d
 if [ -e $policy ]; then policy=; else printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy; fi
 trap '[ -z "$policy" ] || rm -f "$policy"' EXIT
@@ -37,3 +38,6 @@ log=$(mktemp)
 	exit 1
 }
 rm -f "$log"
+for service in nginx squid prometheus; do
+	case $missing in *" $service"*) systemctl disable "$service" >/dev/null 2>&1 || true ;; esac
+done

@@ -93,7 +93,7 @@ func (a *app) auditTail() *cobra.Command {
 					return err
 				}
 			}
-			pause(ctx)
+			pause(ctx, err)
 		}
 	})}
 	auditFilters(c, q)

@@ -78,7 +78,7 @@ type app struct {
 	flags     struct {
 		context, url, keyFile, caFile, workspace, output string
 		timeout                                          time.Duration
-		yes                                              bool
+		yes, verbose                                     bool
 	}
 	api *api // once dialled
 }
@@ -106,6 +106,14 @@ func (a *app) report(err error) int {
 		message = e.Error()
 	}
 	a.complain(message, e.Hint)
+	if a.flags.verbose {
+		fmt.Fprintf(a.Err, "code: %s\n", clean(e.Code))
+		if a.api != nil {
+			if id := a.api.caller.failed.Load(); id != nil {
+				fmt.Fprintf(a.Err, "request: %s\n", clean(*id))
+			}
+		}
+	}
 	return e.Kind.ExitCode()
 }
 
@@ -151,6 +159,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 	f.StringVarP(&a.flags.output, "output", "o", "table", "`FORMAT`: table, json or yaml")
 	f.DurationVar(&a.flags.timeout, "timeout", 0, "give up after this long (default: 1m; waiting and watching have none)")
 	f.BoolVarP(&a.flags.yes, "yes", "y", false, "do not ask before what cannot be undone")
+	f.BoolVarP(&a.flags.verbose, "verbose", "v", false, "with an error, show its code and the request's id, which is in the control plane's log and audit")
 	root.SetUsageFunc(writeUsage)
 	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND…]", Short: "Show the help of a command", RunE: func(c *cobra.Command, words []string) error {
 		about, rest, err := c.Root().Find(words)

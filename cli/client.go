@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -24,6 +25,7 @@ type api struct {
 	account
 	timeout       time.Duration // of --timeout; 0: none was given
 	http          *http.Client
+	caller        *caller
 	organisations loopbackv1connect.OrganisationServiceClient
 	projects      loopbackv1connect.ProjectServiceClient
 	workspaces    loopbackv1connect.WorkspaceServiceClient
@@ -50,6 +52,9 @@ func (a *app) dial() (*api, error) {
 		return nil, err
 	}
 	a.api.timeout = a.flags.timeout
+	a.api.caller.told = func(wait time.Duration, why error) {
+		a.hint("%s; trying again in %s", a.api.explain(why), wait.Round(100*time.Millisecond))
+	}
 	return a.api, nil
 }
 
@@ -68,10 +73,11 @@ func newAPI(s account, version string) (*api, error) {
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 20 * time.Second}).DialContext,
 	}}
-	o := connect.WithInterceptors(&caller{key: s.APIKey, agent: "loopback/" + version})
+	sign := &caller{key: s.APIKey, agent: "loopback/" + version, told: func(time.Duration, error) {}}
+	o := connect.WithInterceptors(sign)
 	u := s.URL + "/api"
 	return &api{
-		account: s, http: c,
+		account: s, http: c, caller: sign,
 		organisations: loopbackv1connect.NewOrganisationServiceClient(c, u, o),
 		projects:      loopbackv1connect.NewProjectServiceClient(c, u, o),
 		workspaces:    loopbackv1connect.NewWorkspaceServiceClient(c, u, o),
@@ -126,9 +132,13 @@ func passing(err error) bool {
 	return e.Kind == fault.Unavailable || e.Kind == fault.Timeout || e.Kind == fault.Canceled || e.Kind == fault.Exhausted
 }
 
-// pause waits before the control plane is asked again; false where ctx ended.
-func pause(ctx context.Context) bool {
-	t := time.NewTimer(retry)
+// pause waits before the control plane is asked again, for as long as it asked to where it did; false where ctx ended.
+func pause(ctx context.Context, why error) bool {
+	wait := retry
+	if why != nil {
+		wait = max(wait, fault.Of(why).RetryAfter)
+	}
+	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -152,8 +162,12 @@ func call[Q, A any](ctx context.Context, s *api, method func(context.Context, *c
 	return r.Msg, nil
 }
 
-// caller signs requests.
-type caller struct{ key, agent string }
+// caller signs requests, and makes those again that the control plane asks to.
+type caller struct {
+	key, agent string
+	told       func(wait time.Duration, why error)
+	failed     atomic.Pointer[string] // request id of the last call that failed
+}
 
 func (c *caller) sign(h http.Header) {
 	if c.key != "" {
@@ -165,7 +179,12 @@ func (c *caller) sign(h http.Header) {
 func (c *caller) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		c.sign(r.Header())
-		return next(ctx, r)
+		var answer connect.AnyResponse
+		err := politely(ctx, r.Spec(), c.told, func() (err error) {
+			answer, err = next(ctx, r)
+			return err
+		})
+		return answer, err
 	}
 }
 
@@ -198,6 +217,7 @@ func (c *api) explain(err error) error {
 			continue
 		}
 		e.Code, e.Hint, e.RetryAfter = detail.Code, detail.Hint, detail.RetryAfter.AsDuration()
+		c.caller.failed.Store(&detail.RequestId)
 		for _, f := range detail.Violations {
 			e.Violations = append(e.Violations, fault.Violation{Field: f.Field, Message: f.Message})
 		}

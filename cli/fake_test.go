@@ -18,6 +18,7 @@ import (
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
@@ -37,6 +38,7 @@ type controlPlane struct {
 	settings   *pb.AgentSettings
 	code       string // bootstrap code that is still good
 	failWith   *fault.Error
+	failTimes  int                 // so often, then no more; 0: for ever
 	step       func(*pb.Operation) // what becomes of an operation each time that it is waited for; nil: it succeeds
 	changed    chan struct{}
 	watched    chan struct{} // closed once somebody watches
@@ -153,7 +155,10 @@ func refuse(f *fault.Error) error {
 		panic(err)
 	}
 	e := connect.NewError(code, fmt.Errorf("%s", f.Message))
-	d := &pb.ErrorDetail{Code: f.Code, Hint: f.Hint}
+	d := &pb.ErrorDetail{Code: f.Code, Hint: f.Hint, RequestId: "req_fake"}
+	if f.RetryAfter > 0 {
+		d.RetryAfter = durationpb.New(f.RetryAfter)
+	}
 	for _, v := range f.Violations {
 		d.Violations = append(d.Violations, &pb.FieldViolation{Field: v.Field, Message: v.Message})
 	}
@@ -182,7 +187,11 @@ func (g guard) check(h http.Header, procedure string) error {
 		return refuse(fault.New(fault.Unauthenticated, "unauthenticated", "you are not signed in").WithHint("loopback login URL"))
 	}
 	if g.p.failWith != nil {
-		return refuse(g.p.failWith)
+		f := g.p.failWith
+		if g.p.failTimes--; g.p.failTimes == 0 {
+			g.p.failWith = nil
+		}
+		return refuse(f)
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func (a *app) follow(ctx context.Context, s *api, o *pb.Operation) (*pb.Operatio
 				a.hint("%s; trying again", oneLine(err.Error()))
 			}
 			away = true
-			if pause(ctx) {
+			if pause(ctx, err) {
 				continue
 			}
 		}

@@ -40,6 +40,9 @@ func (a *app) watch(ctx context.Context, s *api, q *pb.WatchHostsRequest, seen f
 			}
 			_ = stream.Close() // its error is the one that is known
 		}
+		if _, bounded := ctx.Deadline(); bounded && connect.CodeOf(err) == connect.CodeDeadlineExceeded {
+			<-ctx.Done() // the control plane is told of it, and was a moment earlier
+		}
 		if ctx.Err() != nil {
 			return away
 		}
@@ -53,7 +56,7 @@ func (a *app) watch(ctx context.Context, s *api, q *pb.WatchHostsRequest, seen f
 			}
 			away = err
 		}
-		if !pause(ctx) {
+		if !pause(ctx, away) {
 			return away
 		}
 	}
@@ -240,7 +243,7 @@ Ends with exit code 7 where --timeout passes first, and says which hosts are not
 			}
 			ctx, cancel := s.deadline(ctx, true)
 			defer cancel()
-			synced, done := false, false
+			synced, heard, done := false, false, false
 			w.seen = map[string]*pb.Host{}
 			err := a.watch(ctx, s, &pb.WatchHostsRequest{Workspace: s.Workspace, Selector: selector}, func(r *pb.WatchHostsResponse) (bool, error) {
 				switch change := r.GetChanged(); {
@@ -253,7 +256,7 @@ Ends with exit code 7 where --timeout passes first, and says which hosts are not
 					}
 					w.seen[h.Id] = h
 				case r.GetSynced() != nil:
-					synced = true
+					synced, heard = true, true
 					if w.state == string(host.Removed) { // a watch shows hosts that are there
 						if err := w.addRemoved(ctx, s, selector); err != nil {
 							return false, err
@@ -271,7 +274,10 @@ Ends with exit code 7 where --timeout passes first, and says which hosts are not
 			case done:
 			case errors.Is(ctx.Err(), context.Canceled):
 				return fault.Of(context.Canceled)
-			case ctx.Err() != nil && err == nil:
+			case ctx.Err() != nil && !heard:
+				return fault.New(fault.Timeout, "timeout", "the control plane did not say in time which hosts there are").
+					WithHint("give it longer, with --timeout; see whether it answers: loopback whoami")
+			case ctx.Err() != nil:
 				return fault.New(fault.Timeout, "timeout", "not %s yet: %s", w.state, some(w.missing())).WithHint("loopback host show HOST says why")
 			default:
 				return err

@@ -165,9 +165,9 @@ func TestWaitSaysWhatIsMissing(t *testing.T) {
 	p := new(controlPlane).start(t)
 	x := sit(t, p)
 	p.put(hostIn("web-1", "managed"), hostIn("web-2", "pending"), &pb.Host{Name: "db-1", State: "managed", Labels: map[string]string{"role": "db"}})
-	x.fails(7, "not managed yet: web-2 is pending, web-9 is not there", "host show", "host", "wait", "web-9", "web-1", "web-2", "--timeout", "300ms")
-	x.fails(7, "not managed yet: 2 more must come", "host show", "host", "wait", "-l", "role=db", "--count", "3", "--timeout", "300ms")
-	x.fails(7, "not managed yet: web-2 is pending", "host show", "host", "wait", "-l", "!absent", "--timeout", "300ms")
+	x.fails(7, "not managed yet: web-2 is pending, web-9 is not there", "host show", "host", "wait", "web-9", "web-1", "web-2", "--timeout", "2s")
+	x.fails(7, "not managed yet: 2 more must come", "host show", "host", "wait", "-l", "role=db", "--count", "3", "--timeout", "2s")
+	x.fails(7, "not managed yet: web-2 is pending", "host show", "host", "wait", "-l", "!absent", "--timeout", "2s")
 	if out := x.ok("host", "wait", "-l", "role=db", "--count", "1", "--timeout", "10s"); !strings.Contains(out, "db-1") {
 		t.Errorf("got %q, want db-1", out)
 	}
@@ -175,7 +175,7 @@ func TestWaitSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("got %q, want web-2", out)
 	}
 	p.stop()
-	if r := x.run("host", "wait", "web-1", "--timeout", "300ms"); r.code != 7 || !strings.Contains(r.err, "cannot be reached") {
+	if r := x.run("host", "wait", "web-1", "--timeout", "2s"); r.code != 7 || !strings.Contains(r.err, "cannot be reached") {
 		t.Errorf("with no control plane got %+v, want exit code 7 and why", r)
 	}
 }

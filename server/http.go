@@ -8,11 +8,10 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/loopbackd/loopback/fault"
@@ -36,24 +35,40 @@ func (s *Server) handler() http.Handler {
 		Settings:      rpc.Settings{Service: s.settings},
 		Tokens:        rpc.Tokens{Service: s.tokens},
 		Workspaces:    rpc.Workspaces{Service: s.tenants},
-	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.observeCalls(), Stopping: s.stopping})
+	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Stopping: s.stopping})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
-	mux.Handle("/session", s.sessions)
-	description := http.StripPrefix("/api", openapi.Handler())
+	mux.Handle("/session", s.anonymous(s.sessions))
+	description := s.anonymous(http.StripPrefix("/api", openapi.Handler()))
 	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {
 		mux.Handle(file, description)
 	}
-	mux.Handle("/install.sh", s.install)
-	mux.Handle("/dl/", s.releases)
-	mux.HandleFunc("/agent/v1/link", s.wire.ServeLink)
-	mux.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
+	mux.Handle("/install.sh", s.anonymous(s.install))
+	mux.Handle("/dl/", s.anonymous(s.releases))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("/", console.Handler(web.Files()))
+	mux.Handle("/", s.anonymous(console.Handler(web.Files())))
+	// Agents' links bring patience of their own.
+	all := http.NewServeMux()
+	all.HandleFunc("/agent/v1/link", s.wire.ServeLink)
+	all.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
+	all.Handle("/", patient{s.options.Settings.Limits.ReadTimeout, s.options.Settings.Limits.WriteTimeout, s.meters.cut}.handler(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
-		mux.ServeHTTP(w, r)
+		all.ServeHTTP(w, r)
+	})
+}
+
+// anonymous serves what needs no key, to each source at the pace that strangers are held to.
+func (s *Server) anonymous(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.limits.Take(s.address(r)); err != nil {
+			f := fault.Of(err)
+			w.Header().Set("Retry-After", strconv.Itoa(int(f.RetryAfter.Seconds())))
+			plain(w, http.StatusTooManyRequests, f.Message)
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -105,18 +120,6 @@ func (s *Server) address(r *http.Request) netip.Addr {
 	return from
 }
 
-// observeCalls counts calls and their duration by method and code.
-func (s *Server) observeCalls() func(rpc.Call) {
-	durations := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: "loopback", Subsystem: "api", Name: "call_duration_seconds", Help: "Duration of API calls by method and code.",
-		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-	}, []string{"method", "code"})
-	s.options.Registry.MustRegister(durations)
-	return func(c rpc.Call) {
-		durations.WithLabelValues(c.Procedure, c.Code).Observe(c.Duration.Seconds())
-	}
-}
-
 type metricsServer struct {
 	server   *http.Server
 	listener net.Listener
@@ -132,8 +135,7 @@ func (s *Server) metricsServer() (*metricsServer, error) {
 		return nil, fault.New(fault.Unavailable, "listen_failed", "the address %s for metrics cannot be listened on", s.options.Settings.MetricsListen).WithCause(err).
 			WithHint("choose another with --metrics-listen, or off")
 	}
-	s.options.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "loopback", Name: "info", Help: "1, with the version.", ConstLabels: prometheus.Labels{"version": s.options.Version}}, func() float64 { return 1 }))
+	s.meters.process(s.options.Version, s.replica)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.options.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/debug/pprof/", pprof.Index)

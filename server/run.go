@@ -72,6 +72,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping releases fresh", s.releases.Run)
 	work("dropping old changes", func(ctx context.Context) error { return feed.Prune(ctx, s.db, s.options.Clock, s.log) })
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
+	work("looking at vital signs", s.keepVitals)
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
 	if err := s.hear(); err != nil {
 		failed <- wrap("listening to replicas", err)
@@ -146,6 +147,7 @@ func (s *Server) httpServer() *http.Server {
 		Handler: s.handler(), TLSConfig: s.certs.TLS(),
 		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		ErrorLog: quietLog(s.log),
+		ErrorLog:  quietLog(s.log),
+		ConnState: newDoors(s.options.Settings.Limits.SourceConnections, s.options.Settings.Proxies(), s.meters.cut).state,
 	}
 }

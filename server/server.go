@@ -35,6 +35,7 @@ import (
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/keys"
+	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/server/operation"
 	"github.com/loopbackd/loopback/server/release"
@@ -63,6 +64,8 @@ type Server struct {
 	options Options
 	log     *slog.Logger
 	replica string
+	meters  *meters
+	limits  *limit.Limiter
 
 	keys  *keys.Keys
 	certs *keys.Certificates
@@ -107,6 +110,11 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s := &Server{options: o, log: o.Logger, replica: "replica-1", stopping: make(chan struct{})}
 	set := o.Settings
+	s.meters = newMeters(o.Registry)
+	s.limits = limit.New(limit.Options{
+		SourceRate: set.Limits.SourceRate, CallerRate: set.Limits.CallerRate, Calls: set.Limits.Calls, CallerCalls: set.Limits.CallerCalls,
+		Streams: set.Limits.Streams, CallerStreams: set.Limits.CallerStreams, Refused: s.meters.refuse,
+	})
 	if s.keys, err = keys.Open(filepath.Join(set.DataDir, "keys"), o.Clock()); err != nil {
 		return nil, err
 	}
@@ -118,7 +126,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.db, err = storage.Open(ctx, storage.Options{URL: set.Database, Clock: o.Clock, Logger: o.Logger}); err != nil {
+	if s.db, err = storage.Open(ctx, storage.Options{URL: set.Database, Clock: o.Clock, Logger: o.Logger, Watch: s.meters.storage()}); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -136,6 +144,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.follower = feed.NewFollower(feed.Options{Source: changes{s.db, s.bus, o.Logger}, Logger: o.Logger})
+	s.meters.watch(s)
 	return s, s.tenants.EnsureDefault(access.WithActor(ctx, access.Actor{Kind: access.System, ID: "system", Name: "first start"}))
 }
 

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/loopbackd/loopback/server"
 	"github.com/loopbackd/loopback/server/backup"
 	"github.com/loopbackd/loopback/server/config"
+	"github.com/loopbackd/loopback/server/doctor"
 )
 
 // version is set by the build.
@@ -68,7 +70,7 @@ func Command(out, errs io.Writer) *cobra.Command {
 	root.SetOut(out)
 	root.SetErr(errs)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(serveCommand(errs), checkCommand(out), backupCommand(errs), restoreCommand(errs),
+	root.AddCommand(serveCommand(errs), checkCommand(out), doctorCommand(out), backupCommand(errs), restoreCommand(errs),
 		&cobra.Command{Use: "version", Short: "Show the version of this program", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(out, "loopbackd "+version)
 			return err
@@ -145,7 +147,8 @@ func lock(dir string) (unlock func(), err error) {
 	}
 	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fault.New(fault.Unavailable, "data_folder_unusable", "the data folder %s cannot be used", dir).WithCause(err)
+		return nil, fault.New(fault.Unavailable, "data_folder_unusable", "the data folder %s cannot be used", dir).WithCause(err).
+			WithHint("its owner, and whether its file system is mounted for writing: loopbackd doctor")
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
@@ -171,6 +174,61 @@ func checkCommand(out io.Writer) *cobra.Command {
 	return c
 }
 
+func doctorCommand(out io.Writer) *cobra.Command {
+	var s config.Settings
+	var format string
+	c := &cobra.Command{Use: "doctor", Short: "Look at what the control plane needs of this machine, and say what to change", Args: cobra.NoArgs,
+		Long: `Look at what the control plane needs of this machine, and say what to change. Run it with the settings of serve and as
+its user, while it runs or while it does not; nothing is changed. It exits with 1 where something failed, with 0 where
+there are warnings at most.` + environment}
+	s.Register(c.Flags())
+	c.Flags().StringVarP(&format, "output", "o", "text", "`FORMAT`: text or json")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if format != "text" && format != "json" {
+			return fault.New(fault.Invalid, "output_unknown", "the output format is %q; it is text or json", format)
+		}
+		if err := s.LoadExcept(c.Flags(), os.Getenv, "output"); err != nil {
+			return err
+		}
+		r := doctor.Examine(c.Context(), doctor.Options{Settings: s, Version: version})
+		if err := writeReport(out, r, format); err != nil {
+			return err
+		}
+		if r.Status == doctor.Failed {
+			return errFound
+		}
+		return nil
+	}
+	return c
+}
+
+// errFound ends doctor with exit code 1: what was found is printed already.
+var errFound = errors.New("something is wrong with what loopbackd needs; see above")
+
+func writeReport(w io.Writer, r doctor.Report, format string) error {
+	if format == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	for _, f := range r.Findings {
+		name := f.Check
+		if f.Code != "" {
+			name = f.Code
+		}
+		fmt.Fprintf(w, "%-8s %s: %s\n", f.Status, name, f.Seen)
+		if f.Hint != "" {
+			fmt.Fprintf(w, "         hint: %s\n", f.Hint)
+		}
+	}
+	running := "does not run"
+	if r.Running {
+		running = "runs"
+	}
+	_, err := fmt.Fprintf(w, "%s; the control plane %s\n", r.Status, running)
+	return err
+}
+
 func backupCommand(errs io.Writer) *cobra.Command {
 	var s config.Settings
 	var to string
@@ -190,6 +248,9 @@ func backupCommand(errs io.Writer) *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(errs, "wrote %s (%d bytes). It holds every key of this control plane: keep it as you keep the machine.\n", to, st.Size())
+		if err := backup.Note(s.DataDir, time.Now()); err != nil {
+			fmt.Fprintf(errs, "warning: %s\n", err)
+		}
 		if strings.Contains(s.Database, "://") {
 			fmt.Fprintln(errs, "the PostgreSQL database is not in it: back it up with pg_dump")
 		}

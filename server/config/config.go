@@ -53,6 +53,8 @@ type Settings struct {
 	AdmissionRate   int           // new links a second that it admits
 	EnrolmentRate   int           // enrolments a second that it takes
 
+	Limits Limits
+
 	ShutdownTimeout time.Duration
 }
 
@@ -79,6 +81,7 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.IntVar(&s.HeartbeatRate, "heartbeat-rate", 2000, "heartbeats a second that this replica takes; with more hosts they come less often")
 	f.IntVar(&s.AdmissionRate, "admission-rate", 1000, "new links a second that this replica admits; the rest are told when to come back")
 	f.IntVar(&s.EnrolmentRate, "enrolment-rate", 500, "enrolments a second that this replica takes; the rest are told when to come back")
+	s.Limits.register(f)
 	f.DurationVar(&s.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long open requests may take to end at shutdown")
 }
 
@@ -191,6 +194,7 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.HeartbeatRate >= 1, at("heartbeat-rate"), "is %d, less than 1", s.HeartbeatRate)
 	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)
 	c.That(s.EnrolmentRate >= 1, at("enrolment-rate"), "is %d, less than 1", s.EnrolmentRate)
+	s.Limits.check(c, at)
 	c.That(s.ShutdownTimeout > 0, at("shutdown-timeout"), "is %s; it must be more than 0", s.ShutdownTimeout)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,12 +12,12 @@ import (
 
 type prunes struct {
 	before []time.Time
-	fail   bool
+	fail   atomic.Bool
 }
 
 func (p *prunes) PruneChanges(_ context.Context, before time.Time) (int64, error) {
 	p.before = append(p.before, before)
-	if p.fail {
+	if p.fail.Load() {
 		return 0, errors.New("the database is away")
 	}
 	return 1, nil
@@ -25,12 +26,13 @@ func (p *prunes) PruneChanges(_ context.Context, before time.Time) (int64, error
 func TestOldChangesAreDroppedEveryHourWhateverHappened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		p := &prunes{fail: true}
+		p := &prunes{}
+		p.fail.Store(true)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- Prune(ctx, p, time.Now, slog.New(slog.DiscardHandler)) }()
 		time.Sleep(90 * time.Minute)
-		p.fail = false
+		p.fail.Store(false)
 		time.Sleep(time.Hour)
 		stop()
 		if err := <-ended; err != nil {

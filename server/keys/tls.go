@@ -98,6 +98,9 @@ func (c *Certificates) TLS() *tls.Config {
 	}
 }
 
+// CA is the local CA's certificate; nil when the certificate was given.
+func (c *Certificates) CA() *x509.Certificate { return c.ca }
+
 // CAPEM is the local CA's certificate as PEM; empty when the certificate was given.
 func (c *Certificates) CAPEM() []byte {
 	if c.ca == nil {
@@ -136,11 +139,30 @@ func (c *Certificates) Pin() string {
 	return "sha256//" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// Expiry is when the certificate that is served, and the local CA's, cease to be valid. Zero: there is no local CA.
+func (c *Certificates) Expiry() (server, ca time.Time, err error) {
+	pair, err := c.get()
+	if err != nil {
+		return server, ca, err
+	}
+	leaf := pair.Leaf
+	if leaf == nil {
+		if leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return server, ca, err
+		}
+	}
+	if c.ca != nil {
+		ca = c.ca.NotAfter
+	}
+	return leaf.NotAfter, ca, nil
+}
+
 func (c *Certificates) get() (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock()
-	if c.current != nil && now.Before(c.renewAt) {
+	// A clock that was set back since would leave hosts with a certificate of the future.
+	if c.current != nil && now.Before(c.renewAt) && (c.ca == nil || !now.Before(c.current.Leaf.NotBefore)) {
 		return c.current, nil
 	}
 	var next *tls.Certificate
@@ -191,7 +213,11 @@ func (c *Certificates) issue(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{der, c.ca.Raw}, PrivateKey: c.serverKey}, nil
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{der, c.ca.Raw}, PrivateKey: c.serverKey, Leaf: leaf}, nil
 }
 
 func makeCA(key crypto.Signer, now time.Time) ([]byte, error) {

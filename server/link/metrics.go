@@ -36,6 +36,8 @@ func newMetrics(r prometheus.Registerer, links, beats func() float64) *metrics {
 	m.refusals = vec("refusals_total", "Links refused or ended by the control plane.", "code")
 	m.sections = vec("sections_total", "Sections sent whole, sent as a delta, or found to be held already (skipped).", "kind")
 	m.transitions = vec("transitions_total", "Hosts that came online or went offline.", "to")
+	m.transitions.WithLabelValues("online") // there from the start: a rate would miss the first event
+	m.transitions.WithLabelValues("offline")
 	m.observations = vec("observations_total", "Observations by what became of them.", "result")
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: metricsPrefix + "heartbeats_total", Help: "Heartbeats answered."}, beats))
 	m.coalesced = one("outbox_coalesced_total", "Changes overtaken by newer ones before they were sent.")

@@ -179,6 +179,19 @@ func (s *Service) renew(ctx context.Context) error {
 	return nil
 }
 
+// Expiry is when the metadata of each role expires, by the role's name. It is empty before the first publication.
+func (s *Service) Expiry() map[string]time.Time {
+	r := s.current.Load()
+	if r.root == nil {
+		return nil
+	}
+	out := map[string]time.Time{"timestamp": r.timestampExpires, "snapshot": r.snapshotExpires, "targets": r.targetsExpires}
+	if len(r.roots) > 0 {
+		out["root"] = r.roots[len(r.roots)-1].Signed.Expires
+	}
+	return out
+}
+
 // List returns a page of the catalogue, newest first. Releases belong to the whole deployment: whoever may read them
 // anywhere sees them all.
 func (s *Service) List(ctx context.Context, program, channel string, page tenant.Page) ([]release.Release, string, error) {

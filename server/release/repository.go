@@ -35,6 +35,7 @@ type repository struct {
 
 	targetsFile    []byte
 	targetsVersion int64
+	targetsExpires time.Time
 	targets        []release.Target // in order of their paths
 	byPath         map[string]release.Target
 
@@ -168,6 +169,7 @@ func (r *repository) newestRoot() *metadata.Metadata[metadata.RootType] {
 
 // read takes the targets apart.
 func (r *repository) read(targets *metadata.Metadata[metadata.TargetsType]) error {
+	r.targetsExpires = targets.Signed.Expires
 	r.targets, r.byPath = nil, map[string]release.Target{}
 	for path, file := range targets.Signed.Targets {
 		if file == nil || file.Custom == nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/server/limit"
 )
 
 // RequestID is the header that names a request, in both directions. A caller's own is kept where it is fit for a log.
@@ -48,6 +49,14 @@ type origin struct {
 	requestID string
 	address   netip.Addr
 	began     time.Time
+	end       func() // gives back the place that gate took; nil before
+}
+
+func originFrom(ctx context.Context) *origin {
+	if o, ok := ctx.Value(originKey{}).(*origin); ok {
+		return o
+	}
+	return &origin{}
 }
 
 var fitRequestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
@@ -55,33 +64,72 @@ var fitRequestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 // identify gives the request its id and notes where it came from.
 func (e *edge) identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		o := origin{requestID: r.Header.Get(RequestID), address: e.options.Address(r), began: time.Now()}
+		o := &origin{requestID: r.Header.Get(RequestID), address: e.options.Address(r), began: time.Now()}
 		if !fitRequestID.MatchString(o.requestID) {
 			o.requestID = id.New("req", o.began)
 		}
 		w.Header().Set(RequestID, o.requestID)
 		w.Header().Set("Cache-Control", "no-store")
+		// Wherever the call ends, a message that cannot be read included, its place is free again.
+		defer func() {
+			if o.end != nil {
+				o.end()
+			}
+		}()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originKey{}, o)))
 	})
 }
 
-// gate turns callers away before their message is read: who is not signed in, and who holds the method's permission
-// nowhere.
+// lasting are the methods that go on for as long as their callers like, besides all streams.
+func lasting(spec connect.Spec) bool {
+	return spec.StreamType != connect.StreamTypeUnary || spec.Procedure == loopbackv1connect.OperationServiceWaitOperationProcedure
+}
+
+// gate turns callers away before their message is read: who calls too much, who is not signed in, and who holds the
+// method's permission nowhere.
 func (e *edge) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, header http.Header) (context.Context, error) {
-	o, _ := ctx.Value(originKey{}).(origin)
+	actor, err := e.who(ctx, spec, header)
+	if err != nil {
+		return nil, e.end(ctx, spec, err)
+	}
+	o := originFrom(ctx)
+	caller := string(actor.Kind) + " " + actor.ID
+	if actor.Kind == access.Anonymous {
+		caller += limit.Source(o.address).String()
+	}
+	if o.end, err = e.options.Limits.Begin(ctx, caller, lasting(spec)); err != nil {
+		return nil, e.end(ctx, spec, err)
+	}
+	return access.WithActor(ctx, actor), nil
+}
+
+// who calls, if they may call this method anywhere.
+func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (access.Actor, error) {
+	o, limits := originFrom(ctx), e.options.Limits
 	actor := access.Actor{Kind: access.Anonymous}
 	need := e.permissions[spec.Procedure]
+	scheme, credential, _ := strings.Cut(header.Get("Authorization"), " ")
+	credential = strings.TrimSpace(credential)
+	if err := limits.Admit(o.address, credential); err != nil {
+		return actor, err
+	}
 	// Who redeems the bootstrap code has no key yet, and may well send a dead one from an earlier life.
-	if h := header.Get("Authorization"); h != "" && need != access.BootstrapRedeem {
-		scheme, credential, _ := strings.Cut(h, " ")
+	if scheme != "" && need != access.BootstrapRedeem {
 		if !strings.EqualFold(scheme, "Bearer") {
-			return nil, e.end(ctx, spec, fault.New(fault.Unauthenticated, "not_signed_in", "the authorization scheme is not Bearer").
-				WithHint("send the API key as: Authorization: Bearer lbk_…"))
+			limits.Charge(o.address)
+			return actor, fault.New(fault.Unauthenticated, "not_signed_in", "the authorization scheme is not Bearer").
+				WithHint("send the API key as: Authorization: Bearer lbk_…")
 		}
 		var err error
-		if actor, err = e.authenticate.Authenticate(ctx, strings.TrimSpace(credential), o.address); err != nil {
-			return nil, e.end(ctx, spec, err)
+		if actor, err = e.authenticate.Authenticate(ctx, credential, o.address); err != nil {
+			if fault.KindOf(err) == fault.Unauthenticated { // a database that is away is not the caller's doing
+				limits.Charge(o.address)
+			}
+			return actor, err
 		}
+		limits.Proven(credential)
+	} else {
+		limits.Charge(o.address)
 	}
 	actor.RequestID = o.requestID
 	if o.address.IsValid() {
@@ -89,27 +137,31 @@ func (e *edge) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, head
 	}
 	switch {
 	case need == "":
-		return nil, e.end(ctx, spec, fault.New(fault.Internal, "internal", "the method has no permission"))
+		return actor, fault.New(fault.Internal, "internal", "the method has no permission")
 	case actor.Decide(need, access.Scope{}).Allowed || len(actor.Readable(need)) > 0:
-		return access.WithActor(ctx, actor), nil
+		return actor, nil
 	case actor.Kind == access.Anonymous:
-		return nil, e.end(ctx, spec, access.ErrUnauthenticated)
+		return actor, access.ErrUnauthenticated
 	default:
-		return nil, e.end(ctx, spec, access.Denied(need))
+		return actor, access.Denied(need)
 	}
 }
 
 // end is the last that happens in a call: it is counted, and its error made fit for the wire.
 func (e *edge) end(ctx context.Context, spec connect.Spec, err error) error {
-	o, _ := ctx.Value(originKey{}).(origin)
+	o := originFrom(ctx)
 	call := Call{Procedure: spec.Procedure, Code: "ok", Duration: time.Since(o.began)}
+	var out *connect.Error
+	if err != nil {
+		out = encode(err, o.requestID)
+		call.Code = out.Code().String()
+	}
+	e.options.Observe(call)
+	e.options.Logger.DebugContext(ctx, "call", "procedure", spec.Procedure, "code", call.Code, "took", call.Duration,
+		"request", o.requestID, "address", o.address)
 	if err == nil {
-		e.options.Observe(call)
 		return nil
 	}
-	out := encode(err, o.requestID)
-	call.Code = out.Code().String()
-	e.options.Observe(call)
 	if f := fault.Of(err); out.Code() == connect.CodeInternal {
 		e.options.Logger.ErrorContext(ctx, "a call failed for a reason of ours", "procedure", spec.Procedure,
 			"request", o.requestID, "error", f.Error())
@@ -119,7 +171,7 @@ func (e *edge) end(ctx context.Context, spec connect.Spec, err error) error {
 
 // recovered is the error of a call that panicked.
 func (e *edge) recovered(ctx context.Context, spec connect.Spec, what any) error {
-	o, _ := ctx.Value(originKey{}).(origin)
+	o := originFrom(ctx)
 	e.options.Logger.ErrorContext(ctx, "a call panicked", "procedure", spec.Procedure, "request", o.requestID,
 		"panic", what, "stack", string(debug.Stack()))
 	return fault.New(fault.Internal, "internal", "internal error")
@@ -150,6 +202,9 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 				res = nil
 			}
 		}()
+		if err := bound(req.Any()); err != nil {
+			return nil, err
+		}
 		res, err = next(bounded, req)
 		return res, stopped(bounded, err)
 	}
@@ -169,7 +224,7 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		}()
 		lasting, cancel := e.untilStopping(ctx)
 		defer cancel()
-		return stopped(lasting, next(lasting, conn))
+		return stopped(lasting, next(lasting, boundConn{conn}))
 	}
 }
 
@@ -206,7 +261,7 @@ func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 
 // unknown answers a path that is no method.
 func (e *edge) unknown(w http.ResponseWriter, r *http.Request) {
-	o, _ := r.Context().Value(originKey{}).(origin)
+	o := originFrom(r.Context())
 	err := fault.New(fault.NotFound, "method_unknown", "there is no such method").
 		WithHint("the methods are listed at /api/docs")
 	// The answer is as good as it gets for a caller that is already gone.

@@ -2,6 +2,8 @@ package rpc
 
 import (
 	"errors"
+	"math"
+	"strconv"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -35,6 +37,8 @@ func encode(err error, requestID string) *connect.Error {
 	}
 	if f.RetryAfter > 0 {
 		detail.RetryAfter = durationpb.New(f.RetryAfter)
+		// For proxies and clients that know HTTP only, in its whole seconds (RFC 9110, 10.2.3).
+		out.Meta().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(f.RetryAfter.Seconds())), 10))
 	}
 	if d, err := connect.NewErrorDetail(detail); err == nil {
 		out.AddDetail(d)

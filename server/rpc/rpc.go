@@ -3,8 +3,9 @@
 //
 // A call takes one way, whichever protocol it speaks (Connect, gRPC, gRPC-Web, or plain JSON over POST):
 //
-//	request id ─▶ who calls ─▶ does the caller hold the method's permission anywhere ─▶ read the message (≤ 4 MiB)
-//	          ─▶ deadline ─▶ the slice: authorises on the resource itself, acts ─▶ answer, or an error with its detail
+//	request id ─▶ who calls ─▶ does the caller hold the method's permission anywhere ─▶ a place (package limit)
+//	          ─▶ read the message (≤ 4 MiB) ─▶ bounds of texts and lists ─▶ deadline
+//	          ─▶ the slice: authorises on the resource itself, acts ─▶ answer, or an error with its detail
 //
 // The permission that a method needs is an option of the method in its .proto file. A method without one, or with one
 // that the list in permissions.go does not know, stops the program when the handler is built, so nothing is ever served
@@ -25,6 +26,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+	"github.com/loopbackd/loopback/server/limit"
 )
 
 // MaxMessage is the size of the largest request that is read, in bytes, once it is decompressed.
@@ -55,6 +57,7 @@ type Options struct {
 	Address func(*http.Request) netip.Addr // the caller's address, where a proxy stands in front; nil: the peer's
 	Observe func(Call)                     // told of every call when it ends; nil: nobody is
 	Timeout time.Duration                  // of methods without a bound of their own; 0: DefaultTimeout
+	Limits  *limit.Limiter                 // holds callers to their share; nil: nobody is held to any
 	// Stopping is closed when the server is about to stop: calls that last as long as their callers like end then.
 	Stopping <-chan struct{}
 }
@@ -79,6 +82,9 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
+	}
+	if o.Limits == nil {
+		o.Limits = limit.New(limit.Options{})
 	}
 	e := &edge{authenticate: authenticate, options: o, permissions: permissionsByProcedure()}
 	opts := []connect.HandlerOption{

@@ -118,6 +118,7 @@ func (w *writer) refuse(left []*request, err error) {
 		behind = append(behind, r)
 	}
 	w.db.logger.Error("the database did not take a group of changes", "changes", len(left), "behind", len(behind), "error", err)
+	w.db.watch.Refused(fault.Of(err).Code, len(left)+len(behind))
 	for _, r := range left {
 		r.answer(err)
 	}
@@ -186,6 +187,7 @@ func (w *writer) transaction(pending []*request, take, careful bool) (left []*re
 		return nil, nil
 	}
 	feed := tx.feed != first.feed
+	committing := time.Now()
 	if err := w.db.engine.commit(w.line, tx, w.id, w.batch); err != nil {
 		w.rollback()
 		var d *doubt
@@ -194,6 +196,7 @@ func (w *writer) transaction(pending []*request, take, careful bool) (left []*re
 		}
 		return done, err
 	}
+	w.db.watch.Committed(time.Since(committing), len(done))
 	w.settle(done, feed)
 	return nil, nil
 }

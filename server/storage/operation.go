@@ -53,6 +53,35 @@ func (v *View) Operations(ctx context.Context, q operation.Query) ([]operation.O
 	return page, next, nil
 }
 
+// Unfinished is how many operations of a state there are, and since when the oldest of them.
+type Unfinished struct {
+	State  operation.State
+	Count  int64
+	Oldest time.Time
+}
+
+// UnfinishedOperations are those that wait or run, by state.
+func (v *View) UnfinishedOperations(ctx context.Context) ([]Unfinished, error) {
+	out := []Unfinished{{State: operation.Pending}, {State: operation.Running}}
+	for i := range out {
+		var oldest int64
+		err := v.row(ctx, []any{&out[i].Count, &oldest},
+			"SELECT count(*), COALESCE(min(created_at), 0) FROM operations WHERE state = $1", string(out[i].State))
+		if err != nil {
+			return nil, err
+		}
+		if out[i].Count > 0 {
+			out[i].Oldest = time.UnixMicro(oldest).UTC()
+		}
+	}
+	return out, nil
+}
+
+// AuditPosition is that of the last entry in the audit log; 0 before the first.
+func (v *View) AuditPosition(ctx context.Context) (int64, error) {
+	return v.number(ctx, "SELECT audit FROM positions")
+}
+
 // PutOperation inserts or updates, whoever holds the lease. A second operation for the same request of the same actor is
 // Exists: look with OperationByRequest first.
 func (tx *Tx) PutOperation(ctx context.Context, o operation.Operation) (operation.Operation, error) {

@@ -55,6 +55,13 @@ type Options struct {
 	URL    string           // path of an SQLite file, the same after "sqlite:", or postgres://…
 	Clock  func() time.Time // nil: time.Now
 	Logger *slog.Logger     // nil: slog.Default
+	Watch  Watch            // for metrics
+}
+
+// Watch is told what the writer does; fields that are nil are not. They must not block: everybody's writes wait.
+type Watch struct {
+	Committed func(took time.Duration, closures int) // a transaction, from the word COMMIT until it was durable
+	Refused   func(code string, closures int)        // writes that were answered with an error of the database
 }
 
 // engine is what the two databases do differently within a transaction.
@@ -84,6 +91,7 @@ type DB struct {
 	reads  *sql.DB
 	clock  func() time.Time
 	logger *slog.Logger
+	watch  Watch
 	writer *writer
 
 	mu     sync.Mutex
@@ -92,12 +100,18 @@ type DB struct {
 
 // Open opens a database, creates it where it is a file that does not exist, and brings its schema up to date.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	db := &DB{clock: o.Clock, logger: o.Logger, nudged: map[chan struct{}]struct{}{}}
+	db := &DB{clock: o.Clock, logger: o.Logger, watch: o.Watch, nudged: map[chan struct{}]struct{}{}}
 	if db.clock == nil {
 		db.clock = time.Now
 	}
 	if db.logger == nil {
 		db.logger = slog.Default()
+	}
+	if db.watch.Committed == nil {
+		db.watch.Committed = func(time.Duration, int) {}
+	}
+	if db.watch.Refused == nil {
+		db.watch.Refused = func(string, int) {}
 	}
 	var err error
 	var d dialect
@@ -155,6 +169,9 @@ func (db *DB) View() *View { return &View{session: pool{db}, clock: db.now} }
 
 // Backup writes a consistent copy of the database to a file while it is in use. PostgreSQL has its own tools for that.
 func (db *DB) Backup(ctx context.Context, path string) error { return db.engine.backup(ctx, path) }
+
+// Waiting is how many writes wait for their turn.
+func (db *DB) Waiting() int { return len(db.writer.queue) }
 
 // Ping tells whether the database answers.
 func (db *DB) Ping(ctx context.Context) error {

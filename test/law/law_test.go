@@ -31,7 +31,8 @@ var rules = map[string]struct {
 	"wire":            {may: []string{"nouns", "api"}},
 	"release/publish": {may: []string{"nouns"}},
 
-	"server/backup":  {may: []string{"nouns", "server/storage"}}, // copies and renews what storage keeps
+	"server/backup":  {may: []string{"nouns", "server/storage"}},                                   // copies and renews what storage keeps
+	"server/doctor":  {may: []string{"nouns", "server/config", "server/backup", "server/storage"}}, // looks at what all of them need
 	"server/config":  {may: []string{"nouns"}},
 	"server/console": {may: []string{"nouns"}},
 	"server/keys":    {may: []string{"nouns"}},

@@ -1,0 +1,129 @@
+package server
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/loopbackd/loopback/server/limit"
+	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/storage"
+)
+
+// meters are the metrics of everything but the hub, which has its own. docs/guides/operate.md lists all of them,
+// docs/monitoring has the dashboard and the rules that rest on them.
+type meters struct {
+	registry *prometheus.Registry
+
+	calls   *prometheus.HistogramVec
+	refused *prometheus.CounterVec
+	cuts    *prometheus.CounterVec
+
+	commits  prometheus.Histogram
+	closures prometheus.Histogram
+	errors   *prometheus.CounterVec
+
+	databaseUp, databaseProbe, feedLag, auditEntries prometheus.Gauge
+	operations, operationsOldest                     *prometheus.GaugeVec
+	dataFree, dataSize, dataInodes                   prometheus.Gauge
+	certificates, releases                           *prometheus.GaugeVec
+	backup                                           prometheus.Gauge
+}
+
+func newMeters(r *prometheus.Registry) *meters {
+	m := &meters{registry: r}
+	counters := func(name, help, label string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loopback_" + name, Help: help}, []string{label})
+		r.MustRegister(c)
+		return c
+	}
+	gauges := func(name, help, label string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "loopback_" + name, Help: help}, []string{label})
+		r.MustRegister(g)
+		return g
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "loopback_" + name, Help: help})
+		r.MustRegister(g)
+		return g
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "loopback_" + name, Help: help, Buckets: buckets})
+		r.MustRegister(h)
+		return h
+	}
+	m.calls = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "loopback_api_call_duration_seconds", Help: "Duration of API calls by method and code.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"method", "code"})
+	r.MustRegister(m.calls)
+	m.refused = counters("api_refused_total", "Requests refused by a limit, by which.", "limit")
+	m.cuts = counters("http_cut_total", "Connections and requests cut off, by why.", "why")
+
+	m.commits = histogram("database_commit_seconds", "Time that a group commit took to be durable.",
+		[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5})
+	m.closures = histogram("database_commit_changes", "Changes in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256})
+	m.errors = counters("database_errors_total", "Changes that the database did not take, by error code.", "code")
+
+	m.databaseUp = gauge("database_up", "1 while the database answers.")
+	m.databaseProbe = gauge("database_probe_seconds", "How long the database last took to answer a read.")
+	m.feedLag = gauge("feed_lag_changes", "Changes that were committed and not yet handed out in this process.")
+	m.auditEntries = gauge("audit_entries", "Entries in the audit log.")
+	m.operations = gauges("operations", "Operations that have not ended, by state.", "state")
+	m.operationsOldest = gauges("operation_oldest_timestamp_seconds", "When the oldest operation that has not ended was asked for, by state; 0: there is none.", "state")
+	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")
+	m.dataSize = gauge("data_size_bytes", "Size of the file system of the data folder.")
+	m.dataInodes = gauge("data_free_inodes", "Inodes left on the file system of the data folder.")
+	m.certificates = gauges("certificate_expiry_timestamp_seconds", "When a certificate ceases to be valid.", "certificate")
+	m.releases = gauges("release_metadata_expiry_timestamp_seconds", "When signed release metadata expires, by role.", "role")
+	// Known from the start: a rate over what appears with its first event misses that event.
+	for _, l := range []string{limit.SourceRate, limit.CallerRate, limit.Calls, limit.Streams} {
+		m.refused.WithLabelValues(l)
+	}
+	for _, why := range []string{slowSender, slowReader, connections} {
+		m.cuts.WithLabelValues(why)
+	}
+	for _, code := range []string{"database_full", "database_locked", "database_read_only", "database_failing", "database_corrupt", "database_unreachable"} {
+		m.errors.WithLabelValues(code)
+	}
+	m.backup = gauge("backup_timestamp_seconds", "When the last backup was finished; 0: never.")
+	return m
+}
+
+// watch shows what is going on in a server at the moment of a scrape.
+func (m *meters) watch(s *Server) {
+	now := func(name, help string, value func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "loopback_" + name, Help: help}, value))
+	}
+	now("api_calls", "API calls that are under way.", func() float64 { n, _, _ := s.limits.Load(); return float64(n) })
+	now("api_calls_waiting", "API calls that wait for their turn.", func() float64 { _, n, _ := s.limits.Load(); return float64(n) })
+	now("api_streams", "Watches and waits that are open.", func() float64 { _, _, n := s.limits.Load(); return float64(n) })
+	now("database_changes_waiting", "Changes that wait for the writer.", func() float64 { return float64(s.db.Waiting()) })
+}
+
+// process registers what is true of any Go program, and which this is.
+func (m *meters) process(version, replica string) {
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "loopback_info", Help: "1, with version, Go version and replica.",
+			ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version(), "replica": replica},
+		}, func() float64 { return 1 }))
+}
+
+func (m *meters) call(c rpc.Call) {
+	m.calls.WithLabelValues(c.Procedure, c.Code).Observe(c.Duration.Seconds())
+}
+func (m *meters) refuse(limit string) { m.refused.WithLabelValues(limit).Inc() }
+func (m *meters) cut(why string)      { m.cuts.WithLabelValues(why).Inc() }
+
+func (m *meters) storage() storage.Watch {
+	return storage.Watch{
+		Committed: func(took time.Duration, closures int) {
+			m.commits.Observe(took.Seconds())
+			m.closures.Observe(float64(closures))
+		},
+		Refused: func(code string, closures int) { m.errors.WithLabelValues(code).Add(float64(closures)) },
+	}
+}

@@ -1,0 +1,83 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/loopbackd/loopback/server/backup"
+)
+
+// vitalsEvery is how often what costs a look is looked at. A scrape itself asks nobody: it must not hang with the
+// database that it is to report on.
+const vitalsEvery = 10 * time.Second
+
+// keepVitals looks until ctx ends.
+func (s *Server) keepVitals(ctx context.Context) error {
+	tick := time.NewTicker(vitalsEvery)
+	defer tick.Stop()
+	for {
+		s.lookAtDatabase(ctx)
+		s.lookAtFiles()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Server) lookAtDatabase(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, vitalsEvery/2)
+	defer cancel()
+	m, began := s.meters, time.Now()
+	behind := s.follower.Position() // before the head: what is committed in between is no lag
+	head, err := s.db.Position(ctx)
+	m.databaseProbe.Set(time.Since(began).Seconds())
+	if err != nil {
+		m.databaseUp.Set(0)
+		return
+	}
+	m.databaseUp.Set(1)
+	m.feedLag.Set(float64(max(0, head-behind)))
+	view := s.db.View()
+	if n, err := view.AuditPosition(ctx); err == nil {
+		m.auditEntries.Set(float64(n))
+	}
+	if unfinished, err := view.UnfinishedOperations(ctx); err == nil {
+		for _, u := range unfinished {
+			m.operations.WithLabelValues(string(u.State)).Set(float64(u.Count))
+			m.operationsOldest.WithLabelValues(string(u.State)).Set(seconds(u.Oldest))
+		}
+	}
+}
+
+func (s *Server) lookAtFiles() {
+	m, dir := s.meters, s.options.Settings.DataDir
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err == nil {
+		m.dataFree.Set(float64(fs.Bavail) * float64(fs.Bsize))
+		m.dataSize.Set(float64(fs.Blocks) * float64(fs.Bsize))
+		m.dataInodes.Set(float64(fs.Ffree))
+	}
+	if server, ca, err := s.certs.Expiry(); err == nil {
+		m.certificates.WithLabelValues("server").Set(seconds(server))
+		if !ca.IsZero() {
+			m.certificates.WithLabelValues("ca").Set(seconds(ca))
+		}
+	}
+	for role, at := range s.releases.Expiry() {
+		m.releases.WithLabelValues(role).Set(seconds(at))
+	}
+	if at, err := backup.Last(dir); err == nil {
+		m.backup.Set(seconds(at))
+	}
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
