@@ -35,7 +35,7 @@ func (s *Server) handler() http.Handler {
 		Settings:      rpc.Settings{Service: s.settings},
 		Tokens:        rpc.Tokens{Service: s.tokens},
 		Workspaces:    rpc.Workspaces{Service: s.tenants},
-	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Stopping: s.stopping})
+	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
 	mux.Handle("/session", s.anonymous(s.sessions))

@@ -114,6 +114,9 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = metrics.server.Close()
 	}
 	servers.Wait()
+	if lost := s.closeTracers(end); lost != nil {
+		s.log.Warn("the last traces were not sent", "error", lost)
+	}
 	err = errors.Join(err, wrap("closing the bus", s.bus.Close(end)), wrap("closing the database", s.db.Close()))
 	s.log.Info("stopped")
 	return err

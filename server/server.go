@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
@@ -44,6 +45,7 @@ import (
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
+	"github.com/loopbackd/loopback/server/tracing"
 	nouns "github.com/loopbackd/loopback/tenant"
 	tokens "github.com/loopbackd/loopback/token"
 	"github.com/loopbackd/loopback/trust"
@@ -66,6 +68,9 @@ type Server struct {
 	replica string
 	meters  *meters
 	limits  *limit.Limiter
+
+	tracers      trace.TracerProvider
+	closeTracers func(context.Context) error // sends what waits
 
 	keys  *keys.Keys
 	certs *keys.Certificates
@@ -110,6 +115,11 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s := &Server{options: o, log: o.Logger, replica: "replica-1", stopping: make(chan struct{})}
 	set := o.Settings
+	if s.tracers, s.closeTracers, err = tracing.Open(ctx, tracing.Options{
+		Endpoint: set.TraceEndpoint, Share: set.TraceShare, Version: o.Version, Replica: s.replica,
+	}); err != nil {
+		return nil, err
+	}
 	s.meters = newMeters(o.Registry)
 	s.limits = limit.New(limit.Options{
 		SourceRate: set.Limits.SourceRate, CallerRate: set.Limits.CallerRate, Calls: set.Limits.Calls, CallerCalls: set.Limits.CallerCalls,
@@ -210,6 +220,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 
 	s.directory = fleet.New(fleet.Options{
 		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,
+		Tracer: s.tracers.Tracer("loopback/fleet"), Origin: s.db.Origin,
 	})
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{

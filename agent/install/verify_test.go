@@ -179,7 +179,12 @@ func TestExpiredMetadataKeepsNewThingsOutAndOldThingsRunning(t *testing.T) {
 
 func TestEndlessMetadataIsBounded(t *testing.T) {
 	_, m := published(t)
-	for which, limit := range map[string]int{"root.json": maxRoot, "timestamp.json": maxTimestamp, "snapshot.json": maxSnapshot, "targets.json": maxTargets} {
+	// In the order in which they are fetched: what was verified before a later one was refused is kept, and not fetched again.
+	for _, file := range []struct {
+		name  string
+		limit int
+	}{{"root.json", maxRoot}, {"timestamp.json", maxTimestamp}, {"snapshot.json", maxSnapshot}, {"targets.json", maxTargets}} {
+		which, limit := file.name, file.limit
 		m.plane.between(func(name string, b []byte) []byte {
 			if role(name) == which {
 				return append(bytes.Clone(b), bytes.Repeat([]byte(" "), 3*limit)...)

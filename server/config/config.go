@@ -55,6 +55,9 @@ type Settings struct {
 
 	Limits Limits
 
+	TraceEndpoint string  // OTLP over HTTP; empty: no traces
+	TraceShare    float64 // of the calls that are traced
+
 	ShutdownTimeout time.Duration
 }
 
@@ -82,6 +85,8 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.IntVar(&s.AdmissionRate, "admission-rate", 1000, "new links a second that this replica admits; the rest are told when to come back")
 	f.IntVar(&s.EnrolmentRate, "enrolment-rate", 500, "enrolments a second that this replica takes; the rest are told when to come back")
 	s.Limits.register(f)
+	f.StringVar(&s.TraceEndpoint, "trace-endpoint", "", "`URL` of an OpenTelemetry collector (OTLP over HTTP, http://127.0.0.1:4318) that gets traces (default: none are made)")
+	f.Float64Var(&s.TraceShare, "trace-share", 0.1, "share of the calls that are traced, 0 to 1; calls that continue a caller's trace follow its choice")
 	f.DurationVar(&s.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long open requests may take to end at shutdown")
 }
 
@@ -195,6 +200,11 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)
 	c.That(s.EnrolmentRate >= 1, at("enrolment-rate"), "is %d, less than 1", s.EnrolmentRate)
 	s.Limits.check(c, at)
+	if s.TraceEndpoint != "" {
+		u, err := url.Parse(s.TraceEndpoint)
+		c.That(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", at("trace-endpoint"), "is %q, not http://HOST:PORT or https://HOST:PORT", s.TraceEndpoint)
+	}
+	c.That(s.TraceShare >= 0 && s.TraceShare <= 1, at("trace-share"), "is %g; allowed are 0 to 1", s.TraceShare)
 	c.That(s.ShutdownTimeout > 0, at("shutdown-timeout"), "is %s; it must be more than 0", s.ShutdownTimeout)
 }
 

@@ -25,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
@@ -69,7 +71,10 @@ type Options struct {
 	Epoch  link.Epoch // of the deployment: grows when a backup is restored
 	Now    func() time.Time
 	Logger *slog.Logger
-	Log    int // changes kept for watchers; 0: 4,096
+
+	Tracer trace.Tracer                           // nil: nothing is traced
+	Origin func(position int64) trace.SpanContext // the span that wrote a change; nil: none is known
+	Log    int                                    // changes kept for watchers; 0: 4,096
 }
 
 // Directory is the hosts of the deployment.

@@ -4,6 +4,10 @@ import (
 	"context"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/feed"
 )
@@ -23,7 +27,7 @@ func (d *Directory) Follow(ctx context.Context, from *feed.Subscription, ready c
 			err = d.Load(ctx)
 		}
 		if err == nil {
-			err = d.Apply(ctx, changes)
+			err = d.applyTraced(ctx, changes)
 		}
 		switch {
 		case err == nil && anew && ready != nil:
@@ -44,3 +48,29 @@ func (d *Directory) Follow(ctx context.Context, from *feed.Subscription, ready c
 		}
 	}
 }
+
+// applyTraced is Apply in a span that links to those that wrote the changes: reading, compiling, telling the hub.
+func (d *Directory) applyTraced(ctx context.Context, changes []feed.Change) error {
+	var links []trace.Link
+	if d.options.Tracer != nil && d.options.Origin != nil {
+		for _, c := range changes {
+			if from := d.options.Origin(c.Position); from.IsValid() && len(links) < maxLinks {
+				links = append(links, trace.Link{SpanContext: from})
+			}
+		}
+	}
+	if len(links) == 0 { // nobody traces what led to this
+		return d.Apply(ctx, changes)
+	}
+	// It is part of the first one's trace: that is where somebody looks.
+	ctx, span := d.options.Tracer.Start(trace.ContextWithRemoteSpanContext(ctx, links[0].SpanContext), "fleet.apply",
+		trace.WithLinks(links[1:]...), trace.WithAttributes(attribute.Int("loopback.changes", len(changes))))
+	defer span.End()
+	err := d.Apply(ctx, changes)
+	if err != nil {
+		span.SetStatus(codes.Error, fault.Of(err).Code)
+	}
+	return err
+}
+
+const maxLinks = 32

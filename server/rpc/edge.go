@@ -191,6 +191,8 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			bounded, end = e.untilStopping(bounded)
 			defer end()
 		}
+		bounded, span := e.span(bounded, req.Spec(), req.Header())
+		defer func() { finish(span, err) }()
 		defer func() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler {
@@ -224,6 +226,8 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		}()
 		lasting, cancel := e.untilStopping(ctx)
 		defer cancel()
+		lasting, span := e.span(lasting, conn.Spec(), conn.RequestHeader())
+		defer func() { finish(span, err) }()
 		return stopped(lasting, next(lasting, boundConn{conn}))
 	}
 }

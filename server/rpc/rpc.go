@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
 	"github.com/loopbackd/loopback/server/limit"
@@ -58,6 +60,7 @@ type Options struct {
 	Observe func(Call)                     // told of every call when it ends; nil: nobody is
 	Timeout time.Duration                  // of methods without a bound of their own; 0: DefaultTimeout
 	Limits  *limit.Limiter                 // holds callers to their share; nil: nobody is held to any
+	Tracer  trace.Tracer                   // nil: calls are not traced
 	// Stopping is closed when the server is about to stop: calls that last as long as their callers like end then.
 	Stopping <-chan struct{}
 }
@@ -85,6 +88,9 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	}
 	if o.Limits == nil {
 		o.Limits = limit.New(limit.Options{})
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	e := &edge{authenticate: authenticate, options: o, permissions: permissionsByProcedure()}
 	opts := []connect.HandlerOption{

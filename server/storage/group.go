@@ -99,6 +99,11 @@ func (c *commitRefused) Unwrap() error { return c.error }
 // does not wait for the next look.
 func (w *writer) settle(done []*request, feed bool) {
 	if feed {
+		for _, r := range done {
+			if r.position > 0 && r.span.IsSampled() {
+				w.db.origins.note(r.position, r.span)
+			}
+		}
 		w.db.nudge()
 	}
 	for _, r := range done {
@@ -177,6 +182,9 @@ func (w *writer) transaction(pending []*request, take, careful bool) (left []*re
 		case failure != nil:
 			r.answer(failure)
 		default:
+			if r.position = 0; next.feed != tx.feed {
+				r.position = next.feed
+			}
 			tx = next
 			done = append(done, r)
 		}

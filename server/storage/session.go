@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"github.com/loopbackd/loopback/fault"
 )
 
@@ -18,7 +20,9 @@ type session interface {
 type pool struct{ db *DB }
 
 func (p pool) query(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	within, span := spanned(ctx, "storage.read", attribute.String("db.query.text", text)) // its values are not in it
 	rows, err := p.db.reads.QueryContext(ctx, text, args...)
+	ended(within, span, ctx, err)
 	return rows, p.explain(err)
 }
 

@@ -94,6 +94,8 @@ type DB struct {
 	watch  Watch
 	writer *writer
 
+	origins origins
+
 	mu     sync.Mutex
 	nudged map[chan struct{}]struct{}
 }
@@ -156,12 +158,19 @@ func (db *DB) closePools() error {
 // Write runs a closure that changes something on somebody's behalf and returns once its work is durable. A closure that
 // changed anything without calling Tx.Audit is rolled back.
 func (db *DB) Write(ctx context.Context, change func(*Tx) error) error {
-	return db.writer.do(ctx, true, change)
+	return db.change(ctx, true, change)
 }
 
 // Observe is Write for what hosts report and workers keep book of: no audit entry is demanded.
 func (db *DB) Observe(ctx context.Context, change func(*Tx) error) error {
-	return db.writer.do(ctx, false, change)
+	return db.change(ctx, false, change)
+}
+
+func (db *DB) change(ctx context.Context, audited bool, change func(*Tx) error) error {
+	within, span := spanned(ctx, "storage.write")
+	err := db.writer.do(within, audited, change)
+	ended(within, span, ctx, err)
+	return err
 }
 
 // View reads what is committed.

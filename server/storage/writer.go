@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/loopbackd/loopback/fault"
 )
 
@@ -24,6 +26,9 @@ type request struct {
 	state   atomic.Int32
 	done    chan struct{}
 	err     error // set before done is closed
+
+	span     trace.SpanContext // of the caller's write; invalid: it is not traced
+	position int64             // of its last change in the feed; 0: it made none
 }
 
 // The states of a request.
@@ -76,7 +81,7 @@ func (w *writer) do(ctx context.Context, audited bool, change func(*Tx) error) e
 	if err := ctx.Err(); err != nil {
 		return gaveUp(err)
 	}
-	r := &request{change: change, audited: audited, done: make(chan struct{})}
+	r := &request{change: change, audited: audited, done: make(chan struct{}), span: trace.SpanContextFromContext(ctx)}
 	select {
 	case w.queue <- r:
 	case <-ctx.Done():

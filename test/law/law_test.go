@@ -35,6 +35,7 @@ var rules = map[string]struct {
 	"server/doctor":  {may: []string{"nouns", "server/config", "server/backup", "server/storage"}}, // looks at what all of them need
 	"server/config":  {may: []string{"nouns"}},
 	"server/console": {may: []string{"nouns"}},
+	"server/tracing": {may: []string{"nouns"}},
 	"server/keys":    {may: []string{"nouns"}},
 	"server/feed":    {may: []string{"nouns"}},
 	"server/bus":     {may: []string{"nouns"}},
