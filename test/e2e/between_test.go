@@ -261,3 +261,25 @@ func background(t *testing.T, address netip.Addr, ports []uint16, log, program s
 		})
 	}
 }
+
+// A machine without any IPv4 address is brought in like any other.
+func TestOverIPv6Alone(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, "e2e-ipv6")
+	w := &world{network: n, machines: map[string]*lab.Machine{}}
+	if err := w.boot(t.Context(), "six"); err != nil {
+		t.Fatal(err)
+	}
+	m := w.machines["six"]
+	if run(t, m, "ip -6 address show dev eth0 | grep -q fd00:").ExitCode != 0 {
+		t.Skip("missing feature: IPv6 in this kernel")
+	}
+	w.ControlPlane = controlplane.Start(t, controlplane.Options{Address: n.HostAddress6()})
+	must(t, m, "ip -4 address flush dev eth0 && ! ip -4 route | grep -q .")
+	w.enrol(t, "six")
+	w.AwaitState(t, "six", "managed", 20*time.Second)
+	s := status(t, m)
+	if h := w.Host(t, "six"); !s.OK || s.Transport != "websocket" || !strings.HasPrefix(h.EnrolledFrom, "fd00:") {
+		t.Errorf("got %+v, enrolled from %s; wanted it well, by a WebSocket, from its IPv6 address", s, h.EnrolledFrom)
+	}
+}

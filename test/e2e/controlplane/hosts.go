@@ -35,6 +35,7 @@ func (c *ControlPlane) Mint(t testing.TB, args ...string) Token {
 type Host struct {
 	ID, Name, State, Reason, AgentVersion string
 	Since                                 time.Time
+	EnrolledFrom                          string
 	Labels                                map[string]string
 	ForcedLabels                          []string
 	Scope                                 struct{ WorkspaceID string }
