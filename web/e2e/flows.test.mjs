@@ -171,6 +171,22 @@ test("a session that ends while somebody types: nothing typed is lost", async ()
   }
 });
 
+test("a computer whose clock is an hour off shows the control plane's time", async () => {
+  const other = await launch();
+  try {
+    await other.page.clock.install({ time: Date.now() + 3_600_000 });
+    await signIn(other.page);
+    await other.page.goto(`${url}/hosts?q=web-1`);
+    const row = other.page.getByRole("row").filter({ has: other.page.getByRole("link", { name: "web-1", exact: true }) });
+    await row.getByText(/ ago/).waitFor();
+    await other.page.clock.runFor(3_000);
+    const since = await row.getByText(/ ago|in /).first().innerText();
+    assert.match(since, /^([0-9]+s|[0-9]m|[1-4][0-9]m) ago$/);
+  } finally {
+    await other.close();
+  }
+});
+
 test("the whole list can be scrolled, and the page never complained", async () => {
   const { page } = b;
   await page.goto(`${url}/hosts`);

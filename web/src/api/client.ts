@@ -19,16 +19,25 @@ export function onSignedOut(call: () => void): () => void {
   return () => signedOut.delete(call);
 }
 
-const noticeSignOut: Interceptor = (next) => async (request) => {
+/** By how much the control plane's clock is ahead of this computer's, in milliseconds: what is shown as "ago" is by its clock. */
+export const clock = { ahead: 0 };
+
+const notice: Interceptor = (next) => async (request) => {
   try {
-    return await next(request);
+    const answer = await next(request);
+    const said = Date.parse(answer.header.get("date") ?? "");
+    if (!Number.isNaN(said)) {
+      const ahead = said - Date.now();
+      clock.ahead = Math.abs(ahead) > 5_000 ? ahead : 0; // it says whole seconds, and was on its way
+    }
+    return answer;
   } catch (error) {
     if (ConnectError.from(error).code === Code.Unauthenticated) signedOut.forEach((call) => call());
     throw error;
   }
 };
 
-const transport = createConnectTransport({ baseUrl: "/api", interceptors: [noticeSignOut], useHttpGet: false });
+const transport = createConnectTransport({ baseUrl: "/api", interceptors: [notice], useHttpGet: false });
 
 export const api = {
   apiKeys: createClient(ApiKeyService, transport),

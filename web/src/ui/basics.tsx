@@ -3,7 +3,7 @@ import { useEffect, useId, useRef, useState, useSyncExternalStore, type ButtonHT
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { roughly } from "../api/duration";
-import { troubleOf } from "../api/client";
+import { clock, troubleOf } from "../api/client";
 import { lookOf } from "./states";
 
 export function cx(...names: (string | false | null | undefined)[]): string {
@@ -75,9 +75,9 @@ const tick = { now: Date.now(), listeners: new Set<() => void>(), timer: 0 };
 function subscribe(call: () => void): () => void {
   tick.listeners.add(call);
   if (!tick.timer) {
-    tick.now = Date.now(); // nobody kept it true meanwhile
+    tick.now = Date.now() + clock.ahead; // nobody kept it true meanwhile
     tick.timer = window.setInterval(() => {
-      tick.now = Date.now();
+      tick.now = Date.now() + clock.ahead;
       tick.listeners.forEach((l) => l());
     }, 1000);
   }
