@@ -116,7 +116,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	s := &Server{options: o, log: o.Logger, replica: "replica-1", stopping: make(chan struct{})}
 	set := o.Settings
 	if s.tracers, s.closeTracers, err = tracing.Open(ctx, tracing.Options{
-		Endpoint: set.TraceEndpoint, Share: set.TraceShare, Version: o.Version, Replica: s.replica,
+		Endpoint: set.TraceEndpoint, Share: set.TraceShare, Version: o.Version, Replica: s.replica, Logger: o.Logger,
 	}); err != nil {
 		return nil, err
 	}

@@ -8,8 +8,12 @@ package tracing
 
 import (
 	"context"
+	"log/slog"
 	"net/url"
+	"sync"
+	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -26,6 +30,27 @@ type Options struct {
 	Share    float64 // of the traces that begin here, 0 to 1; a caller that continues its own has decided already
 	Version  string
 	Replica  string
+	Logger   *slog.Logger // told of a collector that does not take spans; nil: slog.Default
+}
+
+// sayEvery is how often a collector that is away is spoken of: spans are sent every few seconds.
+const sayEvery = time.Minute
+
+// complaints says in the log what the library would write to standard error by itself.
+type complaints struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	said time.Time
+}
+
+// Handle implements otel.ErrorHandler.
+func (c *complaints) Handle(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.said) >= sayEvery {
+		c.said = now
+		c.log.Warn("traces are lost: the collector does not take them", "error", err)
+	}
 }
 
 // Open makes a provider of tracers. close sends what waits.
@@ -40,6 +65,10 @@ func Open(ctx context.Context, o Options) (_ trace.TracerProvider, close func(co
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/traces"
 	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	otel.SetErrorHandler(&complaints{log: o.Logger}) // the library has no other way to tell
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()))
 	if err != nil {
 		return nil, nil, fault.New(fault.Invalid, "settings_invalid", "traces cannot be sent").WithCause(err).WithHint("check --trace-endpoint")
