@@ -34,7 +34,7 @@ func (c *ControlPlane) Mint(t testing.TB, args ...string) Token {
 // Host as the API shows it.
 type Host struct {
 	ID, Name, State, Reason, AgentVersion string
-	Since                                 time.Time
+	Since, LastSeenAt                     time.Time
 	EnrolledFrom                          string
 	Labels                                map[string]string
 	ForcedLabels                          []string
