@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 )
 
@@ -55,16 +56,7 @@ func (a *app) writeConfig(f file) error {
 	if err := os.MkdirAll(a.home(), 0o700); err != nil {
 		return fault.New(fault.Precondition, "config_unwritable", "the configuration folder cannot be made: %s", err)
 	}
-	next, err := os.CreateTemp(a.home(), ".config-*") // 0600
-	if err == nil {
-		defer os.Remove(next.Name())
-		_, err = next.Write(b)
-		err = errors.Join(err, next.Sync(), next.Close())
-	}
-	if err == nil {
-		err = os.Rename(next.Name(), a.configPath())
-	}
-	if err != nil {
+	if err := durable.WriteFile(a.configPath(), b, 0o600); err != nil {
 		return fault.New(fault.Precondition, "config_unwritable", "the configuration file cannot be written: %s", err)
 	}
 	return nil

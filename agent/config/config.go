@@ -27,6 +27,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/settings"
@@ -117,34 +118,13 @@ func (c Config) Save(path string) (changed bool, err error) {
 	if old != nil && string(text) == string(old) {
 		return false, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, fmt.Errorf("make the configuration folder: %w", err)
 	}
-	if err := replaceFile(path, text); err != nil {
+	if err := durable.WriteFile(path, text, 0o600); err != nil {
 		return false, fmt.Errorf("write the configuration file: %w", err)
 	}
 	return true, nil
-}
-
-func replaceFile(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".agent.yaml-*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 var moduleName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)

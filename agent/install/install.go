@@ -36,6 +36,7 @@ import (
 
 	"github.com/loopbackd/loopback/agent/config"
 	"github.com/loopbackd/loopback/agent/state"
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/label"
 	"github.com/loopbackd/loopback/release"
@@ -294,7 +295,7 @@ func (r *run) switchTo(staged string) error {
 		r.step("%s is not ours and stays as it is", link)
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(link), 0o755); err != nil {
 		return problem("make "+filepath.Dir(link), err)
 	}
 	changed, err = r.layout.point(link, r.layout.inside(filepath.Join(r.layout.Current(), "bin", release.Agent)))

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 )
 
@@ -153,27 +154,8 @@ func replace(path string, contents []byte, mode fs.FileMode) (changed bool, err 
 	if err == nil && string(held) == string(contents) {
 		return false, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, problem("make "+filepath.Dir(path), err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return false, problem("write "+path, err)
-	}
-	_, err = f.Write(contents)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return false, problem("write "+path, errors.Join(err, os.Remove(f.Name())))
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return false, problem("write "+path, errors.Join(err, os.Remove(f.Name())))
-	}
-	return true, problem("write "+path, syncFolder(filepath.Dir(path)))
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return true, problem("write "+path, durable.WriteFile(path, contents, mode))
 }

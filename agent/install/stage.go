@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
 )
@@ -44,7 +45,7 @@ func (l Layout) stage(t release.Target) (dir string, fresh bool, err error) {
 			return dir, false, nil
 		}
 	}
-	if err := os.MkdirAll(l.versions(), 0o755); err != nil {
+	if err := durable.MkdirAll(l.versions(), 0o755); err != nil {
 		return "", false, problem("make "+l.versions(), err)
 	}
 	temporary, err := os.MkdirTemp(l.Base(), stagingPrefix)
@@ -55,7 +56,7 @@ func (l Layout) stage(t release.Target) (dir string, fresh bool, err error) {
 	if err := copySelf(filepath.Join(temporary, "bin", release.Agent), t); err != nil {
 		return "", false, err
 	}
-	if err := errors.Join(os.Chmod(temporary, 0o755), syncFolder(temporary)); err != nil {
+	if err := errors.Join(os.Chmod(temporary, 0o755), durable.SyncDir(temporary)); err != nil {
 		return "", false, problem("stage the program", err)
 	}
 	if err := os.RemoveAll(dir); err != nil { // damaged, or of another program with the same first digits
@@ -64,7 +65,7 @@ func (l Layout) stage(t release.Target) (dir string, fresh bool, err error) {
 	if err := os.Rename(temporary, dir); err != nil {
 		return "", false, problem("stage the program", err)
 	}
-	if err := syncFolder(l.versions()); err != nil {
+	if err := durable.SyncDir(l.versions()); err != nil {
 		return "", false, problem("stage the program", err)
 	}
 	l.relabel(dir)
@@ -92,7 +93,7 @@ func copySelf(path string, t release.Target) error {
 	if n != t.Length || !bytes.Equal(hash.Sum(nil), t.SHA256) {
 		return fault.New(fault.Internal, "release_mismatch", "the program changed while it was copied")
 	}
-	return problem("stage the program", syncFolder(filepath.Dir(path)))
+	return problem("stage the program", durable.SyncDir(filepath.Dir(path)))
 }
 
 func hashOf(r io.Reader) ([]byte, error) {
@@ -129,7 +130,7 @@ func (l Layout) point(link, target string) (changed bool, err error) {
 	if err := os.Rename(temporary, link); err != nil {
 		return false, problem("link "+link, errors.Join(err, os.Remove(temporary)))
 	}
-	return true, problem("link "+link, syncFolder(filepath.Dir(link)))
+	return true, problem("link "+link, durable.SyncDir(filepath.Dir(link)))
 }
 
 // prune keeps the current version and the one that was staged last besides it.

@@ -16,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
 )
@@ -213,10 +214,10 @@ func (r *run) root(work string) ([]byte, error) {
 
 // keep puts what was verified into the cache.
 func (r *run) keep(work string) error {
-	if err := os.MkdirAll(r.layout.State(), 0o700); err != nil {
+	if err := durable.MkdirAll(r.layout.State(), 0o700); err != nil {
 		return problem("make "+r.layout.State(), err)
 	}
-	if err := os.MkdirAll(r.layout.Metadata(), 0o700); err != nil {
+	if err := durable.MkdirAll(r.layout.Metadata(), 0o700); err != nil {
 		return problem("make "+r.layout.Metadata(), err)
 	}
 	for _, name := range metadataFiles {

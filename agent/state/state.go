@@ -30,6 +30,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 )
 
@@ -51,7 +52,7 @@ var ErrLocked = fault.New(fault.Precondition, "state_locked", "another loopback-
 // another process has it. Files that an interrupted write left are removed.
 func Open(dir string) (*Store, error) {
 	for _, d := range []string{dir, filepath.Join(dir, sectionsDir), filepath.Join(dir, asideDir)} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+		if err := durable.MkdirAll(d, 0o700); err != nil {
 			return nil, problem("make the state folder", err)
 		}
 		if err := os.Chmod(d, 0o700); err != nil {
@@ -66,7 +67,7 @@ func Open(dir string) (*Store, error) {
 		return nil, errors.Join(ErrLocked.WithCause(err), lock.Close())
 	}
 	s := &Store{dir: dir, lock: lock}
-	for _, pattern := range []string{temporary + "*", filepath.Join(sectionsDir, temporary+"*")} {
+	for _, pattern := range []string{durable.Temporary + "*", filepath.Join(sectionsDir, durable.Temporary+"*")} {
 		left, _ := filepath.Glob(filepath.Join(dir, pattern)) // fails on bad patterns only
 		for _, l := range left {
 			if err := os.Remove(l); err != nil {
@@ -83,33 +84,11 @@ func (s *Store) Dir() string { return s.dir }
 // Close gives the folder free.
 func (s *Store) Close() error { return s.lock.Close() }
 
-const temporary = ".new-"
-
 // replace writes a file such that it is there as a whole or not at all, and stays.
 func (s *Store) replace(name string, contents []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	path := filepath.Join(s.dir, name)
-	f, err := os.CreateTemp(filepath.Dir(path), temporary+"*") // made with mode 0600
-	if err != nil {
-		return problem("write "+name, err)
-	}
-	_, err = f.Write(contents)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return problem("write "+name, errors.Join(err, os.Remove(f.Name())))
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return problem("write "+name, errors.Join(err, os.Remove(f.Name())))
-	}
-	return problem("write "+name, syncDir(filepath.Dir(path)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return problem("write "+name, durable.WriteFile(filepath.Join(s.dir, name), contents, 0o600))
 }
 
 // problem gives the failures that an operator can do something about their code and hint.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/trust"
 )
@@ -65,7 +66,7 @@ func TestOneAgentAtATime(t *testing.T) {
 
 func TestInterruptedWritesAreCleanedUp(t *testing.T) {
 	s := open(t)
-	left := filepath.Join(s.dir, sectionsDir, temporary+"123")
+	left := filepath.Join(s.dir, sectionsDir, durable.Temporary+"123")
 	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server"
 	"github.com/loopbackd/loopback/server/backup"
@@ -142,7 +143,7 @@ func logger(w io.Writer, s config.Settings) *slog.Logger {
 
 // lock keeps a second control plane out of a data folder.
 func lock(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.New(fault.Unavailable, "data_folder_unusable", "the data folder cannot be made").WithCause(err).WithHint("choose another with --data-dir")
 	}
 	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)

@@ -15,9 +15,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/loopbackd/loopback/fault"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"github.com/loopbackd/loopback/durable"
+	"github.com/loopbackd/loopback/fault"
 )
 
 const (
@@ -237,22 +239,10 @@ func (k *Keys) read(name string) ([]byte, error) {
 
 // write replaces a file whole, readable by its owner alone.
 func (k *Keys) write(name string, b []byte) error {
-	f, err := os.CreateTemp(k.dir, ".new-*") // made with mode 0600
-	if err != nil {
+	if err := durable.WriteFile(k.path(name), b, 0o600); err != nil {
 		return fmt.Errorf("write the folder of keys: %w", err)
 	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("write the folder of keys: %w", err), os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), k.path(name)); err != nil {
-		return errors.Join(fmt.Errorf("write the folder of keys: %w", err), os.Remove(f.Name()))
-	}
-	d, err := os.Open(k.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // lock keeps two publications out of one folder.

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/storage"
 )
@@ -230,13 +231,14 @@ func unpack(from, to string) (Manifest, error) {
 }
 
 func extract(r io.Reader, path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("it holds %s twice", filepath.Base(path))
 	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Sync(), f.Close())
+	return durable.Write(path, 0o600, func(w io.Writer) error {
+		_, err := io.Copy(w, r)
+		return err
+	})
 }

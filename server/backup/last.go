@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 )
 
@@ -16,12 +17,11 @@ const lastName = "last-backup"
 
 // Note leaves behind when a backup was finished, for metrics and doctor.
 func Note(dataDir string, at time.Time) error {
-	part := filepath.Join(dataDir, lastName+".part")
-	if err := os.WriteFile(part, []byte(at.UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(dataDir, lastName), []byte(at.UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
 		return fault.New(fault.Unavailable, "backup_unnoted", "the backup is whole, but the data folder does not take a note of it").WithCause(err).
 			WithHint("run loopbackd backup as the user of loopbackd serve")
 	}
-	return os.Rename(part, filepath.Join(dataDir, lastName))
+	return nil
 }
 
 // Last is when the last backup was finished; zero where none ever was.

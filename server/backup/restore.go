@@ -11,6 +11,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/tenant"
@@ -38,7 +39,7 @@ func Restore(ctx context.Context, from, dataDir, database string, now time.Time)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Restored{}, failed(dataDir, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(dataDir), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(dataDir), 0o755); err != nil {
 		return Restored{}, failed(dataDir, err)
 	}
 	stage, err := os.MkdirTemp(filepath.Dir(dataDir), ".restore-*")
@@ -73,6 +74,9 @@ func Restore(ctx context.Context, from, dataDir, database string, now time.Time)
 		return Restored{}, failed(dataDir, err)
 	}
 	if err := os.Rename(stage, dataDir); err != nil {
+		return Restored{}, failed(dataDir, err)
+	}
+	if err := durable.SyncDir(filepath.Dir(dataDir)); err != nil {
 		return Restored{}, failed(dataDir, err)
 	}
 	return done, nil

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/trust"
@@ -45,7 +46,7 @@ const pepperSize = 32
 
 // Open reads the keys in a folder, or makes them where the folder has none.
 func Open(dir string, now time.Time) (*Keys, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, unusable(dir, err)
 	}
 	k := &Keys{Dir: dir}
@@ -218,31 +219,10 @@ func readPKCS8(name string) (any, error) {
 
 // write puts a file in place whole, 0600, and on the disk before it has its name.
 func write(name string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return unusable(filepath.Dir(name), err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(name))
-	}
-	if err != nil {
+	if err := durable.WriteFile(name, content, 0o600); err != nil {
 		return unusable(filepath.Dir(name), err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func unusable(dir string, err error) error {

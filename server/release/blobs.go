@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/release"
 )
 
@@ -41,66 +42,39 @@ type Folder struct{ root string }
 
 // NewFolder makes the directory where it is missing.
 func NewFolder(root string) (*Folder, error) {
-	if err := os.MkdirAll(root, 0o700); err != nil {
+	if err := durable.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("make the release folder: %w", err)
 	}
 	return &Folder{root}, nil
 }
 
-// temporary begins the name of a file that is still being written. Keys cannot hold it.
-const temporary = ".new-"
-
 func (f *Folder) path(key string) (string, error) {
-	if !fs.ValidPath(key) || key == "." || strings.Contains(key, temporary) {
+	if !fs.ValidPath(key) || key == "." || strings.Contains(key, durable.Temporary) {
 		return "", fmt.Errorf("blob key %q is not valid", key)
 	}
 	return filepath.Join(f.root, filepath.FromSlash(key)), nil
 }
 
 // Put writes beside the final name, syncs, renames and syncs the directory.
-func (f *Folder) Put(_ context.Context, key string, r io.Reader, size int64) (err error) {
+func (f *Folder) Put(_ context.Context, key string, r io.Reader, size int64) error {
 	path, err := f.path(key)
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(dir, temporary+"*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, file.Close(), os.Remove(file.Name()))
+	err = durable.Write(path, 0o600, func(w io.Writer) error {
+		n, err := io.Copy(w, io.LimitReader(r, size+1))
+		if err == nil && n != size {
+			err = fmt.Errorf("%w: got %d bytes of %d", io.ErrUnexpectedEOF, n, size)
 		}
-	}()
-	n, err := io.Copy(file, io.LimitReader(r, size+1))
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("write blob %s: %w", key, err)
 	}
-	if n != size {
-		return fmt.Errorf("write blob %s: %w: got %d bytes of %d", key, io.ErrUnexpectedEOF, n, size)
-	}
-	if err := file.Sync(); err != nil {
-		return fmt.Errorf("write blob %s: %w", key, err)
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	if err := file.Close(); err != nil {
-		return fmt.Errorf("write blob %s: %w", key, errors.Join(err, os.Remove(path)))
-	}
-	return syncFolder(dir)
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // Open opens the file at the offset.
@@ -143,7 +117,7 @@ func (f *Folder) List(_ context.Context, prefix string) ([]Blob, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), temporary) {
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), durable.Temporary) {
 			return err
 		}
 		rel, err := filepath.Rel(f.root, path)
