@@ -31,6 +31,7 @@ import (
 type Options struct {
 	Program string        // loopbackd; empty: built into Dir
 	Dir     string        // of data and log
+	DataDir string        // empty: in Dir
 	Host    string        // address to listen on; empty: 127.0.0.1
 	Args    []string      // further flags of serve
 	Ready   time.Duration // how long a start may take; 0: a minute
@@ -92,7 +93,10 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{URL: "https://" + address, Address: address, Metrics: metrics, DataDir: filepath.Join(o.Dir, "data"),
+	if o.DataDir == "" {
+		o.DataDir = filepath.Join(o.Dir, "data")
+	}
+	d := &Daemon{URL: "https://" + address, Address: address, Metrics: metrics, DataDir: o.DataDir,
 		options: o, logPath: filepath.Join(o.Dir, "loopbackd.log")}
 	return d, d.Restart(ctx)
 }

@@ -3,6 +3,7 @@ package fault
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -140,24 +141,47 @@ func TestKillsUnderWritesLoseNothing(t *testing.T) {
 		linked, ours[a.HostID()] = append(linked, a.HostID()), true
 	}
 
+	offline := make(chan string, 100)
+	watching, stop := context.WithCancel(t.Context())
+	watched := watch(watching, d, ours, offline)
+	defer func() { stop(); watched.Wait() }()
+
+	losesNothing(t, d, random, secret, linked, size(10, 200), func() {
+		if err := d.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// Nobody is declared offline after the window of the last start either: agents had come back.
+	await(t, f, time.Minute, func(c fleet.Counts) bool { return c.Linked == 20 })
+	select {
+	case <-time.After(window + 5*time.Second):
+	case <-t.Context().Done():
+	}
+	stop()
+	watched.Wait()
+	close(offline)
+	for o := range offline {
+		t.Errorf("shown offline because of us: %s", o)
+	}
+}
+
+// losesNothing changes things from several sides while the control plane is brought down again and again, and finds
+// every acknowledged change after each start, and at the end with its audit entry.
+func losesNothing(t *testing.T, d *daemon.Daemon, random *rand.Rand, secret string, linked []string, times int, down func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &ledger{stir: make(chan struct{}), labels: map[string]int{}}
 	writers := l.write(ctx, d, secret, linked)
-	offline := make(chan string, 100)
-	watched := watch(ctx, d, ours, offline)
-	defer func() { cancel(); writers.Wait(); watched.Wait() }()
+	defer func() { cancel(); writers.Wait() }()
 
 	var tokens, workspaces, hosts int
-	kills := size(10, 200)
 	var slowest time.Duration
-	for k := range kills {
+	for k := range times {
 		more := int64(20 + random.IntN(400))
 		if err := l.await(within(t, time.Minute), l.count.Load()+more); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.Kill(); err != nil {
-			t.Fatal(err)
-		}
+		down()
 		owedTokens, owedWorkspaces, owedHosts, labels := l.owed(tokens, workspaces, hosts)
 		began := time.Now()
 		if err := d.Restart(t.Context()); err != nil {
@@ -167,23 +191,12 @@ func TestKillsUnderWritesLoseNothing(t *testing.T) {
 		tokens, workspaces, hosts = tokens+len(owedTokens), workspaces+len(owedWorkspaces), hosts+len(owedHosts)
 		there(t, d, owedTokens, owedWorkspaces, owedHosts, labels)
 	}
-	// Nobody is declared offline after the window of the last start either: agents had come back.
-	await(t, f, time.Minute, func(c fleet.Counts) bool { return c.Linked == 20 })
-	select {
-	case <-time.After(window + 5*time.Second):
-	case <-t.Context().Done():
-	}
 	cancel()
 	writers.Wait()
-	watched.Wait()
-	close(offline)
-	for o := range offline {
-		t.Errorf("shown offline because of us: %s", o)
-	}
 	allTokens, allWorkspaces, allHosts, labels := l.owed(0, 0, 0)
 	there(t, d, allTokens, allWorkspaces, allHosts, labels)
 	audited(t, d, allTokens, allWorkspaces, allHosts, labels)
-	t.Logf("%d kills; %d tokens, %d workspaces, %d hosts, %v labels acknowledged, none lost; slowest start %s", kills, len(allTokens), len(allWorkspaces), len(allHosts), labels, slowest)
+	t.Logf("down %d times; %d tokens, %d workspaces, %d hosts, %v labels acknowledged, none lost; slowest start %s", times, len(allTokens), len(allWorkspaces), len(allHosts), labels, slowest)
 }
 
 // watch follows the hosts through every restart and tells who is shown offline.

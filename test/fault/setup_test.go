@@ -58,10 +58,16 @@ func dice(t *testing.T) *rand.Rand {
 
 func start(t *testing.T, args ...string) *daemon.Daemon {
 	t.Helper()
+	return startOn(t, "", args...)
+}
+
+// startOn keeps the data in a folder, or in one of the test's own where none is given.
+func startOn(t *testing.T, dataDir string, args ...string) *daemon.Daemon {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("loopbackd is started as a process of its own: not in the quick part")
 	}
-	d, err := daemon.Start(t.Context(), daemon.Options{Program: program, Dir: t.TempDir(), Args: args})
+	d, err := daemon.Start(t.Context(), daemon.Options{Program: program, Dir: t.TempDir(), DataDir: dataDir, Args: args})
 	if err != nil {
 		t.Fatal(err)
 	}
