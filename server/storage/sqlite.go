@@ -75,7 +75,7 @@ func (db *DB) openSQLite(ctx context.Context, path string) (dialect, error) {
 	e.reads = db.reads
 	db.engine, db.nature = e, nature{blames: true, patience: 2 * busyTimeout}
 	// The first connection makes the write-ahead log; readers cannot.
-	if err := db.writes.PingContext(ctx); err != nil {
+	if err := e.first(ctx, db.writes); err != nil {
 		return dialect{}, errors.Join(fmt.Errorf("opening %s: %w", path, e.explain(err)), db.closePools())
 	}
 	// One reader stays open from now on: it keeps the files beside the database in place, should the disk fill up.
@@ -84,6 +84,26 @@ func (db *DB) openSQLite(ctx context.Context, path string) (dialect, error) {
 		return dialect{}, errors.Join(fmt.Errorf("opening %s: %w", path, e.explain(err)), db.closePools())
 	}
 	return dialect{goose: goose.DialectSQLite3, rewrite: func(text string) string { return text }}, nil
+}
+
+// first opens the connection that turns a new file to write-ahead logging. Where several do so together SQLite refuses one
+// at once, whatever its timeout: both read and both want to be alone. The refused one finds it done a little later.
+func (e *sqlite) first(ctx context.Context, writes *sql.DB) error {
+	until := time.Now().Add(busyTimeout)
+	for {
+		err := writes.PingContext(ctx)
+		var s *sqlitedriver.Error
+		if !errors.As(err, &s) || s.Code()&0xff != sqlite3.SQLITE_BUSY || time.Now().After(until) {
+			return err
+		}
+		pause := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return errors.Join(err, ctx.Err())
+		}
+	}
 }
 
 func (e *sqlite) begin(l *line) (feed, entries int64, err error) {
