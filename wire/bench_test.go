@@ -29,10 +29,14 @@ import (
 
 func BenchmarkHandshake(b *testing.B) {
 	d := newDeployment(b, 1)
+	a, err := prepare(d.keys)
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	for b.Loop() {
 		agent, first, _ := initiate()
-		second, _, err := respond(d.keys, first, rekeyInterval)
+		second, _, err := a.respond(first, rekeyInterval)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -46,9 +50,13 @@ func BenchmarkHandshake(b *testing.B) {
 func BenchmarkRespond(b *testing.B) {
 	d := newDeployment(b, 1)
 	_, first, _ := initiate()
+	a, err := prepare(d.keys)
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := respond(d.keys, first, rekeyInterval); err != nil {
+		if _, _, err := a.respond(first, rekeyInterval); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -9,10 +9,7 @@ import (
 	"github.com/loopbackd/loopback/trust"
 )
 
-var (
-	suite    = noise.NewCipherSuite(noise.DH25519, noise.CipherAESGCM, noise.HashSHA256)
-	prologue = []byte("loopback link 1")
-)
+var prologue = []byte("loopback link 1")
 
 // Sizes of the handshake's messages.
 const (
@@ -40,20 +37,13 @@ type session struct {
 }
 
 // respond answers the first message of a handshake.
-func respond(keys ServerKeys, first []byte, every uint64) (second []byte, s *session, err error) {
+func (a *answering) respond(first []byte, every uint64) (second []byte, s *session, err error) {
 	if len(first) < firstSize || len(first) > maxFirst {
 		return nil, nil, ErrTampered
 	}
-	keyset, err := json.Marshal(keys.Keyset)
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(keyset) > maxKeysetSize {
-		return nil, nil, fault.New(fault.Internal, "keyset_too_large", "the keyset takes %d bytes, a handshake carries %d", len(keyset), maxKeysetSize)
-	}
 	state, err := noise.NewHandshakeState(noise.Config{
-		CipherSuite: suite, Pattern: noise.HandshakeNX, Prologue: prologue,
-		StaticKeypair: noise.DHKey{Private: keys.Private, Public: keys.Public},
+		CipherSuite: suite(a.static), Pattern: noise.HandshakeNX, Prologue: prologue,
+		StaticKeypair: noise.DHKey{Private: a.keys.Private, Public: a.keys.Public},
 	})
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +51,7 @@ func respond(keys ServerKeys, first []byte, every uint64) (second []byte, s *ses
 	if _, _, _, err = state.ReadMessage(nil, first); err != nil {
 		return nil, nil, ErrTampered.WithCause(err)
 	}
-	second, fromAgent, toAgent, err := state.WriteMessage(nil, keyset)
+	second, fromAgent, toAgent, err := state.WriteMessage(nil, a.keyset)
 	if err != nil {
 		// A low-order point of the stranger's, which X25519 refuses.
 		return nil, nil, ErrTampered.WithCause(err)
@@ -76,7 +66,7 @@ type initiation struct{ state *noise.HandshakeState }
 
 func initiate() (initiation, []byte, error) {
 	state, err := noise.NewHandshakeState(noise.Config{
-		CipherSuite: suite, Pattern: noise.HandshakeNX, Prologue: prologue, Initiator: true,
+		CipherSuite: suite(nil), Pattern: noise.HandshakeNX, Prologue: prologue, Initiator: true,
 	})
 	if err != nil {
 		return initiation{}, nil, err

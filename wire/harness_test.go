@@ -49,6 +49,15 @@ func (d *deployment) newKeys(t testing.TB, version uint64) ServerKeys {
 	return ServerKeys{Private: private, Public: public, Keyset: signed}
 }
 
+// respond answers a handshake as a server does that was never asked before.
+func respond(keys ServerKeys, first []byte, every uint64) ([]byte, *session, error) {
+	a, err := prepare(keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.respond(first, every)
+}
+
 func (d *deployment) hash() trust.AnchorHash {
 	return trust.HashAnchor(d.anchor.Public().(ed25519.PublicKey))
 }

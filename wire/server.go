@@ -52,7 +52,8 @@ type Server struct {
 	sockets *sockets
 	polls   *polls
 	hands   hands
-	shaking chan struct{} // bounds how many handshakes are computed at a time; the others wait with shallow stacks
+	shaking chan struct{}             // bounds how many handshakes are computed at a time; the others wait with shallow stacks
+	answers atomic.Pointer[answering] // for the keys of the last handshake
 	budget  budget
 	pending atomic.Int64
 
@@ -137,7 +138,16 @@ func busy(w http.ResponseWriter, retry time.Duration) {
 func (s *Server) respond(first []byte) ([]byte, *session, error) {
 	s.shaking <- struct{}{}
 	defer func() { <-s.shaking }()
-	return respond(s.Keys(), first, s.every)
+	keys := s.Keys()
+	a := s.answers.Load()
+	if a == nil || !a.with(keys) {
+		var err error
+		if a, err = prepare(keys); err != nil {
+			return nil, nil, err
+		}
+		s.answers.Store(a)
+	}
+	return a.respond(first, s.every)
 }
 
 func (s *Server) established() { s.pending.Add(-1) }
