@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,9 +37,7 @@ func (s *socket) OnMessage(_ *gws.Conn, m *gws.Message) {
 func dialSockets(ctx context.Context, address string, n int) (*sockets, error) {
 	out := &sockets{all: make([]*socket, n)}
 	err := each(n, abreast, func(i int) error {
-		block := i / 100
-		from := &net.Dialer{Timeout: 30 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 8, byte(block>>8), byte(block))}}
-		raw, err := tls.DialWithDialer(from, "tcp", address, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}) // it is a rival of ours
+		raw, err := tls.DialWithDialer(from(8, i), "tcp", address, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}) // it is a rival of ours
 		if err != nil {
 			return err
 		}

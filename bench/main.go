@@ -92,6 +92,7 @@ type bench struct {
 	rounds  int
 	agents  int
 	hosts   int
+	fleets  int // agents of the area fleet
 }
 
 // areas in the order in which they run.
@@ -101,6 +102,7 @@ var areas = []struct {
 }{
 	{"enrolment", (*bench).enrolment},
 	{"link", (*bench).link},
+	{"fleet", (*bench).fleet},
 	{"storage", (*bench).storage},
 	{"install", (*bench).install},
 	{"console", (*bench).console},
@@ -117,10 +119,11 @@ func main() {
 		return
 	}
 	b := &bench{}
-	area := flag.String("area", "", "run only this `AREA`: enrolment, link, storage, install or console")
+	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, install or console")
 	out := flag.String("out", filepath.Join("bench", "results.json"), "`FILE` for the results")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each figure")
 	flag.IntVar(&b.agents, "agents", 2000, "simulated agents")
+	flag.IntVar(&b.fleets, "fleet", 19_000, "simulated agents of the area fleet; fewer where a process may have fewer descriptors")
 	flag.IntVar(&b.hosts, "hosts", 50, "real machines to install on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -141,7 +144,7 @@ func (b *bench) run(ctx context.Context, area, out string) (err error) {
 	}) bool {
 		return a.name == area
 	}) {
-		return fmt.Errorf("there is no area %q; there are enrolment, link, storage, install and console", area)
+		return fmt.Errorf("there is no area %q; there are enrolment, link, fleet, storage, install and console", area)
 	}
 	if b.root, err = os.Getwd(); err != nil {
 		return err

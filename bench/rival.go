@@ -49,6 +49,7 @@ func (b *bench) startRival(ctx context.Context, args ...string) (*rival, string,
 		return nil, "", err
 	}
 	r.out = bufio.NewScanner(out)
+	r.out.Buffer(nil, 16<<20) // a crowd answers with a time for each of its agents
 	if err := r.cmd.Start(); err != nil {
 		return nil, "", err
 	}
@@ -87,6 +88,10 @@ func playRival(args []string) error {
 	switch args[0] {
 	case "websocket":
 		return serveEcho()
+	case "tls":
+		return serveRaw()
+	case "crowd":
+		return playCrowd()
 	case "sqlite":
 		return serveInserts(args[1])
 	default:
@@ -102,14 +107,20 @@ func (echo) OnMessage(c *gws.Conn, m *gws.Message) {
 	_ = m.Close()
 }
 
-// serveEcho is a plain WebSocket server over TLS 1.3, with the library that the product uses and the same kind of key.
-func serveEcho() error {
+// rivalCertificate has the kind of key that the product's has.
+func rivalCertificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return err
+		return tls.Certificate{}, err
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "rival"}, NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+// serveEcho is a plain WebSocket server over TLS 1.3, with the library that the product uses and the same kind of key.
+func serveEcho() error {
+	certificate, err := rivalCertificate()
 	if err != nil {
 		return err
 	}
@@ -119,7 +130,7 @@ func serveEcho() error {
 		return err
 	}
 	srv := &http.Server{
-		ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
+		ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			c, err := upgrader.Upgrade(w, r)
 			if err == nil {

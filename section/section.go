@@ -34,6 +34,7 @@ const (
 	MaxItems = 100_000
 	MaxKey   = 256       // bytes
 	MaxValue = 256 << 10 // bytes
+	MaxSize  = 16 << 20  // bytes of all keys and values
 )
 
 // Revision is the place of a value in the history of one section of one host.
@@ -118,7 +119,19 @@ func New(name string, rev Revision, items []Item) (Section, error) {
 		}
 		s.Digest = s.Digest.add(it.hash(), false)
 	}
+	if n := s.Size(); n > MaxSize {
+		return Section{}, invalid("section %s takes %d bytes; at most %d are allowed", name, n, MaxSize)
+	}
 	return s, nil
+}
+
+// Size is how many bytes the keys and values take.
+func (s Section) Size() int {
+	n := 0
+	for _, it := range s.Items {
+		n += len(it.Key) + len(it.Value)
+	}
+	return n
 }
 
 func (i Item) check(section string) error {
@@ -207,7 +220,7 @@ func (s Section) Apply(d Delta) (Section, error) {
 		out.Items = append(out.Items, it)
 	}
 	slices.SortFunc(out.Items, func(a, b Item) int { return cmp.Compare(a.Key, b.Key) })
-	if out.Digest != d.Digest || len(out.Items) > MaxItems {
+	if out.Digest != d.Digest || len(out.Items) > MaxItems || out.Size() > MaxSize {
 		return Section{}, ErrMismatch
 	}
 	return out, nil

@@ -117,3 +117,26 @@ func TestGet(t *testing.T) {
 		t.Error("found what is not there")
 	}
 }
+
+func TestASectionIsNoLargerThanItMayBe(t *testing.T) {
+	var items []Item
+	for i := range MaxSize / MaxValue {
+		items = append(items, Item{Key: string(rune('a'+i%26)) + string(rune('a'+i/26)), Value: make([]byte, MaxValue-2)})
+	}
+	most, err := New("mesh", Revision{Epoch: 1, Number: 1}, items)
+	if err != nil || most.Size() != MaxSize {
+		t.Fatalf("a section of %d bytes: %v", most.Size(), err)
+	}
+	more := append(items, Item{Key: "zz", Value: nil})
+	if _, err := New("mesh", Revision{Epoch: 1, Number: 2}, more); err == nil {
+		t.Error("a section of two bytes more is taken")
+	}
+	one, err := New("mesh", Revision{Epoch: 1, Number: 2}, more[len(more)-1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Delta{Name: "mesh", Base: most.Revision, BaseDigest: most.Digest, Revision: one.Revision, Put: one.Items}
+	if _, err := most.Apply(d); err == nil {
+		t.Error("a delta to a section of two bytes more is taken")
+	}
+}

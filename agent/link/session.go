@@ -45,6 +45,7 @@ type session struct {
 	sequence uint64
 	answered uint64
 	offered  bool
+	parts    parts            // of a section that comes in several frames
 	rekey    <-chan time.Time // when to make way for the accepted key
 
 	beside sync.WaitGroup // goroutines that end with the session
@@ -197,6 +198,7 @@ func (s *session) hello(ctx context.Context) error {
 		Uptime:          durationpb.New(s.options.Uptime()),
 		Transport:       s.conn.Transport(),
 		KeysetVersion:   s.trust.Version,
+		TakesParts:      true,
 	}
 	for _, st := range s.options.Host.Linking() {
 		h.Held = append(h.Held, heldOut(st))
@@ -375,6 +377,8 @@ func (s *session) receive(f *pb.ServerFrame) (again bool, err error) {
 		}
 	case *pb.ServerFrame_Section:
 		s.options.Host.Whole(wholeIn(b.Section))
+	case *pb.ServerFrame_SectionPart:
+		s.part(b.SectionPart)
 	case *pb.ServerFrame_SectionDelta:
 		s.options.Host.Delta(deltaIn(b.SectionDelta))
 	case *pb.ServerFrame_Standing:

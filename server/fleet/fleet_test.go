@@ -158,7 +158,7 @@ func TestEveryReplicaCompilesTheSame(t *testing.T) {
 			fresh := directory(t, p)
 			for _, id := range ids {
 				followed, loaded := desired(t, p.Fleet, id), desired(t, fresh, id)
-				if followed.Revision != loaded.Revision || followed.Digest != loaded.Digest || !bytes.Equal(followed.Whole, loaded.Whole) {
+				if followed.Revision != loaded.Revision || followed.Digest != loaded.Digest || !slices.EqualFunc(followed.Whole, loaded.Whole, bytes.Equal) {
 					t.Fatalf("step %d, %s: host %s is to have %s %x where the feed was followed, %s %x where it was loaded",
 						step, did, id, followed.Revision, followed.Digest[:4], loaded.Revision, loaded.Digest[:4])
 				}

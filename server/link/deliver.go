@@ -83,19 +83,36 @@ func (p *peer) schedule() {
 // flush sends what there is to send.
 func (p *peer) flush() {
 	for {
-		frame := p.next()
-		if frame == nil {
+		frames := p.next()
+		if frames == nil {
 			return
 		}
-		p.hub.metrics.sent(len(frame))
-		if p.conn.Send(frame) != nil {
-			return // Closed comes; nothing is scheduled any more
+		for _, frame := range frames {
+			p.hub.metrics.sent(len(frame))
+			if p.conn.Send(frame) != nil {
+				return // Closed comes; nothing is scheduled any more
+			}
+		}
+		if len(frames) > 1 {
+			p.delivered()
 		}
 	}
 }
 
-// next is the frame to send now; nil when there is none, and then nobody is flushing any more.
-func (p *peer) next() []byte {
+// delivered counts the time for an answer from now on: parts take theirs.
+func (p *peer) delivered() {
+	now := p.hub.Clock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.sections {
+		if p.sections[i].open {
+			p.sections[i].sentAt = now
+		}
+	}
+}
+
+// next are the frames to send now; nil when there are none, and then nobody is flushing any more.
+func (p *peer) next() [][]byte {
 	for {
 		p.mu.Lock()
 		var m *pb.ServerFrame
@@ -110,8 +127,8 @@ func (p *peer) next() []byte {
 		case p.outbox.sections:
 			p.outbox.sections = false
 			p.mu.Unlock()
-			if frame := p.nextSection(); frame != nil {
-				return frame
+			if frames := p.nextSection(); frames != nil {
+				return frames
 			}
 			continue
 		default:
@@ -131,13 +148,13 @@ func (p *peer) next() []byte {
 			p.hub.Logger.Error("a frame cannot be encoded", "host", p.id, "error", err)
 			continue
 		}
-		return b
+		return [][]byte{b}
 	}
 }
 
 // nextSection is the first section that the agent lacks and can be sent now. The fleet is asked without a lock held: it
 // may be inside a call to us.
-func (p *peer) nextSection() []byte {
+func (p *peer) nextSection() [][]byte {
 	h := p.hub
 	desired, epoch, now := h.Fleet.Desired(p.id), h.Fleet.Epoch(), h.Clock()
 	known := h.Fleet.Lookup(p.id)
@@ -166,11 +183,15 @@ func (p *peer) nextSection() []byte {
 		if hd.open {
 			base = section.Revision{} // the agent may have taken what it did not answer
 		}
-		frame, kind := h.recall.frame(base, hd.digest, want)
+		frames, kind := h.recall.frames(base, hd.digest, want)
+		if len(frames) > 1 && !p.parts {
+			p.tooLarge(now, hd, want)
+			continue
+		}
 		hd.sent, hd.sentAt, hd.open = want.Revision, now, true
 		p.outbox.sections = true // there may be more
 		h.metrics.sections.WithLabelValues(kind).Inc()
-		return frame
+		return frames
 	}
 	return nil
 }
@@ -207,4 +228,13 @@ func (p *peer) freeze(now time.Time, known *Known, hd *holding, want *Compiled) 
 		}
 	}
 	p.hub.ledger.add(p.id, now, func(o *Observation) { o.setStatus(status) })
+}
+
+// tooLarge says of a section in parts that this agent, which is older than parts, cannot be sent it. The peer is locked.
+func (p *peer) tooLarge(now time.Time, hd *holding, want *Compiled) {
+	hd.answered = want.Revision
+	p.hub.ledger.add(p.id, now, func(o *Observation) {
+		o.setStatus(section.Status{Name: want.Name, Revision: want.Revision, Digest: hd.digest, State: section.Failed,
+			Message: fmt.Sprintf("the section takes %d bytes, and this version of the agent takes %d at most; update the agent", want.Size, MaxFrame)})
+	})
 }

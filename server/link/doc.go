@@ -26,7 +26,9 @@
 // What a host should be leaves as sections. A link's outbox holds no frames but marks ("settings changed"), so it cannot
 // grow: what is sent is looked up when the link is ready to take it, and a value that was overtaken meanwhile is never
 // sent. One value a section is unanswered at a time. The frame is the delta from what the agent holds where that value is
-// still remembered, else the section whole; both are encoded once for all hosts that see the same.
+// still remembered, else the section whole; both are encoded once for all hosts that see the same. A section that exceeds
+// a frame goes out in parts, up to section.MaxSize; an agent of a build that knows no parts keeps what it has, and the
+// section shows as failed with that reason.
 //
 // When the hub has more to do than it can serve it says so: a hello or an enrolment over the admission rate is refused
 // with a time to return, and those times are spread at the rate that can be served.

@@ -174,6 +174,7 @@ type machine struct {
 	connection uint64
 	held       []*pb.SectionHeld
 	inventory  []byte
+	parts      bool // takes sections in parts
 }
 
 func newMachine() *machine {
@@ -209,7 +210,7 @@ func (m *machine) hello(c *conn) *pb.AgentFrame {
 	m.connection++
 	return &pb.AgentFrame{Body: &pb.AgentFrame_Hello{Hello: &pb.Hello{
 		HostId: m.id, Proof: wire.SignProof(m.key, wire.RoleHello, m.id, c.hash[:]), AgentVersion: "1.0.0", BootId: m.boot,
-		Connection: m.connection, Held: m.held, InventoryDigest: m.inventory, Uptime: durationpb.New(time.Hour),
+		Connection: m.connection, Held: m.held, InventoryDigest: m.inventory, Uptime: durationpb.New(time.Hour), TakesParts: m.parts,
 	}}}
 }
 

@@ -130,7 +130,7 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 	}
 	p.id, p.key = known.HostID, [32]byte(m.GetProof().GetPublicKey())
 	p.order = Order{clip(m.GetBootId()), m.GetConnection()}
-	p.welcomed = h.Clock()
+	p.parts, p.welcomed = m.GetTakesParts(), h.Clock()
 	p.heard.Store(p.welcomed.UnixNano())
 	p.uptime.Store(int64(max(m.GetUptime().AsDuration(), 0)))
 	interval := h.interval(known)

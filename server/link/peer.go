@@ -21,6 +21,7 @@ type peer struct {
 	key      [32]byte // that proved the hello
 	order    Order
 	welcomed time.Time
+	parts    bool // it takes a section in parts
 
 	heard    atomic.Int64 // when the last frame came, in nanoseconds since 1970
 	uptime   atomic.Int64 // of the host

@@ -43,7 +43,7 @@ const overhead = 400
 
 func (r *recalled) cost() int {
 	if r.value != nil {
-		return overhead + 2*len(r.value.Whole) // items and frame
+		return overhead + 2*r.value.Size // items and frames
 	}
 	return overhead + len(r.frame)
 }
@@ -54,8 +54,8 @@ func newRecall(limit int) *recall {
 
 func versionOf(c *Compiled) version { return version{c.Name, c.Revision, c.Digest} }
 
-// frame is what brings a holder of the base to a value, and how: "delta" or "whole".
-func (r *recall) frame(base section.Revision, digest section.Digest, want *Compiled) ([]byte, string) {
+// frames are what brings a holder of the base to a value, and how: "delta" or "whole".
+func (r *recall) frames(base section.Revision, digest section.Digest, want *Compiled) ([][]byte, string) {
 	to := versionOf(want)
 	from := version{want.Name, base, digest}
 	r.mu.Lock()
@@ -63,7 +63,7 @@ func (r *recall) frame(base section.Revision, digest section.Digest, want *Compi
 	if e := r.deltas[step{from, to}]; e != nil {
 		r.recent.MoveToFront(e)
 		r.mu.Unlock()
-		return e.Value.(*recalled).frame, "delta"
+		return [][]byte{e.Value.(*recalled).frame}, "delta"
 	}
 	var old *Compiled
 	if e := r.values[from]; e != nil {
@@ -87,13 +87,13 @@ func (r *recall) frame(base section.Revision, digest section.Digest, want *Compi
 		Name: d.Name, Base: revisionOut(d.Base), BaseDigest: d.BaseDigest[:], Revision: revisionOut(d.Revision),
 		Digest: d.Digest[:], Put: itemsOut(d.Put), Delete: d.Delete,
 	}}})
-	if err != nil || len(frame) >= len(want.Whole) {
+	if err != nil || len(frame) >= want.Size || len(frame) > MaxFrame {
 		return want.Whole, "whole"
 	}
 	r.mu.Lock()
 	r.keep(&recalled{step: step{from, to}, frame: frame})
 	r.mu.Unlock()
-	return frame, "delta"
+	return [][]byte{frame}, "delta"
 }
 
 // remember keeps a value that a host holds: what comes next can then be told as a delta from it.

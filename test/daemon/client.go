@@ -32,6 +32,13 @@ type Client struct {
 	HTTP      *http.Client
 }
 
+// In is the client in another workspace.
+func (c *Client) In(workspace string) *Client {
+	other := *c
+	other.Workspace = workspace
+	return &other
+}
+
 // bearer adds the key to every call.
 type bearer struct {
 	key  string

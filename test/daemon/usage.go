@@ -47,7 +47,7 @@ func Resident(pid int) (int64, error) {
 	return pages * int64(os.Getpagesize()), err
 }
 
-// Metric is the sum of a metric's series.
+// Metric is the sum of a metric's series, or one series where its labels are given as they are written.
 func (d *Daemon) Metric(ctx context.Context, name string) (float64, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.Metrics+"/metrics", nil)
 	if err != nil {
@@ -61,7 +61,7 @@ func (d *Daemon) Metric(ctx context.Context, name string) (float64, error) {
 	sum, found := 0.0, false
 	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
 		series, value, ok := strings.Cut(lines.Text(), " ")
-		if base, _, _ := strings.Cut(series, "{"); !ok || base != name {
+		if base, _, _ := strings.Cut(series, "{"); !ok || base != name && series != name {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	mathrand "math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -43,6 +44,12 @@ type Agent struct {
 	Apply func(section.Section) section.Status
 	// LoseAnswer tells whether the answer to the next enrolment is lost: the agent hangs up before it reads it.
 	LoseAnswer func() bool
+	// Reported is called when the control plane was told what became of a section; nil: nobody wants to know.
+	Reported func(section.Status)
+	// Pace is how many nanoseconds to wait between heartbeats, whatever the control plane says; nil or 0: what it says.
+	Pace *atomic.Int64
+	// NoParts agents are of the builds that knew no sections in parts.
+	NoParts bool
 	// Mute agents link and then send no heartbeats. Deaf ones link and then read nothing.
 	Mute, Deaf bool
 	// Patience is how long to wait before trying again where nobody said how long; 0 is a second.
@@ -137,6 +144,7 @@ type Session struct {
 	agent   *Agent
 	Conn    *wire.Conn
 	Welcome *pb.Welcome
+	parts   []*pb.SectionItem // of a section that is under way
 }
 
 // Link dials and says hello.
@@ -150,7 +158,7 @@ func (a *Agent) Link(ctx context.Context) (*Session, error) {
 	a.connection++
 	hello := &pb.Hello{
 		HostId: a.hostID, Proof: wire.SignProof(a.Key, wire.RoleHello, a.hostID, c.Hash()), AgentVersion: a.Version,
-		BootId: a.BootID, Connection: a.connection, InventoryDigest: digest, Transport: c.Transport(), KeysetVersion: c.Keyset().Version,
+		BootId: a.BootID, Connection: a.connection, InventoryDigest: digest, Transport: c.Transport(), KeysetVersion: c.Keyset().Version, TakesParts: !a.NoParts,
 	}
 	for _, h := range a.held {
 		hello.Held = append(hello.Held, heldOut(h.status))
@@ -188,7 +196,11 @@ func (s *Session) Serve(ctx context.Context) error {
 	}
 	interval, sequence := s.Welcome.Heartbeat.AsDuration(), uint64(0)
 	for {
-		wait := interval + time.Duration((mathrand.Float64()*2-1)*s.Welcome.Jitter*float64(interval))
+		every := interval
+		if own := s.agent.Pace; own != nil && own.Load() > 0 {
+			every = time.Duration(own.Load())
+		}
+		wait := every + time.Duration((mathrand.Float64()*2-1)*s.Welcome.Jitter*float64(every))
 		turn, cancel := context.WithTimeout(ctx, wait)
 		for turn.Err() == nil {
 			f, err := receive(turn, s.Conn)
@@ -229,66 +241,6 @@ func (s *Session) sendInventory(ctx context.Context) error {
 	inventory, digest := s.agent.inventory()
 	return send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_Inventory{Inventory: &pb.InventoryReport{
 		Inventory: inventory, Ceiling: &pb.Ceiling{}, Digest: digest}}})
-}
-
-// take handles a frame that is no pulse.
-func (s *Session) take(ctx context.Context, f *pb.ServerFrame) error {
-	a := s.agent
-	switch body := f.Body.(type) {
-	case *pb.ServerFrame_Standing:
-		a.mu.Lock()
-		a.standing = body.Standing.Standing
-		a.mu.Unlock()
-		a.count(func(*Counts) {})
-	case *pb.ServerFrame_Section:
-		m := body.Section
-		got, err := section.New(m.GetName(), revisionIn(m.GetRevision()), itemsIn(m.GetItems()))
-		if err != nil || string(got.Digest[:]) != string(m.GetDigest()) {
-			return s.report(ctx, section.Status{Name: m.GetName(), Revision: revisionIn(m.GetRevision()), State: section.Failed,
-				Message: "the section does not match its digest"})
-		}
-		a.count(func(c *Counts) { c.Wholes++ })
-		return s.apply(ctx, got)
-	case *pb.ServerFrame_SectionDelta:
-		m := body.SectionDelta
-		held := a.Holds(m.GetName())
-		got, err := held.Apply(deltaIn(m))
-		if err != nil {
-			a.count(func(c *Counts) { c.Mismatches++ })
-			return send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_SectionRequest{SectionRequest: &pb.SectionRequest{
-				Name: m.GetName(), Held: revisionOut(held.Revision)}}})
-		}
-		a.count(func(c *Counts) { c.Deltas++ })
-		return s.apply(ctx, got)
-	}
-	return nil
-}
-
-func (s *Session) apply(ctx context.Context, got section.Section) error {
-	a := s.agent
-	status := section.Status{State: section.Applied, AppliedAt: time.Now()}
-	if a.Apply != nil {
-		status = a.Apply(got)
-	}
-	status.Name, status.Revision, status.Digest = got.Name, got.Revision, got.Digest
-	a.mu.Lock()
-	if a.held == nil {
-		a.held = map[string]holding{}
-	}
-	if old := a.held[got.Name]; status.State == section.Failed {
-		status.Digest = old.section.Digest
-		a.held[got.Name] = holding{old.section, status}
-	} else {
-		a.held[got.Name] = holding{got, status}
-	}
-	a.mu.Unlock()
-	err := s.report(ctx, status)
-	a.count(func(*Counts) {})
-	return err
-}
-
-func (s *Session) report(ctx context.Context, status section.Status) error {
-	return send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_SectionReport{SectionReport: &pb.SectionReport{Section: heldOut(status)}}})
 }
 
 // Goodbye leaves on purpose.

@@ -251,6 +251,7 @@ type ServerFrame struct {
 	//	*ServerFrame_SectionDelta
 	//	*ServerFrame_KeyAccepted
 	//	*ServerFrame_Standing
+	//	*ServerFrame_SectionPart
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -365,6 +366,15 @@ func (x *ServerFrame) GetStanding() *Standing {
 	return nil
 }
 
+func (x *ServerFrame) GetSectionPart() *SectionPart {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_SectionPart); ok {
+			return x.SectionPart
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -401,6 +411,10 @@ type ServerFrame_Standing struct {
 	Standing *Standing `protobuf:"bytes,8,opt,name=standing,proto3,oneof"`
 }
 
+type ServerFrame_SectionPart struct {
+	SectionPart *SectionPart `protobuf:"bytes,16,opt,name=section_part,json=sectionPart,proto3,oneof"`
+}
+
 func (*ServerFrame_Enrolled) isServerFrame_Body() {}
 
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
@@ -416,6 +430,8 @@ func (*ServerFrame_SectionDelta) isServerFrame_Body() {}
 func (*ServerFrame_KeyAccepted) isServerFrame_Body() {}
 
 func (*ServerFrame_Standing) isServerFrame_Body() {}
+
+func (*ServerFrame_SectionPart) isServerFrame_Body() {}
 
 // Proof of possession of the identity key: Ed25519 over "loopback identity 1\0" ‖ role ‖ 0 ‖ host id ‖ 0 ‖ handshake hash,
 // where role is "enrol" (host id empty) or "hello".
@@ -669,6 +685,8 @@ type Hello struct {
 	// "websocket" or "poll"
 	Transport     string `protobuf:"bytes,9,opt,name=transport,proto3" json:"transport,omitempty"`
 	KeysetVersion uint64 `protobuf:"varint,10,opt,name=keyset_version,json=keysetVersion,proto3" json:"keyset_version,omitempty"`
+	// The agent takes a section in parts. One that does not gets none that exceeds a frame.
+	TakesParts    bool `protobuf:"varint,16,opt,name=takes_parts,json=takesParts,proto3" json:"takes_parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -771,6 +789,13 @@ func (x *Hello) GetKeysetVersion() uint64 {
 		return x.KeysetVersion
 	}
 	return 0
+}
+
+func (x *Hello) GetTakesParts() bool {
+	if x != nil {
+		return x.TakesParts
+	}
+	return false
 }
 
 // A section as the agent holds it.
@@ -1365,6 +1390,94 @@ func (x *SectionWhole) GetItems() []*SectionItem {
 	return nil
 }
 
+// A part of a section that does not fit into one frame. Parts come in order, each once, with no other section's between
+// them; name, revision and digest are those of the whole, and the same in each.
+type SectionPart struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Revision *SectionRevision       `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Digest   []byte                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// From 0.
+	Part uint32 `protobuf:"varint,4,opt,name=part,proto3" json:"part,omitempty"`
+	// How many there are.
+	Parts         uint32         `protobuf:"varint,5,opt,name=parts,proto3" json:"parts,omitempty"`
+	Items         []*SectionItem `protobuf:"bytes,6,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SectionPart) Reset() {
+	*x = SectionPart{}
+	mi := &file_loopback_v1_link_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SectionPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SectionPart) ProtoMessage() {}
+
+func (x *SectionPart) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SectionPart.ProtoReflect.Descriptor instead.
+func (*SectionPart) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SectionPart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SectionPart) GetRevision() *SectionRevision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+func (x *SectionPart) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *SectionPart) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *SectionPart) GetParts() uint32 {
+	if x != nil {
+		return x.Parts
+	}
+	return 0
+}
+
+func (x *SectionPart) GetItems() []*SectionItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
 type SectionItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1375,7 +1488,7 @@ type SectionItem struct {
 
 func (x *SectionItem) Reset() {
 	*x = SectionItem{}
-	mi := &file_loopback_v1_link_proto_msgTypes[15]
+	mi := &file_loopback_v1_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1500,7 @@ func (x *SectionItem) String() string {
 func (*SectionItem) ProtoMessage() {}
 
 func (x *SectionItem) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[15]
+	mi := &file_loopback_v1_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1513,7 @@ func (x *SectionItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionItem.ProtoReflect.Descriptor instead.
 func (*SectionItem) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SectionItem) GetKey() string {
@@ -1432,7 +1545,7 @@ type SectionDelta struct {
 
 func (x *SectionDelta) Reset() {
 	*x = SectionDelta{}
-	mi := &file_loopback_v1_link_proto_msgTypes[16]
+	mi := &file_loopback_v1_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1557,7 @@ func (x *SectionDelta) String() string {
 func (*SectionDelta) ProtoMessage() {}
 
 func (x *SectionDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[16]
+	mi := &file_loopback_v1_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1570,7 @@ func (x *SectionDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionDelta.ProtoReflect.Descriptor instead.
 func (*SectionDelta) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SectionDelta) GetName() string {
@@ -1521,7 +1634,7 @@ type InventoryReport struct {
 
 func (x *InventoryReport) Reset() {
 	*x = InventoryReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[17]
+	mi := &file_loopback_v1_link_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1646,7 @@ func (x *InventoryReport) String() string {
 func (*InventoryReport) ProtoMessage() {}
 
 func (x *InventoryReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[17]
+	mi := &file_loopback_v1_link_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1659,7 @@ func (x *InventoryReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryReport.ProtoReflect.Descriptor instead.
 func (*InventoryReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InventoryReport) GetInventory() *Inventory {
@@ -1580,7 +1693,7 @@ type HealthReport struct {
 
 func (x *HealthReport) Reset() {
 	*x = HealthReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	mi := &file_loopback_v1_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1705,7 @@ func (x *HealthReport) String() string {
 func (*HealthReport) ProtoMessage() {}
 
 func (x *HealthReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	mi := &file_loopback_v1_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1718,7 @@ func (x *HealthReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReport.ProtoReflect.Descriptor instead.
 func (*HealthReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HealthReport) GetModules() []*ModuleHealth {
@@ -1628,7 +1741,7 @@ type KeyOffer struct {
 
 func (x *KeyOffer) Reset() {
 	*x = KeyOffer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[19]
+	mi := &file_loopback_v1_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1753,7 @@ func (x *KeyOffer) String() string {
 func (*KeyOffer) ProtoMessage() {}
 
 func (x *KeyOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[19]
+	mi := &file_loopback_v1_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1766,7 @@ func (x *KeyOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
 func (*KeyOffer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeyOffer) GetPublicKey() []byte {
@@ -1688,7 +1801,7 @@ type KeyAccepted struct {
 
 func (x *KeyAccepted) Reset() {
 	*x = KeyAccepted{}
-	mi := &file_loopback_v1_link_proto_msgTypes[20]
+	mi := &file_loopback_v1_link_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1813,7 @@ func (x *KeyAccepted) String() string {
 func (*KeyAccepted) ProtoMessage() {}
 
 func (x *KeyAccepted) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[20]
+	mi := &file_loopback_v1_link_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1826,7 @@ func (x *KeyAccepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAccepted.ProtoReflect.Descriptor instead.
 func (*KeyAccepted) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *KeyAccepted) GetGeneration() int64 {
@@ -1740,7 +1853,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_loopback_v1_link_proto_msgTypes[21]
+	mi := &file_loopback_v1_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1865,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[21]
+	mi := &file_loopback_v1_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1878,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -1788,7 +1901,7 @@ type LinkTrouble struct {
 
 func (x *LinkTrouble) Reset() {
 	*x = LinkTrouble{}
-	mi := &file_loopback_v1_link_proto_msgTypes[22]
+	mi := &file_loopback_v1_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1913,7 @@ func (x *LinkTrouble) String() string {
 func (*LinkTrouble) ProtoMessage() {}
 
 func (x *LinkTrouble) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[22]
+	mi := &file_loopback_v1_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +1926,7 @@ func (x *LinkTrouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrouble.ProtoReflect.Descriptor instead.
 func (*LinkTrouble) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{22}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LinkTrouble) GetCode() string {
@@ -1855,7 +1968,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_loopback_v1_link_proto_msgTypes[23]
+	mi := &file_loopback_v1_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1980,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[23]
+	mi := &file_loopback_v1_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1993,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{23}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Standing) GetStanding() string {
@@ -1915,7 +2028,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x06health\x18\t \x01(\v2\x19.loopback.v1.HealthReportH\x00R\x06health\x124\n" +
 	"\atrouble\x18\n" +
 	" \x01(\v2\x18.loopback.v1.LinkTroubleH\x00R\atroubleB\x06\n" +
-	"\x04body\"\xc7\x03\n" +
+	"\x04body\"\x86\x04\n" +
 	"\vServerFrame\x123\n" +
 	"\benrolled\x18\x01 \x01(\v2\x15.loopback.v1.EnrolledH\x00R\benrolled\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.loopback.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -1924,7 +2037,8 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\asection\x18\x05 \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\asection\x12@\n" +
 	"\rsection_delta\x18\x06 \x01(\v2\x19.loopback.v1.SectionDeltaH\x00R\fsectionDelta\x12=\n" +
 	"\fkey_accepted\x18\a \x01(\v2\x18.loopback.v1.KeyAcceptedH\x00R\vkeyAccepted\x123\n" +
-	"\bstanding\x18\b \x01(\v2\x15.loopback.v1.StandingH\x00R\bstandingB\x06\n" +
+	"\bstanding\x18\b \x01(\v2\x15.loopback.v1.StandingH\x00R\bstanding\x12=\n" +
+	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPartB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Proof\x12\x1d\n" +
 	"\n" +
@@ -1947,7 +2061,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\fworkspace_id\x18\x03 \x01(\tR\vworkspaceId\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\achannel\x18\x06 \x01(\tR\achannel\"\xf9\x02\n" +
+	"\achannel\x18\x06 \x01(\tR\achannel\"\x9a\x03\n" +
 	"\x05Hello\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12(\n" +
 	"\x05proof\x18\x02 \x01(\v2\x12.loopback.v1.ProofR\x05proof\x12#\n" +
@@ -1961,7 +2075,9 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x06uptime\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1c\n" +
 	"\ttransport\x18\t \x01(\tR\ttransport\x12%\n" +
 	"\x0ekeyset_version\x18\n" +
-	" \x01(\x04R\rkeysetVersion\"\xf6\x01\n" +
+	" \x01(\x04R\rkeysetVersion\x12\x1f\n" +
+	"\vtakes_parts\x18\x10 \x01(\bR\n" +
+	"takesParts\"\xf6\x01\n" +
 	"\vSectionHeld\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\brevision\x18\x02 \x01(\v2\x1c.loopback.v1.SectionRevisionR\brevision\x12\x16\n" +
@@ -2004,7 +2120,14 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\brevision\x18\x02 \x01(\v2\x1c.loopback.v1.SectionRevisionR\brevision\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x12.\n" +
-	"\x05items\x18\x04 \x03(\v2\x18.loopback.v1.SectionItemR\x05items\"5\n" +
+	"\x05items\x18\x04 \x03(\v2\x18.loopback.v1.SectionItemR\x05items\"\xcd\x01\n" +
+	"\vSectionPart\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
+	"\brevision\x18\x02 \x01(\v2\x1c.loopback.v1.SectionRevisionR\brevision\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x12\n" +
+	"\x04part\x18\x04 \x01(\rR\x04part\x12\x14\n" +
+	"\x05parts\x18\x05 \x01(\rR\x05parts\x12.\n" +
+	"\x05items\x18\x06 \x03(\v2\x18.loopback.v1.SectionItemR\x05items\"5\n" +
 	"\vSectionItem\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"\x8b\x02\n" +
@@ -2059,7 +2182,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -2076,22 +2199,23 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*SectionReport)(nil),         // 12: loopback.v1.SectionReport
 	(*SectionRequest)(nil),        // 13: loopback.v1.SectionRequest
 	(*SectionWhole)(nil),          // 14: loopback.v1.SectionWhole
-	(*SectionItem)(nil),           // 15: loopback.v1.SectionItem
-	(*SectionDelta)(nil),          // 16: loopback.v1.SectionDelta
-	(*InventoryReport)(nil),       // 17: loopback.v1.InventoryReport
-	(*HealthReport)(nil),          // 18: loopback.v1.HealthReport
-	(*KeyOffer)(nil),              // 19: loopback.v1.KeyOffer
-	(*KeyAccepted)(nil),           // 20: loopback.v1.KeyAccepted
-	(*Goodbye)(nil),               // 21: loopback.v1.Goodbye
-	(*LinkTrouble)(nil),           // 22: loopback.v1.LinkTrouble
-	(*Standing)(nil),              // 23: loopback.v1.Standing
-	nil,                           // 24: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 25: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 26: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 29: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 30: loopback.v1.ModuleHealth
+	(*SectionPart)(nil),           // 15: loopback.v1.SectionPart
+	(*SectionItem)(nil),           // 16: loopback.v1.SectionItem
+	(*SectionDelta)(nil),          // 17: loopback.v1.SectionDelta
+	(*InventoryReport)(nil),       // 18: loopback.v1.InventoryReport
+	(*HealthReport)(nil),          // 19: loopback.v1.HealthReport
+	(*KeyOffer)(nil),              // 20: loopback.v1.KeyOffer
+	(*KeyAccepted)(nil),           // 21: loopback.v1.KeyAccepted
+	(*Goodbye)(nil),               // 22: loopback.v1.Goodbye
+	(*LinkTrouble)(nil),           // 23: loopback.v1.LinkTrouble
+	(*Standing)(nil),              // 24: loopback.v1.Standing
+	nil,                           // 25: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 26: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 27: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 30: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 31: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -2099,49 +2223,52 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	10, // 2: loopback.v1.AgentFrame.heartbeat:type_name -> loopback.v1.Heartbeat
 	12, // 3: loopback.v1.AgentFrame.section_report:type_name -> loopback.v1.SectionReport
 	13, // 4: loopback.v1.AgentFrame.section_request:type_name -> loopback.v1.SectionRequest
-	17, // 5: loopback.v1.AgentFrame.inventory:type_name -> loopback.v1.InventoryReport
-	19, // 6: loopback.v1.AgentFrame.key_offer:type_name -> loopback.v1.KeyOffer
-	21, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
-	18, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
-	22, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
+	18, // 5: loopback.v1.AgentFrame.inventory:type_name -> loopback.v1.InventoryReport
+	20, // 6: loopback.v1.AgentFrame.key_offer:type_name -> loopback.v1.KeyOffer
+	22, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
+	19, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
+	23, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
 	4,  // 10: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
 	8,  // 11: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
 	9,  // 12: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
 	11, // 13: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
 	14, // 14: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
-	16, // 15: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
-	20, // 16: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
-	23, // 17: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
-	2,  // 18: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	25, // 19: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	26, // 20: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	24, // 21: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
-	2,  // 22: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	6,  // 23: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	27, // 24: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	7,  // 25: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	28, // 26: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	27, // 27: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	28, // 28: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	29, // 29: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	27, // 30: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	27, // 31: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	6,  // 32: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	7,  // 33: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	7,  // 34: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	15, // 35: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	7,  // 36: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	7,  // 37: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	15, // 38: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	25, // 39: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	26, // 40: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	30, // 41: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	28, // 42: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	17, // 15: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
+	21, // 16: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
+	24, // 17: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
+	15, // 18: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
+	2,  // 19: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
+	26, // 20: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	27, // 21: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	25, // 22: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	2,  // 23: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
+	6,  // 24: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	28, // 25: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	7,  // 26: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	29, // 27: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	28, // 28: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	29, // 29: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	30, // 30: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	28, // 31: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	28, // 32: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	6,  // 33: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	7,  // 34: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	7,  // 35: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	16, // 36: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	7,  // 37: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	16, // 38: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	7,  // 39: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	7,  // 40: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	16, // 41: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	26, // 42: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	27, // 43: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	31, // 44: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	29, // 45: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -2172,6 +2299,7 @@ func file_loopback_v1_link_proto_init() {
 		(*ServerFrame_SectionDelta)(nil),
 		(*ServerFrame_KeyAccepted)(nil),
 		(*ServerFrame_Standing)(nil),
+		(*ServerFrame_SectionPart)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2179,7 +2307,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

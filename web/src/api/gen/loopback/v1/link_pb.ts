@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/link.proto.
  */
 export const file_loopback_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSLbAwoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAQgYKBGJvZHki9gIKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSABCBgoEYm9keSIuCgVQcm9vZhISCgpwdWJsaWNfa2V5GAEgASgMEhEKCXNpZ25hdHVyZRgCIAEoDCKUAgoFRW5yb2wSDQoFdG9rZW4YASABKAkSIQoFcHJvb2YYAiABKAsyEi5sb29wYmFjay52MS5Qcm9vZhIRCglob3N0X25hbWUYAyABKAkSFQoNYWdlbnRfdmVyc2lvbhgEIAEoCRIpCglpbnZlbnRvcnkYBSABKAsyFi5sb29wYmFjay52MS5JbnZlbnRvcnkSJQoHY2VpbGluZxgGIAEoCzIULmxvb3BiYWNrLnYxLkNlaWxpbmcSLgoGbGFiZWxzGAcgAygLMh4ubG9vcGJhY2sudjEuRW5yb2wuTGFiZWxzRW50cnkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ0CghFbnJvbGxlZBIPCgdob3N0X2lkGAEgASgJEhEKCWhvc3RfbmFtZRgCIAEoCRIUCgx3b3Jrc3BhY2VfaWQYAyABKAkSDQoFc3RhdGUYBCABKAkSDgoGcmVhc29uGAUgASgJEg8KB2NoYW5uZWwYBiABKAkijwIKBUhlbGxvEg8KB2hvc3RfaWQYASABKAkSIQoFcHJvb2YYAiABKAsyEi5sb29wYmFjay52MS5Qcm9vZhIVCg1hZ2VudF92ZXJzaW9uGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSEgoKY29ubmVjdGlvbhgFIAEoBBImCgRoZWxkGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkhlbGQSGAoQaW52ZW50b3J5X2RpZ2VzdBgHIAEoDBIpCgZ1cHRpbWUYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEQoJdHJhbnNwb3J0GAkgASgJEhYKDmtleXNldF92ZXJzaW9uGAogASgEIrsBCgtTZWN0aW9uSGVsZBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBINCgVzdGF0ZRgEIAEoCRIPCgdtZXNzYWdlGAUgASgJEi4KCmFwcGxpZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmZyb3plbhgHIAEoCCIwCg9TZWN0aW9uUmV2aXNpb24SDQoFZXBvY2gYASABKA0SDgoGbnVtYmVyGAIgASgEIuIBCgdXZWxjb21lEiwKCWhlYXJ0YmVhdBgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIOCgZqaXR0ZXIYAiABKAESLwoLc2VydmVyX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDnNlcnZlcl92ZXJzaW9uGAQgASgJEhAKCHN0YW5kaW5nGAUgASgJEg4KBnJlYXNvbhgGIAEoCRIWCg53YW50X2ludmVudG9yeRgHIAEoCBIWCg5rZXlfZ2VuZXJhdGlvbhgIIAEoAyJTCgdSZWZ1c2FsEigKBmRldGFpbBgBIAEoCzIYLmxvb3BiYWNrLnYxLkVycm9yRGV0YWlsEg8KB21lc3NhZ2UYAiABKAkSDQoFZmluYWwYAyABKAgiSAoJSGVhcnRiZWF0EhAKCHNlcXVlbmNlGAEgASgEEikKBnVwdGltZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJfCgVQdWxzZRIQCghzZXF1ZW5jZRgBIAEoBBIsCgloZWFydGJlYXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFgoOd2FudF9pbnZlbnRvcnkYAyABKAgiOgoNU2VjdGlvblJlcG9ydBIpCgdzZWN0aW9uGAEgASgLMhgubG9vcGJhY2sudjEuU2VjdGlvbkhlbGQiSgoOU2VjdGlvblJlcXVlc3QSDAoEbmFtZRgBIAEoCRIqCgRoZWxkGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uIoUBCgxTZWN0aW9uV2hvbGUSDAoEbmFtZRgBIAEoCRIuCghyZXZpc2lvbhgCIAEoCzIcLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXZpc2lvbhIOCgZkaWdlc3QYAyABKAwSJwoFaXRlbXMYBCADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbSIpCgtTZWN0aW9uSXRlbRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAwi1AEKDFNlY3Rpb25EZWx0YRIMCgRuYW1lGAEgASgJEioKBGJhc2UYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SEwoLYmFzZV9kaWdlc3QYAyABKAwSLgoIcmV2aXNpb24YBCABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAUgASgMEiUKA3B1dBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtEg4KBmRlbGV0ZRgHIAMoCSJzCg9JbnZlbnRvcnlSZXBvcnQSKQoJaW52ZW50b3J5GAEgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYAiABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEg4KBmRpZ2VzdBgDIAEoDCI6CgxIZWFsdGhSZXBvcnQSKgoHbW9kdWxlcxgBIAMoCzIZLmxvb3BiYWNrLnYxLk1vZHVsZUhlYWx0aCJFCghLZXlPZmZlchISCgpwdWJsaWNfa2V5GAEgASgMEhIKCmdlbmVyYXRpb24YAiABKAMSEQoJc2lnbmF0dXJlGAMgASgMIjUKC0tleUFjY2VwdGVkEhIKCmdlbmVyYXRpb24YASABKAMSEgoKcHVibGljX2tleRgCIAEoDCIZCgdHb29kYnllEg4KBnJlYXNvbhgBIAEoCSJmCgtMaW5rVHJvdWJsZRIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGF0dGVtcHRzGAQgASgDIiwKCFN0YW5kaW5nEhAKCHN0YW5kaW5nGAEgASgJEg4KBnJlYXNvbhgCIAEoCUI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
+  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSLbAwoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAQgYKBGJvZHkiqAMKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASMAoMc2VjdGlvbl9wYXJ0GBAgASgLMhgubG9vcGJhY2sudjEuU2VjdGlvblBhcnRIAEIGCgRib2R5Ii4KBVByb29mEhIKCnB1YmxpY19rZXkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIpQCCgVFbnJvbBINCgV0b2tlbhgBIAEoCRIhCgVwcm9vZhgCIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhEKCWhvc3RfbmFtZRgDIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAQgASgJEikKCWludmVudG9yeRgFIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAYgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIuCgZsYWJlbHMYByADKAsyHi5sb29wYmFjay52MS5FbnJvbC5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBInQKCEVucm9sbGVkEg8KB2hvc3RfaWQYASABKAkSEQoJaG9zdF9uYW1lGAIgASgJEhQKDHdvcmtzcGFjZV9pZBgDIAEoCRINCgVzdGF0ZRgEIAEoCRIOCgZyZWFzb24YBSABKAkSDwoHY2hhbm5lbBgGIAEoCSKkAgoFSGVsbG8SDwoHaG9zdF9pZBgBIAEoCRIhCgVwcm9vZhgCIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhUKDWFnZW50X3ZlcnNpb24YAyABKAkSDwoHYm9vdF9pZBgEIAEoCRISCgpjb25uZWN0aW9uGAUgASgEEiYKBGhlbGQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZBIYChBpbnZlbnRvcnlfZGlnZXN0GAcgASgMEikKBnVwdGltZRgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCgl0cmFuc3BvcnQYCSABKAkSFgoOa2V5c2V0X3ZlcnNpb24YCiABKAQSEwoLdGFrZXNfcGFydHMYECABKAgiuwEKC1NlY3Rpb25IZWxkEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEg0KBXN0YXRlGAQgASgJEg8KB21lc3NhZ2UYBSABKAkSLgoKYXBwbGllZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZnJvemVuGAcgASgIIjAKD1NlY3Rpb25SZXZpc2lvbhINCgVlcG9jaBgBIAEoDRIOCgZudW1iZXIYAiABKAQi4gEKB1dlbGNvbWUSLAoJaGVhcnRiZWF0GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgCIAEoARIvCgtzZXJ2ZXJfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YBCABKAkSEAoIc3RhbmRpbmcYBSABKAkSDgoGcmVhc29uGAYgASgJEhYKDndhbnRfaW52ZW50b3J5GAcgASgIEhYKDmtleV9nZW5lcmF0aW9uGAggASgDIlMKB1JlZnVzYWwSKAoGZGV0YWlsGAEgASgLMhgubG9vcGJhY2sudjEuRXJyb3JEZXRhaWwSDwoHbWVzc2FnZRgCIAEoCRINCgVmaW5hbBgDIAEoCCJICglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSKQoGdXB0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KBVB1bHNlEhAKCHNlcXVlbmNlGAEgASgEEiwKCWhlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg53YW50X2ludmVudG9yeRgDIAEoCCI6Cg1TZWN0aW9uUmVwb3J0EikKB3NlY3Rpb24YASABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZCJKCg5TZWN0aW9uUmVxdWVzdBIMCgRuYW1lGAEgASgJEioKBGhlbGQYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24ihQEKDFNlY3Rpb25XaG9sZRIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBInCgVpdGVtcxgEIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtIqEBCgtTZWN0aW9uUGFydBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBIMCgRwYXJ0GAQgASgNEg0KBXBhcnRzGAUgASgNEicKBWl0ZW1zGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0iKQoLU2VjdGlvbkl0ZW0SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMItQBCgxTZWN0aW9uRGVsdGESDAoEbmFtZRgBIAEoCRIqCgRiYXNlGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEhMKC2Jhc2VfZGlnZXN0GAMgASgMEi4KCHJldmlzaW9uGAQgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgFIAEoDBIlCgNwdXQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbRIOCgZkZWxldGUYByADKAkicwoPSW52ZW50b3J5UmVwb3J0EikKCWludmVudG9yeRgBIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAIgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIOCgZkaWdlc3QYAyABKAwiOgoMSGVhbHRoUmVwb3J0EioKB21vZHVsZXMYASADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgiRQoIS2V5T2ZmZXISEgoKcHVibGljX2tleRgBIAEoDBISCgpnZW5lcmF0aW9uGAIgASgDEhEKCXNpZ25hdHVyZRgDIAEoDCI1CgtLZXlBY2NlcHRlZBISCgpnZW5lcmF0aW9uGAEgASgDEhIKCnB1YmxpY19rZXkYAiABKAwiGQoHR29vZGJ5ZRIOCgZyZWFzb24YASABKAkiZgoLTGlua1Ryb3VibGUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEiYKAmF0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghhdHRlbXB0cxgEIAEoAyIsCghTdGFuZGluZxIQCghzdGFuZGluZxgBIAEoCRIOCgZyZWFzb24YAiABKAlCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
 
 /**
  * AgentFrame is what an agent sends.
@@ -158,6 +158,12 @@ export type ServerFrame = Message<"loopback.v1.ServerFrame"> & {
      */
     value: Standing;
     case: "standing";
+  } | {
+    /**
+     * @generated from field: loopback.v1.SectionPart section_part = 16;
+     */
+    value: SectionPart;
+    case: "sectionPart";
   } | { case: undefined; value?: undefined };
 };
 
@@ -354,6 +360,13 @@ export type Hello = Message<"loopback.v1.Hello"> & {
    * @generated from field: uint64 keyset_version = 10;
    */
   keysetVersion: bigint;
+
+  /**
+   * The agent takes a section in parts. One that does not gets none that exceeds a frame.
+   *
+   * @generated from field: bool takes_parts = 16;
+   */
+  takesParts: boolean;
 };
 
 /**
@@ -656,6 +669,55 @@ export const SectionWholeSchema: GenMessage<SectionWhole> = /*@__PURE__*/
   messageDesc(file_loopback_v1_link, 14);
 
 /**
+ * A part of a section that does not fit into one frame. Parts come in order, each once, with no other section's between
+ * them; name, revision and digest are those of the whole, and the same in each.
+ *
+ * @generated from message loopback.v1.SectionPart
+ */
+export type SectionPart = Message<"loopback.v1.SectionPart"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: loopback.v1.SectionRevision revision = 2;
+   */
+  revision?: SectionRevision | undefined;
+
+  /**
+   * @generated from field: bytes digest = 3;
+   */
+  digest: Uint8Array;
+
+  /**
+   * From 0.
+   *
+   * @generated from field: uint32 part = 4;
+   */
+  part: number;
+
+  /**
+   * How many there are.
+   *
+   * @generated from field: uint32 parts = 5;
+   */
+  parts: number;
+
+  /**
+   * @generated from field: repeated loopback.v1.SectionItem items = 6;
+   */
+  items: SectionItem[];
+};
+
+/**
+ * Describes the message loopback.v1.SectionPart.
+ * Use `create(SectionPartSchema)` to create a new message.
+ */
+export const SectionPartSchema: GenMessage<SectionPart> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 15);
+
+/**
  * @generated from message loopback.v1.SectionItem
  */
 export type SectionItem = Message<"loopback.v1.SectionItem"> & {
@@ -675,7 +737,7 @@ export type SectionItem = Message<"loopback.v1.SectionItem"> & {
  * Use `create(SectionItemSchema)` to create a new message.
  */
 export const SectionItemSchema: GenMessage<SectionItem> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 15);
+  messageDesc(file_loopback_v1_link, 16);
 
 /**
  * @generated from message loopback.v1.SectionDelta
@@ -722,7 +784,7 @@ export type SectionDelta = Message<"loopback.v1.SectionDelta"> & {
  * Use `create(SectionDeltaSchema)` to create a new message.
  */
 export const SectionDeltaSchema: GenMessage<SectionDelta> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 16);
+  messageDesc(file_loopback_v1_link, 17);
 
 /**
  * Sent when it changed, or when asked for.
@@ -751,7 +813,7 @@ export type InventoryReport = Message<"loopback.v1.InventoryReport"> & {
  * Use `create(InventoryReportSchema)` to create a new message.
  */
 export const InventoryReportSchema: GenMessage<InventoryReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 17);
+  messageDesc(file_loopback_v1_link, 18);
 
 /**
  * Health of every module; sent when it changed.
@@ -770,7 +832,7 @@ export type HealthReport = Message<"loopback.v1.HealthReport"> & {
  * Use `create(HealthReportSchema)` to create a new message.
  */
 export const HealthReportSchema: GenMessage<HealthReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 18);
+  messageDesc(file_loopback_v1_link, 19);
 
 /**
  * The host's next identity key. It was stored before it is offered. The signature is by the next key, over
@@ -800,7 +862,7 @@ export type KeyOffer = Message<"loopback.v1.KeyOffer"> & {
  * Use `create(KeyOfferSchema)` to create a new message.
  */
 export const KeyOfferSchema: GenMessage<KeyOffer> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 19);
+  messageDesc(file_loopback_v1_link, 20);
 
 /**
  * The control plane takes current or next until next is first used.
@@ -824,7 +886,7 @@ export type KeyAccepted = Message<"loopback.v1.KeyAccepted"> & {
  * Use `create(KeyAcceptedSchema)` to create a new message.
  */
 export const KeyAcceptedSchema: GenMessage<KeyAccepted> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 20);
+  messageDesc(file_loopback_v1_link, 21);
 
 /**
  * The agent leaves on purpose: stopping, rebooting, uninstalled.
@@ -843,7 +905,7 @@ export type Goodbye = Message<"loopback.v1.Goodbye"> & {
  * Use `create(GoodbyeSchema)` to create a new message.
  */
 export const GoodbyeSchema: GenMessage<Goodbye> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 21);
+  messageDesc(file_loopback_v1_link, 22);
 
 /**
  * What stood in the way of earlier attempts, in the codes of `loopback-agent doctor`; reported when there is a way again.
@@ -877,7 +939,7 @@ export type LinkTrouble = Message<"loopback.v1.LinkTrouble"> & {
  * Use `create(LinkTroubleSchema)` to create a new message.
  */
 export const LinkTroubleSchema: GenMessage<LinkTrouble> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 22);
+  messageDesc(file_loopback_v1_link, 23);
 
 /**
  * What became of the host while it was linked: quarantined, released, approved.
@@ -901,5 +963,5 @@ export type Standing = Message<"loopback.v1.Standing"> & {
  * Use `create(StandingSchema)` to create a new message.
  */
 export const StandingSchema: GenMessage<Standing> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 23);
+  messageDesc(file_loopback_v1_link, 24);
 
