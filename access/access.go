@@ -1,16 +1,27 @@
 // Package access says who acts, what acting needs, and whether it is allowed.
 //
-// Every method of the API needs exactly one Permission. Somebody who calls is an Actor with Grants, each a set of
-// permissions over a Scope: the whole organisation, one project or one workspace. A grant on a scope holds for all
-// within it. Nothing is allowed that no grant allows, and an actor who may not even read a thing is told that it does
-// not exist.
+// Every method of the API needs exactly one Permission, over a Scope: the whole deployment, an organisation, a project or
+// one workspace, and where it acts on a host, over that host. Who holds what is written as Rules: a subject (a user, a
+// group, a service account) is allowed or denied permissions over a scope, on all hosts or on those that a selector
+// matches, under conditions, for a time. Nothing is allowed that no rule allows; a rule that denies wins over all that
+// allow. An actor who may not even read a thing is told that it does not exist.
+//
+// Rules are compiled into a Snapshot, which never changes. A Policy holds the current one behind an atomic pointer: a
+// change of the rules makes a new snapshot and swaps it in, and whoever decides next decides by it. Every Decision names
+// the rule that made it and the snapshot that it was made with. Whoever acts for long (a stream) waits on
+// Policy.Changed and asks again.
+//
+// An Actor who presents an API key is bounded twice: by the key's own Grants, and by what the key's owner holds. When a
+// policy cannot learn of changes any more it is closed after a while, and allows nothing until it can (see Policy).
 package access
 
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/label"
 )
 
 // Permission is what one method of the API needs: "noun.verb".
@@ -40,15 +51,38 @@ func (s Scope) Contains(o Scope) bool {
 		(s.Workspace == "" || s.Workspace == o.Workspace)
 }
 
+// Intersect is the scope that lies within both; not ok where there is none.
+func (s Scope) Intersect(o Scope) (Scope, bool) {
+	switch {
+	case s.Contains(o):
+		return o, true
+	case o.Contains(s):
+		return s, true
+	}
+	return Scope{}, false
+}
+
+// narrowest is the id that names the scope; empty for the whole deployment.
+func (s Scope) narrowest() string {
+	switch {
+	case s.Workspace != "":
+		return s.Workspace
+	case s.Project != "":
+		return s.Project
+	default:
+		return s.Organisation
+	}
+}
+
 // Grant is a set of permissions over a scope.
 type Grant struct {
-	ID          string // what decisions name: the id of the API key, later of the binding
+	ID          string // the id of the API key
 	Permissions []Permission
 	Scope       Scope
 }
 
 func (g Grant) holds(p Permission) bool {
-	return slices.Contains(g.Permissions, p) || slices.Contains(g.Permissions, All)
+	return slices.Contains(g.Permissions, p) || p != "" && !tierZero(p) && slices.Contains(g.Permissions, All)
 }
 
 // Kind of actor.
@@ -69,52 +103,118 @@ type Actor struct {
 	Name      string
 	Address   string // where the call came from; empty for workers
 	RequestID string
-	Grants    []Grant
+	Grants    []Grant // what the credential is good for at most
+
+	// Principal is on whose behalf the actor acts: the user or service account whose key it is. Policy says what the
+	// principal holds. An actor without a policy is decided on by its grants alone: that is for tests, and for whoever
+	// has no rules to go by.
+	Principal string
+	Policy    *Policy
+
+	// What conditions of rules look at.
+	MFA    time.Time // when the second factor was given; zero: it was not
+	Ticket string
 }
 
-// Decision is the answer to one question, with the grant that made it.
+// Decision is the answer to one question.
 type Decision struct {
-	Allowed bool
-	Grant   string
+	Allowed  bool
+	Grant    string // the rule that allowed it: the id of a binding, or of an API key where there is no policy
+	Denial   string // the rule that denied it; empty where it is merely not allowed
+	Snapshot uint64 // the version of the rules that it was made by; 0 without a policy
 }
 
-// Decide tells whether the actor holds the permission at the scope.
-func (a Actor) Decide(p Permission, at Scope) Decision {
+const builtIn = "built-in"
+
+// Decide tells whether the actor holds the permission at the scope, on all that lies there.
+func (a Actor) Decide(p Permission, at Scope) Decision { return a.decide(p, at, false, nil) }
+
+// DecideHost tells whether the actor holds the permission on a host with these labels at the scope.
+func (a Actor) DecideHost(p Permission, at Scope, labels label.Set) Decision {
+	return a.decide(p, at, true, labels)
+}
+
+func (a *Actor) decide(p Permission, at Scope, host bool, labels label.Set) Decision {
 	if p == BootstrapRedeem || p == SelfRead && a.Kind != Anonymous || a.Kind == System {
-		return Decision{Allowed: true, Grant: "built-in"}
+		return Decision{Allowed: true, Grant: builtIn}
 	}
-	for _, g := range a.Grants {
-		if g.Scope.Contains(at) && g.holds(p) {
-			return Decision{Allowed: true, Grant: g.ID}
+	within := a.within(p, at)
+	if a.Policy == nil {
+		return Decision{Allowed: within != "", Grant: within}
+	}
+	if within == "" {
+		return Decision{Snapshot: a.Policy.Version()}
+	}
+	return a.Policy.decide(a, p, at, host, labels)
+}
+
+// within is the grant of the credential that holds the permission at the scope.
+func (a *Actor) within(p Permission, at Scope) string {
+	for i := range a.Grants {
+		if g := &a.Grants[i]; g.Scope.Contains(at) && g.holds(p) {
+			return g.ID
 		}
 	}
-	return Decision{}
+	return ""
 }
 
-// Readable are the scopes over which the actor holds the permission: what a list is filtered by.
-func (a Actor) Readable(p Permission) []Scope {
+// Readable is what the actor holds the permission over: what a list is filtered by.
+func (a Actor) Readable(p Permission) Sight {
 	if a.Kind == System {
-		return []Scope{{}}
+		return Everywhere()
 	}
-	var out []Scope
+	var out Sight
 	for _, g := range a.Grants {
-		if g.holds(p) {
-			out = append(out, g.Scope)
+		if !g.holds(p) {
+			continue
+		}
+		if a.Policy == nil {
+			out = append(out, Clause{Scope: g.Scope})
+			continue
+		}
+		for _, c := range a.Policy.sight(&a, p) {
+			if s, ok := g.Scope.Intersect(c.Scope); ok {
+				c.Scope = s
+				out = append(out, c)
+			}
 		}
 	}
 	return out
 }
 
+// Changed is closed when the actor may no longer hold what it held; nil, and so never, where no rules can change. Take it
+// before asking.
+func (a Actor) Changed() <-chan struct{} {
+	if a.Policy == nil {
+		return nil
+	}
+	return a.Policy.Changed()
+}
+
+// Touches tells whether the actor holds the permission over anything at all: over some scope, or on some hosts there.
+func (a Actor) Touches(p Permission) bool {
+	return a.Decide(p, Scope{}).Allowed || len(a.Readable(p)) > 0
+}
+
 // Require is nil where the actor holds the permission at the scope. An actor who may read there is Denied with the
 // permission's name; one who may not is told NotFound, in the words that an unknown id gets: what names the thing
-// ("host hst_01…"). An anonymous actor is Unauthenticated.
+// ("token tok_01…"). An anonymous actor is Unauthenticated.
 func (a Actor) Require(p Permission, at Scope, read Permission, what string) error {
+	return a.require(p, at, false, nil, read, what)
+}
+
+// RequireHost is Require for a host.
+func (a Actor) RequireHost(p Permission, at Scope, labels label.Set, read Permission, what string) error {
+	return a.require(p, at, true, labels, read, what)
+}
+
+func (a *Actor) require(p Permission, at Scope, host bool, labels label.Set, read Permission, what string) error {
 	switch {
-	case a.Decide(p, at).Allowed:
+	case a.decide(p, at, host, labels).Allowed:
 		return nil
 	case a.Kind == Anonymous || a.Kind == "":
 		return ErrUnauthenticated
-	case p != read && a.Decide(read, at).Allowed:
+	case p != read && a.decide(read, at, host, labels).Allowed:
 		return Denied(p)
 	default:
 		return NotFound(what)

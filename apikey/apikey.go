@@ -83,6 +83,6 @@ var (
 
 // Query selects keys, newest first.
 type Query struct {
-	Readable []access.Scope // only within one of these; none: nothing
+	Readable access.Sight // only what is in this sight; the empty one sees nothing
 	Page     tenant.Page
 }

@@ -71,7 +71,7 @@ const Read access.Permission = "audit.read"
 
 // Query selects entries: newest first, or from After on in order.
 type Query struct {
-	Readable     []access.Scope // only within one of these; none: nothing
+	Readable     access.Sight // only what is in this sight; the empty one sees nothing
 	Within       access.Scope
 	Action       access.Permission
 	Target       string

@@ -11,7 +11,7 @@ import (
 
 // Query selects hosts.
 type Query struct {
-	Readable []access.Scope // only within one of these; none: nothing
+	Readable access.Sight // only what is in this sight; the empty one sees nothing
 	Within   access.Scope
 	Name     string // exactly; empty: any
 	IDs      []string

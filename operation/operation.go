@@ -83,7 +83,7 @@ type Operation struct {
 
 // Query selects operations, newest first.
 type Query struct {
-	Readable []access.Scope // only within one of these; none: nothing
+	Readable access.Sight // only what is in this sight; the empty one sees nothing
 	Within   access.Scope
 	Target   string
 	States   []State

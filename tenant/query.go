@@ -25,7 +25,7 @@ func (p Page) Limit() int {
 
 // Query selects organisations, projects or workspaces, ordered by name.
 type Query struct {
-	Readable []access.Scope // only what lies within one of these; none: nothing
+	Readable access.Sight // only what is in this sight; the empty one sees nothing
 	Within   access.Scope
 	Name     string // exactly; empty: any
 	Page     Page

@@ -182,7 +182,7 @@ func (t Token) Check(now time.Time, from netip.Addr, hostName string) error {
 
 // Query selects tokens, newest first.
 type Query struct {
-	Readable []access.Scope // only within one of these; none: nothing
+	Readable access.Sight // only what is in this sight; the empty one sees nothing
 	Within   access.Scope
 	Name     string  // exactly; empty: any
 	States   []State // at Now; empty: all

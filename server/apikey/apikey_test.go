@@ -195,7 +195,7 @@ func TestAuthenticateTellsWhyOnlyToWhoHoldsTheKey(t *testing.T) {
 			t.Errorf("%s: got %+v, want the key over its workspace", name, actor)
 		}
 	}
-	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: []access.Scope{{}}, Action: slice.SignIn, Limit: 100})
+	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Action: slice.SignIn, Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestRefusedKeysThatRepeatAreMerged(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	b.Run(ctx)
-	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: []access.Scope{{}}, Action: slice.SignIn, Limit: 100})
+	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Action: slice.SignIn, Limit: 100})
 	if err != nil || len(entries) != 2 || !strings.Contains(string(entries[0].After), `"attempts":299`) {
 		t.Errorf("got %+v and %v, want two entries, the second for 299 attempts", entries, err)
 	}
@@ -371,7 +371,7 @@ func TestSecretsAreNowhereInTheDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, k, secret := b.key(t, slice.New{Workspace: b.prod.ID, Permissions: []access.Permission{token.Mint}})
-	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: []access.Scope{{}}, Limit: 100})
+	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

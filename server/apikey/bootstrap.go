@@ -66,7 +66,7 @@ func (s *Service) EnsureBootstrap(ctx context.Context) (code string, needed bool
 
 // administered tells whether some live key holds everything over the whole deployment.
 func (s *Service) administered(ctx context.Context, r Reader) (bool, error) {
-	q := apikey.Query{Readable: []access.Scope{{}}, Page: tenant.Page{Size: tenant.MaxPage}}
+	q := apikey.Query{Readable: access.Everywhere(), Page: tenant.Page{Size: tenant.MaxPage}}
 	for {
 		keys, next, err := r.Keys(ctx, q)
 		if err != nil {

@@ -135,11 +135,11 @@ func TestRestoreBeginsANewEpochAndEndsWhatOpens(t *testing.T) {
 	db := open(t, to)
 	defer db.Close()
 	ctx := t.Context()
-	active, _, err := db.View().Tokens(ctx, token.Query{Readable: []access.Scope{{}}, States: []token.State{token.Active}, Now: now})
+	active, _, err := db.View().Tokens(ctx, token.Query{Readable: access.Everywhere(), States: []token.State{token.Active}, Now: now})
 	if err != nil || len(active) != 0 {
 		t.Errorf("active tokens: got %d, %v; want none", len(active), err)
 	}
-	all, _, err := db.View().Keys(ctx, apikey.Query{Readable: []access.Scope{{}}})
+	all, _, err := db.View().Keys(ctx, apikey.Query{Readable: access.Everywhere()})
 	if err != nil || len(all) != keys {
 		t.Fatalf("got %d keys, %v", len(all), err)
 	}
@@ -152,7 +152,7 @@ func TestRestoreBeginsANewEpochAndEndsWhatOpens(t *testing.T) {
 	if err != nil || d.Epoch != 3 || len(d.BootstrapHash) != 0 || d.ID != "dep_test" || d.EpochBegan == 0 {
 		t.Errorf("deployment: got %+v, %v", d, err)
 	}
-	entries, err := db.View().Entries(ctx, audit.Query{Readable: []access.Scope{{}}})
+	entries, err := db.View().Entries(ctx, audit.Query{Readable: access.Everywhere()})
 	if err != nil || len(entries) != 2 || entries[0].Action != backup.RestoreAction || entries[0].Position != entries[1].Position+1 {
 		t.Errorf("audit log: got %+v, %v; want the restore after what was there", entries, err)
 	}

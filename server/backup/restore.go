@@ -124,7 +124,7 @@ func newEpoch(ctx context.Context, database string, now time.Time) (_ Restored, 
 const restoredReason = "a backup was restored"
 
 func endTokens(ctx context.Context, tx *storage.Tx, now time.Time) (ended int, err error) {
-	q := token.Query{Readable: []access.Scope{{}}, States: []token.State{token.Active}, Now: now, Page: tenant.Page{Size: tenant.MaxPage}}
+	q := token.Query{Readable: access.Everywhere(), States: []token.State{token.Active}, Now: now, Page: tenant.Page{Size: tenant.MaxPage}}
 	for {
 		// Always the first page: those that were revoked are no longer active.
 		items, _, err := tx.Tokens(ctx, q)
@@ -142,7 +142,7 @@ func endTokens(ctx context.Context, tx *storage.Tx, now time.Time) (ended int, e
 }
 
 func endKeys(ctx context.Context, tx *storage.Tx, now time.Time) (ended int, err error) {
-	q := apikey.Query{Readable: []access.Scope{{}}, Page: tenant.Page{Size: tenant.MaxPage}}
+	q := apikey.Query{Readable: access.Everywhere(), Page: tenant.Page{Size: tenant.MaxPage}}
 	for {
 		items, next, err := tx.Keys(ctx, q)
 		if err != nil {

@@ -190,7 +190,7 @@ func (s *Service) place(ctx context.Context, tx Tx, t token.Token, r Request, ne
 	}
 	base := host.CleanName(r.HostName)
 	find := func(name string) (*host.Host, error) {
-		found, _, _, err := tx.Hosts(ctx, host.Query{Readable: []access.Scope{w.Scope()}, Within: w.Scope(), Name: name, Page: tenant.Page{Size: 1}})
+		found, _, _, err := tx.Hosts(ctx, host.Query{Readable: access.Over(w.Scope()), Within: w.Scope(), Name: name, Page: tenant.Page{Size: 1}})
 		if err != nil || len(found) == 0 {
 			return nil, err
 		}

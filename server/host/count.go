@@ -53,9 +53,9 @@ func (s *Service) watcher(ctx context.Context, q WatchQuery) (*watcher, error) {
 	if actor.Kind == access.Anonymous || actor.Kind == "" {
 		return nil, access.ErrUnauthenticated
 	}
-	w := &watcher{readable: actor.Readable(host.Read), selector: q.Selector, filter: q.Filter}
+	w := &watcher{actor: actor, readable: actor.Readable(host.Read), selector: q.Selector, filter: q.Filter}
 	if q.Workspace != "" {
-		ws, err := s.tenants.Workspace(ctx, q.Workspace, host.Read)
+		ws, err := s.tenants.Frame(ctx, q.Workspace, host.Read)
 		if err != nil {
 			return nil, err
 		}

@@ -56,6 +56,11 @@ func (s *Service) Label(ctx context.Context, ref Ref, set label.Set, remove []st
 		if maps.Equal(labels, h.Labels) {
 			return false, "", nil
 		}
+		// Whoever may label some hosts only does not hand them to others, nor takes others' rules for them.
+		if !access.ActorFrom(ctx).DecideHost(host.Label, h.Scope, labels).Allowed {
+			return false, "", fault.New(fault.Denied, "permission_denied", "with these labels you might not label the host any more").
+				WithHint("ask somebody whose %s reaches hosts with the new labels as well", host.Label)
+		}
 		h.Labels = labels
 		return true, "", nil
 	})
@@ -133,7 +138,7 @@ func (s *Service) Add(ctx context.Context, a Addition) (Seen, error) {
 // taken tells whether a host in the workspace has a name. Names of removed hosts are free again.
 func (s *Service) taken(ctx context.Context, tx Tx, workspace access.Scope) func(string) (bool, error) {
 	return func(name string) (bool, error) {
-		found, _, _, err := tx.Hosts(ctx, host.Query{Readable: []access.Scope{workspace}, Within: workspace, Name: name, Page: tenant.Page{Size: 1}})
+		found, _, _, err := tx.Hosts(ctx, host.Query{Readable: access.Over(workspace), Within: workspace, Name: name, Page: tenant.Page{Size: 1}})
 		return len(found) > 0, err
 	}
 }
@@ -141,7 +146,7 @@ func (s *Service) taken(ctx context.Context, tx Tx, workspace access.Scope) func
 // Move takes a host to another workspace. The caller needs the permission in both. Labels stay, forced ones stay forced;
 // the name is made unique where it arrives.
 func (s *Service) Move(ctx context.Context, ref Ref, to, reason string) (Seen, error) {
-	w, err := s.tenants.Workspace(ctx, to, host.Move)
+	w, err := s.tenants.Frame(ctx, to, host.Move)
 	if err != nil {
 		return Seen{}, err
 	}
@@ -153,6 +158,9 @@ func (s *Service) Move(ctx context.Context, ref Ref, to, reason string) (Seen, e
 			return false, "", nil
 		}
 		if _, err := tx.Workspace(ctx, w.ID); err != nil {
+			return false, "", err
+		}
+		if err := access.ActorFrom(ctx).RequireHost(host.Move, w.Scope(), h.Labels, host.Move, "workspace "+to); err != nil {
 			return false, "", err
 		}
 		name, _, err := host.FreeName(h.Name, 0, s.taken(ctx, tx, w.Scope()))

@@ -54,6 +54,8 @@ type Store interface {
 // Tenants finds a workspace by id or name within what the caller may read, and demands a permission there.
 type Tenants interface {
 	Workspace(ctx context.Context, ref string, p access.Permission) (tenant.Workspace, error)
+	// Frame is Workspace for a caller who may hold the permission on some hosts there only.
+	Frame(ctx context.Context, ref string, p access.Permission) (tenant.Workspace, error)
 }
 
 // Fleet is every host in memory. What it hands out is shared and never changed.
@@ -142,7 +144,7 @@ func (s *Service) find(ctx context.Context, ref Ref, p access.Permission) (host.
 	}
 	var within access.Scope
 	if ref.Workspace != "" {
-		w, err := s.tenants.Workspace(ctx, ref.Workspace, host.Read)
+		w, err := s.tenants.Frame(ctx, ref.Workspace, host.Read)
 		if err != nil {
 			return host.Host{}, err
 		}
@@ -156,7 +158,7 @@ func (s *Service) find(ctx context.Context, ref Ref, p access.Permission) (host.
 		if !within.Contains(h.Scope) {
 			return host.Host{}, access.NotFound(ref.what())
 		}
-		return h, actor.Require(p, h.Scope, host.Read, ref.what())
+		return h, actor.RequireHost(p, h.Scope, h.Labels, host.Read, ref.what())
 	}
 	q := host.Query{Readable: actor.Readable(host.Read), Within: within, Name: ref.Host, Page: tenant.Page{Size: 2}}
 	if p != host.Read {
@@ -172,7 +174,7 @@ func (s *Service) find(ctx context.Context, ref Ref, p access.Permission) (host.
 		return host.Host{}, fault.New(fault.Invalid, "host_ambiguous", "%d hosts are named %s", total, ref.Host).
 			WithHint("say which: name its workspace, or use its id (%s, %s …)", found[0].ID, found[1].ID)
 	}
-	return found[0], actor.Require(p, found[0].Scope, host.Read, ref.what())
+	return found[0], actor.RequireHost(p, found[0].Scope, found[0].Labels, host.Read, ref.what())
 }
 
 // ListQuery selects hosts.
@@ -197,7 +199,7 @@ func (s *Service) List(ctx context.Context, q ListQuery) ([]Seen, string, int64,
 	}
 	q.Readable = actor.Readable(host.Read)
 	if q.Workspace != "" {
-		w, err := s.tenants.Workspace(ctx, q.Workspace, host.Read)
+		w, err := s.tenants.Frame(ctx, q.Workspace, host.Read)
 		if err != nil {
 			return nil, "", 0, err
 		}
@@ -261,7 +263,7 @@ func (s *Service) permitted(ctx context.Context, tx Tx, hostID string, ref Ref, 
 	if err != nil {
 		return host.Host{}, err
 	}
-	return h, access.ActorFrom(ctx).Require(p, h.Scope, host.Read, ref.what())
+	return h, access.ActorFrom(ctx).RequireHost(p, h.Scope, h.Labels, host.Read, ref.what())
 }
 
 // put settles and stores a host.
@@ -271,12 +273,13 @@ func (s *Service) put(ctx context.Context, tx Tx, h host.Host) (host.Host, error
 }
 
 func (s *Service) entries(ctx context.Context, tx Tx, p access.Permission, before, after host.Host, reason string) error {
-	e := audit.Of(access.ActorFrom(ctx), p, before.Scope, before.ID, before.Name).Change(describe(before), describe(after))
-	e.Reason = reason
+	actor := access.ActorFrom(ctx)
+	e := audit.Of(actor, p, before.Scope, before.ID, before.Name).Change(describe(before), describe(after))
+	e.Reason, e.Decision = reason, actor.DecideHost(p, before.Scope, before.Labels).Grant
 	if err := tx.Audit(ctx, e); err != nil || before.Scope == after.Scope {
 		return err
 	}
-	e.Scope, e.Decision = after.Scope, access.ActorFrom(ctx).Decide(p, after.Scope).Grant
+	e.Scope, e.Decision = after.Scope, actor.DecideHost(p, after.Scope, after.Labels).Grant
 	return tx.Audit(ctx, e)
 }
 

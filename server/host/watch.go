@@ -37,8 +37,9 @@ type Changed struct {
 }
 
 // Watch sends the hosts as they are, by name, then every change, until ctx ends or send fails. What the caller may read
-// is asked for each change, so a host that moves out of sight leaves with the words in which it was last seen. Hosts in
-// a watch lack what is long: disks and addresses of their inventory.
+// is asked for each change, so a host that moves out of sight leaves with the words in which it was last seen. Where the
+// rules change, what went out of sight leaves at once, and what came into it is sent. Hosts in a watch lack what is
+// long: disks and addresses of their inventory.
 //
 // send may block for as long as it likes. A caller that falls so far behind that changes were lost is told (Reset) and
 // sent everything anew; nobody else waits.
@@ -62,21 +63,29 @@ func (s *Service) Watch(ctx context.Context, q WatchQuery, send func(Event) erro
 
 // watcher knows what is in its sight.
 type watcher struct {
-	readable []access.Scope
+	actor    access.Actor
+	readable access.Sight
 	within   access.Scope
 	selector label.Selector
 	filter   query.Expression
 	only     map[string]bool // nil: all
 }
 
+// wants tells whether a host is what was asked for, whoever may see it.
+func (w *watcher) wants(h *host.Host) bool {
+	return (w.only == nil || w.only[h.ID]) && w.within.Contains(h.Scope) && w.selector.Matches(h.Labels) &&
+		(w.filter == nil || w.filter.Matches(h.Field))
+}
+
 func (w *watcher) sees(h *host.Host) bool {
-	return h != nil && (w.only == nil || w.only[h.ID]) && w.within.Contains(h.Scope) && w.selector.Matches(h.Labels) &&
-		(w.filter == nil || w.filter.Matches(h.Field)) &&
-		slices.ContainsFunc(w.readable, func(s access.Scope) bool { return s.Contains(h.Scope) })
+	return h != nil && w.wants(h) &&
+		w.readable.SeesHost(h.Scope, h.Labels)
 }
 
 // stream sends hosts and changes. It returns true where changes were lost, nil error and false never.
 func (s *Service) stream(ctx context.Context, w *watcher, changesOnly bool, send func(Event) error) (lost bool, err error) {
+	rules := w.actor.Changed()
+	w.readable = w.actor.Readable(host.Read)
 	hosts, at := s.fleet.Snapshot(w.within)
 	if !changesOnly {
 		hosts = slices.DeleteFunc(hosts, func(h *host.Host) bool { return !w.sees(h) })
@@ -110,10 +119,39 @@ func (s *Service) stream(ctx context.Context, w *watcher, changesOnly bool, send
 		}
 		select {
 		case <-more:
+		case <-rules:
+			rules = w.actor.Changed()
+			if err := s.resight(w, send); err != nil {
+				return false, err
+			}
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
 	}
+}
+
+// resight looks again at what the caller may read, after the rules changed.
+func (s *Service) resight(w *watcher, send func(Event) error) error {
+	before := w.readable
+	if w.readable = w.actor.Readable(host.Read); w.readable.Equal(before) {
+		return nil
+	}
+	now := s.now().UTC()
+	hosts, _ := s.fleet.Snapshot(w.within)
+	for _, h := range hosts {
+		c := Changed{Seen: s.seen(h), At: now}
+		was, is := before.SeesHost(h.Scope, h.Labels), w.readable.SeesHost(h.Scope, h.Labels)
+		switch {
+		case was == is || !w.wants(h):
+			continue
+		case was:
+			c.Previous, c.Gone = h.State, true
+		}
+		if err := send(Event{Changed: &c}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // event is what a change is to a watcher; false where it is nothing.

@@ -174,7 +174,7 @@ func (w *Work) RevokeToken(ctx context.Context, t Task) error {
 
 func (w *Work) enrolledBy(ctx context.Context, r token.Revocation) ([]string, error) {
 	q := host.Query{
-		Readable: []access.Scope{{}}, TokenID: r.Token, States: host.States, OrderBy: host.ByCreatedAt, Page: tenant.Page{Size: tenant.MaxPage},
+		Readable: access.Everywhere(), TokenID: r.Token, States: host.States, OrderBy: host.ByCreatedAt, Page: tenant.Page{Size: tenant.MaxPage},
 	}
 	ids := []string{}
 	for {

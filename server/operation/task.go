@@ -12,7 +12,7 @@ import (
 	"github.com/loopbackd/loopback/operation"
 )
 
-var everywhere = []access.Scope{{}}
+var everywhere = access.Everywhere()
 
 // errLost says that the attempt is over: somebody cancelled the operation, or another replica leased it.
 var errLost = fault.New(fault.Conflict, "operation_lost", "the operation is no longer this worker's")

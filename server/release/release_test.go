@@ -66,7 +66,7 @@ func (b *bench) rows() []release.Release {
 
 func (b *bench) entries() []audit.Entry {
 	b.t.Helper()
-	entries, err := b.catalogue.db.View().Entries(b.t.Context(), audit.Query{Readable: []access.Scope{{}}, Action: release.Publish, Limit: 100})
+	entries, err := b.catalogue.db.View().Entries(b.t.Context(), audit.Query{Readable: access.Everywhere(), Action: release.Publish, Limit: 100})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (v *View) Key(ctx context.Context, id string) (apikey.Key, error) {
 // Keys, newest first, and the token of the next page.
 func (v *View) Keys(ctx context.Context, q apikey.Query) ([]apikey.Key, string, error) {
 	var f filter
-	f.readable(anywhere, q.Readable)
+	f.readable(anywhere, q.Readable, nil)
 	k := keyset{descending: true, list: fingerprint("api_keys")}
 	if err := k.after(&f, q.Page.Token, false); err != nil {
 		return nil, "", err

@@ -19,7 +19,7 @@ var auditTable = newTable("audit_entries", func(e *audit.Entry) []column {
 // Entries of the audit log: newest first, or from a position on in order.
 func (v *View) Entries(ctx context.Context, q audit.Query) ([]audit.Entry, error) {
 	var f filter
-	f.readable(anywhere, q.Readable)
+	f.readable(anywhere, q.Readable, nil)
 	f.within(anywhere, q.Within)
 	f.equal("action", string(q.Action))
 	f.equal("target", q.Target)

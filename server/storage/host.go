@@ -157,7 +157,7 @@ func (v *View) Hosts(ctx context.Context, q host.Query) (page []host.Host, next 
 			WithHint("order by one of: %s", strings.Join(asStrings(host.Orders), ", "))
 	}
 	var f filter
-	f.readable(anywhere, q.Readable)
+	f.readable(anywhere, q.Readable, f.selected)
 	f.within(anywhere, q.Within)
 	f.equal("name", q.Name)
 	f.equal("token_id", q.TokenID)
@@ -196,21 +196,30 @@ var hostFields = map[string]string{
 	"provider": "provider", "address": "address",
 }
 
-// selector demands labels. Each requirement is answered by an index.
+// selector demands labels.
 func (f *filter) selector(s label.Selector) {
+	if len(s) > 0 {
+		f.and(f.selected(s))
+	}
+}
+
+// selected is that a host's labels match. Each requirement is answered by an index.
+func (f *filter) selected(s label.Selector) string {
+	var all []string
 	for _, r := range s {
 		key := "SELECT host_id FROM host_labels WHERE key = " + f.arg(r.Key)
 		switch r.Operator {
 		case label.Exists:
-			f.and("id IN (" + key + ")")
+			all = append(all, "id IN ("+key+")")
 		case label.NotExists:
-			f.and("id NOT IN (" + key + ")")
+			all = append(all, "id NOT IN ("+key+")")
 		case label.In:
-			f.and("id IN (" + key + " AND " + f.in("value", r.Values) + ")")
+			all = append(all, "id IN ("+key+" AND "+f.in("value", r.Values)+")")
 		case label.NotIn:
-			f.and("id NOT IN (" + key + " AND " + f.in("value", r.Values) + ")")
+			all = append(all, "id NOT IN ("+key+" AND "+f.in("value", r.Values)+")")
 		}
 	}
+	return strings.Join(all, " AND ")
 }
 
 // hostKey is a row of host_keys.

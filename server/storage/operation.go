@@ -36,7 +36,7 @@ func (v *View) OperationByRequest(ctx context.Context, actor, requestID string) 
 // Operations, newest first, and the token of the next page.
 func (v *View) Operations(ctx context.Context, q operation.Query) ([]operation.Operation, string, error) {
 	var f filter
-	f.readable(anywhere, q.Readable)
+	f.readable(anywhere, q.Readable, nil)
 	f.within(anywhere, q.Within)
 	f.equal("target", q.Target)
 	among(&f, "state", q.States)

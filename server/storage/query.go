@@ -10,6 +10,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/label"
 	"github.com/loopbackd/loopback/query"
 	"github.com/loopbackd/loopback/tenant"
 )
@@ -121,17 +122,21 @@ func (f *filter) within(p place, s access.Scope) {
 	}
 }
 
-// readable demands that rows lie within one of the scopes; without any, nothing does.
-func (f *filter) readable(p place, scopes []access.Scope) {
-	if slices.Contains(scopes, access.Scope{}) {
-		return
-	}
-	// Most lists of scopes are many workspaces: they make one condition together.
+// readable demands that rows are in sight; the empty sight sees none. selected is how selected hosts are told from
+// others, nil for all that are no hosts.
+func (f *filter) readable(p place, sight access.Sight, selected func(label.Selector) string) {
+	// Most sights are many whole workspaces: they make one condition together.
 	var workspaces []string
 	var any []string
-	for i, s := range scopes {
+	for i, c := range sight {
+		s := c.Scope
 		switch {
-		case slices.Contains(scopes[:i], s):
+		case len(c.Hosts) > 0 && selected == nil:
+		case len(c.Hosts) > 0 || len(c.Except) > 0:
+			any = append(any, f.clause(p, c, selected))
+		case s == (access.Scope{}):
+			return
+		case slices.ContainsFunc(sight[:i], func(o access.Clause) bool { return o.Scope == s && len(o.Hosts) == 0 && len(o.Except) == 0 }):
 		case s.Organisation == "" && s.Project == "" && p.workspace != "":
 			workspaces = append(workspaces, s.Workspace)
 		default:
@@ -146,6 +151,24 @@ func (f *filter) readable(p place, scopes []access.Scope) {
 		return
 	}
 	f.and("(" + strings.Join(any, " OR ") + ")")
+}
+
+// clause is what a clause of a sight has, without what it excepts.
+func (f *filter) clause(p place, c access.Clause, selected func(label.Selector) string) string {
+	one := func(c access.Clause) string {
+		text := f.contains(p, c.Scope)
+		if len(c.Hosts) > 0 {
+			text = "(" + text + " AND " + selected(c.Hosts) + ")"
+		}
+		return text
+	}
+	text := one(c)
+	for _, e := range c.Except {
+		if len(e.Hosts) == 0 || selected != nil {
+			text += " AND NOT " + one(e)
+		}
+	}
+	return "(" + text + ")"
 }
 
 func (f *filter) contains(p place, s access.Scope) string {

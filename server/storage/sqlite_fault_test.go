@@ -411,7 +411,7 @@ func TestBackup(t *testing.T) {
 }
 
 func listed(t *testing.T, db *storage.DB) []tenant.Organisation {
-	list, _, err := db.View().Organisations(t.Context(), tenant.Query{Readable: []access.Scope{{}}})
+	list, _, err := db.View().Organisations(t.Context(), tenant.Query{Readable: access.Everywhere()})
 	if err != nil {
 		t.Fatal(err)
 	}

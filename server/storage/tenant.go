@@ -68,7 +68,7 @@ func (v *View) Workspaces(ctx context.Context, q tenant.Query) ([]tenant.Workspa
 
 func tree[T any](ctx context.Context, v *View, t *table[T], at place, q tenant.Query, key func(T) (any, string)) ([]T, string, error) {
 	var f filter
-	f.readable(at, q.Readable)
+	f.readable(at, q.Readable, nil)
 	f.within(at, q.Within)
 	f.equal("name", q.Name)
 	k := keyset{column: "name", list: fingerprint(t.name, q.Within, q.Name)}

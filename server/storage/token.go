@@ -41,7 +41,7 @@ func (v *View) Token(ctx context.Context, id string) (token.Token, error) {
 // Tokens, newest first, and the token of the next page.
 func (v *View) Tokens(ctx context.Context, q token.Query) ([]token.Token, string, error) {
 	var f filter
-	f.readable(anywhere, q.Readable)
+	f.readable(anywhere, q.Readable, nil)
 	f.within(anywhere, q.Within)
 	f.equal("name", q.Name)
 	if len(q.States) > 0 {

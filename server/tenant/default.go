@@ -15,7 +15,7 @@ const Default = "default"
 // that the first token can be minted without a word about tenancy. What an operator deleted stays deleted as long as
 // another organisation is left.
 func (s *Service) EnsureDefault(ctx context.Context) error {
-	some := tenant.Query{Readable: []access.Scope{{}}, Page: tenant.Page{Size: 1}}
+	some := tenant.Query{Readable: access.Everywhere(), Page: tenant.Page{Size: 1}}
 	// Looked at first so that an ordinary start writes nothing; decided inside the transaction.
 	if found, _, err := s.store.View().Organisations(ctx, some); err != nil || len(found) > 0 {
 		return err

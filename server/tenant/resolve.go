@@ -39,30 +39,50 @@ func (s *Service) Workspace(ctx context.Context, ref string, p access.Permission
 	return w, access.ActorFrom(ctx).Require(p, w.Scope(), tenant.WorkspacesRead, "workspace "+ref)
 }
 
+// Frame is the workspace of this id, name or path, where the caller holds the permission over anything in it, a single
+// host that a selector matches for example: what may narrow a list.
+func (s *Service) Frame(ctx context.Context, ref string, p access.Permission) (tenant.Workspace, error) {
+	seen := sight(ctx, p, tenant.WorkspacesRead)
+	w, err := s.findWorkspace(ctx, ref, frames(seen))
+	if err != nil {
+		return tenant.Workspace{}, err
+	}
+	actor := access.ActorFrom(ctx)
+	if actor.Readable(p).Within(w.Scope()) {
+		return w, nil
+	}
+	return w, actor.Require(p, w.Scope(), tenant.WorkspacesRead, "workspace "+ref)
+}
+
 // sight is where the caller sees a place when it wants the permission over it.
-func sight(ctx context.Context, permissions ...access.Permission) []access.Scope {
-	var out []access.Scope
+func sight(ctx context.Context, permissions ...access.Permission) access.Sight {
+	var out access.Sight
 	for _, p := range permissions {
 		out = append(out, access.ActorFrom(ctx).Readable(p)...)
 	}
 	return out
 }
 
-// above widens scopes to the organisations, or to the projects, that they lie in: a place may be named as the frame of
-// a list by whoever sees something inside it.
-func above(scopes []access.Scope, project bool) []access.Scope {
-	out := slices.Clone(scopes)
+// frames is a sight of the places in which something is seen, if only selected hosts.
+func frames(seen access.Sight) access.Sight {
+	out := slices.Clone(seen)
 	for i := range out {
-		out[i].Workspace = ""
+		out[i].Hosts = nil
+	}
+	return out
+}
+
+// above widens a sight to the organisations, or to the projects, that it lies in: a place may be named as the frame of
+// a list by whoever sees something inside it.
+func above(seen access.Sight, project bool) access.Sight {
+	out := frames(seen)
+	for i := range out {
+		out[i].Workspace, out[i].Except = "", nil
 		if !project {
 			out[i].Project = ""
 		}
 	}
 	return out
-}
-
-func within(scopes []access.Scope, at access.Scope) bool {
-	return slices.ContainsFunc(scopes, func(s access.Scope) bool { return s.Contains(at) })
 }
 
 // checkRef demands something that can be an id, a name or a path of so many parts, and takes it apart.
@@ -90,7 +110,7 @@ func abbreviate(s string) string {
 	return s
 }
 
-func (s *Service) findOrganisation(ctx context.Context, ref string, seen []access.Scope) (tenant.Organisation, error) {
+func (s *Service) findOrganisation(ctx context.Context, ref string, seen access.Sight) (tenant.Organisation, error) {
 	if _, err := checkRef("organisation", ref, 1); err != nil {
 		return tenant.Organisation{}, err
 	}
@@ -105,7 +125,7 @@ func (s *Service) findOrganisation(ctx context.Context, ref string, seen []acces
 	return single(found, "organisation", ref, func(o tenant.Organisation) string { return o.ID })
 }
 
-func (s *Service) findProject(ctx context.Context, ref string, seen []access.Scope) (tenant.Project, error) {
+func (s *Service) findProject(ctx context.Context, ref string, seen access.Sight) (tenant.Project, error) {
 	path, err := checkRef("project", ref, 2)
 	if err != nil {
 		return tenant.Project{}, err
@@ -133,7 +153,7 @@ func (s *Service) findProject(ctx context.Context, ref string, seen []access.Sco
 	return single(found, "project", ref, func(p tenant.Project) string { return paths[p.ID] })
 }
 
-func (s *Service) findWorkspace(ctx context.Context, ref string, seen []access.Scope) (tenant.Workspace, error) {
+func (s *Service) findWorkspace(ctx context.Context, ref string, seen access.Sight) (tenant.Workspace, error) {
 	if ref == "" {
 		return s.onlyWorkspace(ctx, seen)
 	}
@@ -169,7 +189,7 @@ func (s *Service) findWorkspace(ctx context.Context, ref string, seen []access.S
 }
 
 // onlyWorkspace is the one that the caller sees, when it sees no other: most callers have no need to name it.
-func (s *Service) onlyWorkspace(ctx context.Context, seen []access.Scope) (tenant.Workspace, error) {
+func (s *Service) onlyWorkspace(ctx context.Context, seen access.Sight) (tenant.Workspace, error) {
 	found, _, err := s.store.View().Workspaces(ctx, tenant.Query{Readable: seen, Page: tenant.Page{Size: 2}})
 	switch {
 	case err != nil:
@@ -182,10 +202,10 @@ func (s *Service) onlyWorkspace(ctx context.Context, seen []access.Scope) (tenan
 }
 
 // visible is a place that was read by id, or not found in the same words where it does not lie in sight.
-func visible[T interface{ Scope() access.Scope }](v T, err error, seen []access.Scope, what string) (T, error) {
+func visible[T interface{ Scope() access.Scope }](v T, err error, seen access.Sight, what string) (T, error) {
 	var none T
 	switch {
-	case fault.KindOf(err) == fault.NotFound, err == nil && !within(seen, v.Scope()):
+	case fault.KindOf(err) == fault.NotFound, err == nil && !seen.Sees(v.Scope()):
 		return none, access.NotFound(what)
 	case err != nil:
 		return none, err

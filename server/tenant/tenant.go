@@ -127,7 +127,7 @@ func every[T any](ctx context.Context, list func(context.Context, tenant.Query) 
 }
 
 func free[T any](ctx context.Context, list func(context.Context, tenant.Query) ([]T, string, error), kind, name string, within access.Scope) error {
-	taken, _, err := list(ctx, tenant.Query{Readable: []access.Scope{{}}, Within: within, Name: name, Page: tenant.Page{Size: 1}})
+	taken, _, err := list(ctx, tenant.Query{Readable: access.Everywhere(), Within: within, Name: name, Page: tenant.Page{Size: 1}})
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func TestFirstStartMakesOnePlaceToBegin(t *testing.T) {
 	if err != nil || w.Name != "default" {
 		t.Fatalf("got %+v and %v, want the default workspace", w, err)
 	}
-	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: []access.Scope{{}}, Limit: 10})
+	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Limit: 10})
 	if err != nil || len(entries) != 3 || entries[0].Actor.Kind != access.System {
 		t.Errorf("got %d entries (%+v) and %v, want one for each of the three places, by the system", len(entries), entries, err)
 	}
@@ -315,7 +315,7 @@ func TestUpdateOfWhatSomebodyElseChanged(t *testing.T) {
 	if err != nil || after.Tokens.MaxTTL != time.Hour {
 		t.Errorf("got %+v and %v, want the policy left as it was", after, err)
 	}
-	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: []access.Scope{{}}, Action: tenant.WorkspacesUpdate, Limit: 10})
+	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Action: tenant.WorkspacesUpdate, Limit: 10})
 	if err != nil || len(entries) != 2 || !strings.Contains(string(entries[0].Before), first) || !strings.Contains(string(entries[0].After), second) {
 		t.Errorf("got %+v and %v, want two entries with before and after", entries, err)
 	}

@@ -126,7 +126,7 @@ func (b *bench) read(t *testing.T, tokenID string) token.Token {
 
 func (b *bench) entries(t *testing.T, action access.Permission) []audit.Entry {
 	t.Helper()
-	found, err := b.db.View().Entries(t.Context(), audit.Query{Readable: []access.Scope{{}}, Action: action, Limit: 10_000})
+	found, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Action: action, Limit: 10_000})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -290,7 +290,7 @@ func (p *Plane) Enrol(t testing.TB, m tokens.Minted, name string) enrol.Request 
 func (p *Plane) Entries(t testing.TB, action access.Permission) []audit.Entry {
 	t.Helper()
 	var out []audit.Entry
-	q := audit.Query{Readable: []access.Scope{{}}, Action: action, Limit: 1000}
+	q := audit.Query{Readable: access.Everywhere(), Action: action, Limit: 1000}
 	for {
 		page, err := p.DB.View().Entries(t.Context(), q)
 		if err != nil {

@@ -97,8 +97,24 @@ func randomSelector(r *rand.Rand) (s label.Selector) {
 	return s
 }
 
-func within(scopes []access.Scope, at access.Scope) bool {
-	return slices.ContainsFunc(scopes, func(s access.Scope) bool { return s.Contains(at) })
+// randomSight is whole places, selected hosts of them, and either without some of it.
+func randomSight(r *rand.Rand, places []tenant.Workspace) access.Sight {
+	var out access.Sight
+	for range r.IntN(4) {
+		c := access.Clause{Scope: randomScope(r, places)}
+		if r.IntN(3) == 0 {
+			c.Hosts = randomSelector(r)
+		}
+		for range r.IntN(3) {
+			e := access.Clause{Scope: randomScope(r, places)}
+			if r.IntN(2) == 0 {
+				e.Hosts = randomSelector(r)
+			}
+			c.Except = append(c.Except, e)
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // hostKey is what the oracle sorts by.
@@ -157,9 +173,7 @@ var lists = []test{
 			if r.IntN(2) == 0 {
 				q.Filter = randomFilter(r, 3)
 			}
-			for range r.IntN(4) {
-				q.Readable = append(q.Readable, randomScope(r, places))
-			}
+			q.Readable = randomSight(r, places)
 			if r.IntN(2) == 0 {
 				q.Readable = everything
 			}
@@ -183,7 +197,7 @@ var lists = []test{
 				if len(states) == 0 {
 					states = host.States[1:] // all but removed
 				}
-				if within(q.Readable, h.Scope) && q.Within.Contains(h.Scope) && q.Selector.Matches(h.Labels) &&
+				if q.Readable.SeesHost(h.Scope, h.Labels) && q.Within.Contains(h.Scope) && q.Selector.Matches(h.Labels) &&
 					(q.Filter == nil || q.Filter.Matches(h.Field)) && slices.Contains(states, h.State) && (q.Name == "" || q.Name == h.Name) &&
 					(q.TokenID == "" || q.TokenID == h.TokenID) && (q.IDs == nil || slices.Contains(q.IDs, h.ID)) {
 					want = append(want, h)
@@ -283,9 +297,7 @@ var lists = []test{
 		}
 		for range 100 {
 			q := tenant.Query{Page: tenant.Page{Size: 1 + r.IntN(3)}}
-			for range r.IntN(3) {
-				q.Readable = append(q.Readable, randomScope(r, places))
-			}
+			q.Readable = randomSight(r, places)
 			if r.IntN(2) == 0 {
 				q.Within = randomScope(r, places)
 			}
@@ -401,7 +413,7 @@ func wantTree[T interface{ Scope() access.Scope }](t *testing.T, q tenant.Query,
 		return 1
 	})
 	for _, v := range sorted {
-		if within(q.Readable, v.Scope()) && q.Within.Contains(v.Scope()) && (q.Name == "" || q.Name == meta(v).Name) {
+		if q.Readable.Sees(v.Scope()) && q.Within.Contains(v.Scope()) && (q.Name == "" || q.Name == meta(v).Name) {
 			want = append(want, meta(v).ID)
 		}
 	}

@@ -87,7 +87,7 @@ func (b *bench) now() time.Time { return time.UnixMicro(b.clock.Load()).UTC() }
 func (b *bench) pass(d time.Duration) { b.clock.Add(d.Microseconds()) }
 
 // everything is what may be read by who may read all.
-var everything = []access.Scope{{}}
+var everything = access.Everywhere()
 
 var system = access.Actor{Kind: access.System, ID: "test", Name: "test"}
 
