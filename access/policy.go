@@ -184,16 +184,16 @@ func (s *sheet) covers(catalogue *Catalogue, wanted Set, r Rule, c *circumstance
 		for i := range both {
 			both[i] = own.set[i] & wanted[i]
 		}
-		if both.empty() || !own.holds(c) {
+		if both.empty() {
 			continue
 		}
-		if own.Deny {
-			if _, ok := own.Scope.Intersect(r.Scope); ok {
+		if own.Deny { // whether it applies now or may do so later
+			if _, ok := own.Scope.Intersect(r.Scope); ok && (own.NotAfter.IsZero() || c.now().Before(own.NotAfter)) {
 				return false
 			}
 			continue
 		}
-		if own.Scope.Contains(r.Scope) && narrows(r.Hosts, own.Hosts) && (own.Conditions.None() || own.Conditions.Equal(r.Conditions)) &&
+		if own.holds(c) && own.Scope.Contains(r.Scope) && narrows(r.Hosts, own.Hosts) && (own.Conditions.None() || own.Conditions.Equal(r.Conditions)) &&
 			(own.NotAfter.IsZero() || !r.NotAfter.IsZero() && !r.NotAfter.After(own.NotAfter)) {
 			held.union(&both)
 		}
