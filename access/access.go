@@ -138,24 +138,24 @@ func (a *Actor) decide(p Permission, at Scope, host bool, labels label.Set) Deci
 	if p == BootstrapRedeem || p == SelfRead && a.Kind != Anonymous || a.Kind == System {
 		return Decision{Allowed: true, Grant: builtIn}
 	}
-	within := a.within(p, at)
+	grant, within := a.within(p, at)
 	if a.Policy == nil {
-		return Decision{Allowed: within != "", Grant: within}
+		return Decision{Allowed: within, Grant: grant}
 	}
-	if within == "" {
+	if !within {
 		return Decision{Snapshot: a.Policy.Version()}
 	}
 	return a.Policy.decide(a, p, at, host, labels)
 }
 
 // within is the grant of the credential that holds the permission at the scope.
-func (a *Actor) within(p Permission, at Scope) string {
+func (a *Actor) within(p Permission, at Scope) (id string, ok bool) {
 	for i := range a.Grants {
 		if g := &a.Grants[i]; g.Scope.Contains(at) && g.holds(p) {
-			return g.ID
+			return g.ID, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // Readable is what the actor holds the permission over: what a list is filtered by.

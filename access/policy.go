@@ -138,9 +138,10 @@ func (a Actor) Covers(r Rule) (lacking []Permission) {
 	if a.Kind == System {
 		return nil
 	}
+	within := func(p Permission) bool { _, ok := a.within(p, r.Scope); return ok }
 	if a.Policy == nil {
 		for _, p := range r.Permissions {
-			if a.within(p, r.Scope) == "" {
+			if !within(p) {
 				lacking = append(lacking, p)
 			}
 		}
@@ -163,12 +164,12 @@ func (a Actor) Covers(r Rule) (lacking []Permission) {
 			continue
 		}
 		// Nobody holds tier 0 for good. Who holds all the rest without bounds may lend it for a time.
-		if catalogue.tier0.Has(n) && owner && !r.NotAfter.IsZero() && a.within(All, r.Scope) != "" {
+		if catalogue.tier0.Has(n) && owner && !r.NotAfter.IsZero() && within(All) {
 			continue
 		}
 		var one Set
 		one.add(n)
-		if a.within(p, r.Scope) == "" || !sheet.covers(catalogue, one, r, &c) {
+		if !within(p) || !sheet.covers(catalogue, one, r, &c) {
 			lacking = append(lacking, p)
 		}
 	}

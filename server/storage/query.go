@@ -125,6 +125,11 @@ func (f *filter) within(p place, s access.Scope) {
 // readable demands that rows are in sight; the empty sight sees none. selected is how selected hosts are told from
 // others, nil for all that are no hosts.
 func (f *filter) readable(p place, sight access.Sight, selected func(label.Selector) string) {
+	if slices.ContainsFunc(sight, func(c access.Clause) bool {
+		return c.Scope == (access.Scope{}) && len(c.Hosts) == 0 && len(c.Except) == 0
+	}) {
+		return
+	}
 	// Most sights are many whole workspaces: they make one condition together.
 	var workspaces []string
 	var any []string
@@ -134,8 +139,6 @@ func (f *filter) readable(p place, sight access.Sight, selected func(label.Selec
 		case len(c.Hosts) > 0 && selected == nil:
 		case len(c.Hosts) > 0 || len(c.Except) > 0:
 			any = append(any, f.clause(p, c, selected))
-		case s == (access.Scope{}):
-			return
 		case slices.ContainsFunc(sight[:i], func(o access.Clause) bool { return o.Scope == s && len(o.Hosts) == 0 && len(o.Except) == 0 }):
 		case s.Organisation == "" && s.Project == "" && p.workspace != "":
 			workspaces = append(workspaces, s.Workspace)
