@@ -82,7 +82,7 @@ func newMeters(r *prometheus.Registry) *meters {
 	for _, l := range []string{limit.SourceRate, limit.CallerRate, limit.Calls, limit.Streams} {
 		m.refused.WithLabelValues(l)
 	}
-	for _, why := range []string{slowSender, slowReader, connections} {
+	for _, why := range []string{slowSender, slowReader, connections, handshakes} {
 		m.cuts.WithLabelValues(why)
 	}
 	for _, code := range []string{"database_full", "database_locked", "database_read_only", "database_failing", "database_corrupt", "database_unreachable"} {

@@ -25,6 +25,7 @@ const (
 	slowSender  = "slow_sender"
 	slowReader  = "slow_reader"
 	connections = "connections"
+	handshakes  = "handshakes"
 )
 
 func (p patient) handler(next http.Handler) http.Handler {
@@ -122,9 +123,11 @@ func (w *timelyWriter) note(began time.Time, err error) {
 // Unwrap is for http.ResponseController.
 func (w *timelyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// doors counts connections by source. An agent's link leaves the count when it is taken over; the hub knows it then.
+// doors counts connections by source, and has each pay for the handshake that follows. An agent's link leaves the count
+// when it is taken over; the hub knows it then.
 type doors struct {
 	most    int
+	shake   func(from netip.Addr) bool // is there credit for a handshake?
 	trusted []netip.Prefix
 	cut     func(why string)
 
@@ -133,8 +136,8 @@ type doors struct {
 	from map[net.Conn]netip.Prefix
 }
 
-func newDoors(most int, trusted []netip.Prefix, cut func(string)) *doors {
-	return &doors{most: most, trusted: trusted, cut: cut, open: map[netip.Prefix]int{}, from: map[net.Conn]netip.Prefix{}}
+func newDoors(most int, shake func(netip.Addr) bool, trusted []netip.Prefix, cut func(string)) *doors {
+	return &doors{most: most, shake: shake, trusted: trusted, cut: cut, open: map[netip.Prefix]int{}, from: map[net.Conn]netip.Prefix{}}
 }
 
 // state is http.Server.ConnState.
@@ -156,9 +159,13 @@ func (d *doors) state(c net.Conn, s http.ConnState) {
 		d.from[c] = source
 		over := d.open[source] > d.most
 		d.mu.Unlock()
+		// What serves a connection that is closed ends by this, and says so (StateClosed).
 		if over {
 			d.cut(connections)
-			_ = c.Close() // what serves it ends by this, and says so (StateClosed)
+			_ = c.Close()
+		} else if !d.shake(remote.Addr()) {
+			d.cut(handshakes)
+			_ = c.Close()
 		}
 	case http.StateHijacked, http.StateClosed:
 		d.mu.Lock()

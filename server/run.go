@@ -151,6 +151,6 @@ func (s *Server) httpServer() *http.Server {
 		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog:  quietLog(s.log),
-		ConnState: newDoors(s.options.Settings.Limits.SourceConnections, s.options.Settings.Proxies(), s.meters.cut).state,
+		ConnState: newDoors(s.options.Settings.Limits.SourceConnections, s.limits.Shake, s.options.Settings.Proxies(), s.meters.cut).state,
 	}
 }

@@ -122,7 +122,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s.meters = newMeters(o.Registry)
 	s.limits = limit.New(limit.Options{
-		SourceRate: set.Limits.SourceRate, CallerRate: set.Limits.CallerRate, Calls: set.Limits.Calls, CallerCalls: set.Limits.CallerCalls,
+		SourceRate: set.Limits.SourceRate, HandshakeRate: set.Limits.SourceHandshakes, CallerRate: set.Limits.CallerRate, Calls: set.Limits.Calls, CallerCalls: set.Limits.CallerCalls,
 		Streams: set.Limits.Streams, CallerStreams: set.Limits.CallerStreams, Refused: s.meters.refuse,
 	})
 	if s.keys, err = keys.Open(filepath.Join(set.DataDir, "keys"), o.Clock()); err != nil {
@@ -226,7 +226,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	if s.hub, err = link.New(link.Options{
 		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},
 		Replica: s.replica, Version: o.Version, ReconnectWindow: set.ReconnectWindow,
-		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, EnrolmentRate: set.EnrolmentRate, Clock: now, Logger: o.Logger, Registerer: o.Registry,
+		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, EnrolmentRate: set.EnrolmentRate, Proven: s.limits.Shaken, Clock: now, Logger: o.Logger, Registerer: o.Registry,
 	}); err != nil {
 		return err
 	}

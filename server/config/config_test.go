@@ -63,7 +63,7 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		"trusted-proxy": "10.0.0", "database": "mysql://x", "log-level": "loud", "log-format": "xml",
 		"token-default-ttl": "3s", "token-long-ttl": "2m", "token-max-ttl": "1m", "token-default-max-uses": "0", "token-max-uses": "0",
 		"reconnect-window": "1s", "heartbeat-rate": "0", "admission-rate": "-1", "enrolment-rate": "0", "shutdown-timeout": "0s",
-		"source-rate": "0", "source-connections": "0", "caller-rate": "-5", "calls": "0", "caller-calls": "0", "streams": "0", "caller-streams": "0",
+		"source-rate": "0", "source-handshakes": "0", "source-connections": "0", "caller-rate": "-5", "calls": "0", "caller-calls": "0", "streams": "0", "caller-streams": "0",
 		"trace-endpoint": "collector:4318", "trace-share": "2", "read-timeout": "1ms", "write-timeout": "0s",
 	}
 	delete(wrong, "data-dir") // any text names a folder

@@ -11,6 +11,7 @@ import (
 // Limits keep one caller, or a stranger, from taking what the others need (package limit).
 type Limits struct {
 	SourceRate        int // requests a second from one address that present no valid key
+	SourceHandshakes  int // TLS handshakes a second with one address, those of agents that prove themselves apart
 	SourceConnections int // connections from one address, agents' links apart
 	CallerRate        int // API calls a second of one key
 	Calls             int // API calls at once
@@ -24,6 +25,7 @@ type Limits struct {
 
 func (l *Limits) register(f *pflag.FlagSet) {
 	f.IntVar(&l.SourceRate, "source-rate", 200, "requests a second from one address (IPv6: /64) that present no valid key; ten times as many at once")
+	f.IntVar(&l.SourceHandshakes, "source-handshakes", 200, "TLS handshakes a second with one address (IPv6: /64), those of agents that prove themselves and trusted proxies apart; ten times as many at once")
 	f.IntVar(&l.SourceConnections, "source-connections", 1000, "connections from one address (IPv6: /64), links of agents and trusted proxies apart")
 	f.IntVar(&l.CallerRate, "caller-rate", 1000, "API calls a second of one key; twice as many at once")
 	f.IntVar(&l.Calls, "calls", 256, "API calls at once; further ones wait in turn, a line for each key")
@@ -39,7 +41,7 @@ func (l *Limits) check(c *fault.Check, at func(flag string) string) {
 		flag  string
 		value int
 	}{
-		{"source-rate", l.SourceRate}, {"source-connections", l.SourceConnections}, {"caller-rate", l.CallerRate},
+		{"source-rate", l.SourceRate}, {"source-handshakes", l.SourceHandshakes}, {"source-connections", l.SourceConnections}, {"caller-rate", l.CallerRate},
 		{"calls", l.Calls}, {"caller-calls", l.CallerCalls}, {"streams", l.Streams}, {"caller-streams", l.CallerStreams},
 	} {
 		c.That(one.value >= 1, at(one.flag), "is %d, less than 1", one.value)

@@ -75,6 +75,19 @@ func (b *buckets[K]) take(now time.Time, key K) (wait time.Duration, ok bool) {
 	return wait, ok
 }
 
+// give gives one back to a key that paid for what it need not have.
+func (b *buckets[K]) give(now time.Time, key K) {
+	if b.rate == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.held[key] != nil {
+		one := b.of(now, key)
+		one.left = min(b.burst, one.left+1)
+	}
+}
+
 // charge takes one, which several that came at once may all do: into debt of a second at most.
 func (b *buckets[K]) charge(now time.Time, key K) {
 	if b.rate == 0 {

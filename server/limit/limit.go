@@ -13,6 +13,9 @@
 // does not fit is refused at once rather than kept in memory. What lasts (a watch, waiting for an operation) has places
 // of its own.
 //
+// Before all of that, and before anything is computed for it, a connection pays with its source's credit for handshakes.
+// An agent that proves itself gets it back, so that a fleet behind one address is not slowed by it.
+//
 // Nothing that was refused here was carried out: it may be sent again.
 package limit
 
@@ -30,6 +33,7 @@ import (
 // Options of a Limiter. A bound that is 0 does not bind.
 type Options struct {
 	SourceRate    int                 // requests a second from one source that prove nothing
+	HandshakeRate int                 // TLS handshakes a second with one source that proves nothing by them
 	CallerRate    int                 // calls a second of one caller
 	Calls         int                 // calls at once, of all callers
 	CallerCalls   int                 // of them, those of one caller
@@ -58,6 +62,7 @@ const (
 type Limiter struct {
 	options Options
 	sources buckets[netip.Prefix]
+	shaking buckets[netip.Prefix]
 	callers buckets[string]
 	proven  proofs
 	calls   *turns
@@ -78,6 +83,7 @@ func New(o Options) *Limiter {
 	return &Limiter{
 		options: o,
 		sources: newBuckets[netip.Prefix](o.SourceRate, sourceBurst),
+		shaking: newBuckets[netip.Prefix](o.HandshakeRate, sourceBurst),
 		callers: newBuckets[string](o.CallerRate, callerBurst),
 		proven:  proofs{until: map[[32]byte]time.Time{}},
 		calls:   newTurns(o.Calls, o.CallerCalls, waitingOfOne, waitingOfAll),
@@ -119,6 +125,15 @@ func (l *Limiter) refuseSource(from netip.Addr, wait time.Duration) error {
 	return fault.New(fault.Exhausted, "rate_limited", "too many requests without a valid key from %s", from).
 		WithHint("wait %s; who presents a valid API key is not held to this", ceil(wait)).WithRetryAfter(ceil(wait))
 }
+
+// Shake takes the credit for one TLS handshake; false where there is none.
+func (l *Limiter) Shake(from netip.Addr) bool {
+	_, ok := l.shaking.take(l.options.Clock(), Source(from))
+	return ok
+}
+
+// Shaken gives the credit of a handshake back: an agent proved itself behind it.
+func (l *Limiter) Shaken(from netip.Addr) { l.shaking.give(l.options.Clock(), Source(from)) }
 
 // Charge takes from the credit of a source that proved nothing.
 func (l *Limiter) Charge(from netip.Addr) { l.sources.charge(l.options.Clock(), Source(from)) }

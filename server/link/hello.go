@@ -77,7 +77,7 @@ func (p *peer) enrol(now time.Time, e *pb.Enrol) {
 		if guess {
 			h.addresses.charge(now, p.conn.Remote(), guessCost)
 		} else {
-			h.addresses.refund(p.conn.Remote())
+			h.proven(p.conn.Remote())
 		}
 		h.metrics.handshakes.WithLabelValues("enrol", "refused").Inc()
 		if fault.KindOf(err) == fault.Internal {
@@ -86,7 +86,7 @@ func (p *peer) enrol(now time.Time, e *pb.Enrol) {
 		p.refuse(refusalOf(err))
 		return
 	}
-	h.addresses.refund(p.conn.Remote())
+	h.proven(p.conn.Remote())
 	h.metrics.handshakes.WithLabelValues("enrol", "taken").Inc()
 	h.send(p, &pb.ServerFrame{Body: &pb.ServerFrame_Enrolled{Enrolled: &pb.Enrolled{
 		HostId: done.HostID, HostName: done.HostName, WorkspaceId: done.WorkspaceID,
@@ -154,7 +154,7 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 	delete(h.nascent, p)
 	h.mu.Unlock()
 	h.links.Add(1)
-	h.addresses.refund(p.conn.Remote())
+	h.proven(p.conn.Remote())
 
 	wanting := standingOf(known) == standingManaged &&
 		(len(known.InventoryDigest) == 0 || string(known.InventoryDigest) != string(m.GetInventoryDigest()))

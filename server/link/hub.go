@@ -49,6 +49,10 @@ type Options struct {
 	Batch          int // observations in one call of Observe; 500
 	Memory         int // bytes of old section values and deltas kept; 32 MiB
 
+	// Proven is told of the address of every link that proved itself, or was sent away for no fault of its own; nil:
+	// nobody wants to know.
+	Proven func(remote netip.Addr)
+
 	Clock      func() time.Time
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: metrics are kept and not shown
@@ -67,6 +71,9 @@ func (o *Options) setDefaults() {
 	setDefault(&o.AddressRate, 20)
 	setDefault(&o.Batch, 500)
 	setDefault(&o.Memory, 32<<20)
+	if o.Proven == nil {
+		o.Proven = func(netip.Addr) {}
+	}
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
@@ -191,11 +198,17 @@ func (h *Hub) Admit(remote netip.Addr) (retryAfter time.Duration, ok bool) {
 		return retry, false
 	}
 	if retry, ok := h.admission.take(now); !ok {
-		h.addresses.refund(remote)
+		h.proven(remote)
 		h.metrics.refused(errBusy.Code)
 		return retry, false
 	}
 	return 0, true
+}
+
+// proven gives back what a link cost its address on credit.
+func (h *Hub) proven(remote netip.Addr) {
+	h.addresses.refund(remote)
+	h.Proven(remote)
 }
 
 // Links counts the hosts that are linked here.

@@ -146,7 +146,7 @@ func (d *Daemon) Restart(ctx context.Context) error {
 // lifted are the limits on callers out of the way: what a test asks for is what it gets, and what a benchmark measures is not
 // what one key may do. Limits have tests of their own, in package server.
 var lifted = []string{
-	"--source-rate", "1000000", "--source-connections", "100000", "--caller-rate", "1000000",
+	"--source-rate", "1000000", "--source-connections", "100000", "--source-handshakes", "1000000", "--caller-rate", "1000000",
 	"--calls", "4096", "--caller-calls", "4096", "--streams", "100000", "--caller-streams", "100000",
 }
 
