@@ -76,13 +76,13 @@ type Agent struct {
 	options  Options
 	log      *slog.Logger
 	store    *state.Store
-	identity state.Identity
 	settings *settings.Module
 	modules  []Module
 	sections *sections
 	link     *link.Client
 
 	mu        sync.Mutex
+	identity  state.Identity // guarded by mu
 	inventory link.Inventory // guarded by mu
 	health    []host.Health  // as last told; guarded by mu
 }
@@ -122,7 +122,7 @@ func (a *Agent) assemble() (err error) {
 	a.health = a.Health()
 	a.link, err = link.New(link.Options{
 		Config: o.Config, Store: a.store, Host: a, Version: o.Version, BootID: o.Machine.BootID(), Uptime: uptime, Log: a.log,
-		Dial: o.Dial, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
+		Dial: o.Dial, Parted: a.parted, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
 	})
 	if err != nil {
 		return err
@@ -255,6 +255,17 @@ func (a *Agent) Stand(s link.Standing, _ string) { a.sections.stand(s) }
 
 // Whole is for package link.
 func (a *Agent) Whole(announced section.Section) { a.sections.whole(announced) }
+
+// parted is told that this machine becomes another host.
+func (a *Agent) parted(i state.Identity) error {
+	if err := a.sections.forget(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.identity = i
+	return nil
+}
 
 // Delta is for package link.
 func (a *Agent) Delta(d section.Delta) { a.sections.delta(d) }

@@ -12,9 +12,12 @@ import (
 // Status is how the agent is, as the socket tells it.
 func (a *Agent) Status() status.Report {
 	l := a.link.Status()
+	a.mu.Lock()
+	identity := a.identity
+	a.mu.Unlock()
 	r := status.Report{
 		State: string(l.State), Since: l.Since, Version: a.options.Version,
-		HostID: a.identity.HostID, HostName: a.identity.HostName, WorkspaceID: a.identity.WorkspaceID,
+		HostID: identity.HostID, HostName: identity.HostName, WorkspaceID: identity.WorkspaceID,
 		Standing: string(l.Standing), StandingReason: l.Reason, Endpoint: l.Endpoint, Transport: l.Transport, Server: l.Server,
 		LastHeard: moment(l.LastHeard), RetryAt: moment(l.RetryAt), Attempts: l.Attempts,
 		Keyset: l.Keyset, KeyGeneration: l.Key, Sections: []status.Section{}, Modules: []status.Module{},

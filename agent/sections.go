@@ -143,6 +143,19 @@ func (s *sections) stand(standing link.Standing) {
 	s.stir()
 }
 
+// forget makes this a host that holds nothing. What was applied stays in force until what is to replace it comes.
+func (s *sections) forget() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.store.DropSections(); err != nil {
+		return err
+	}
+	for name := range s.held {
+		s.held[name] = &holding{status: section.Status{Name: name, State: section.Pending}}
+	}
+	return nil
+}
+
 // statuses are those of all sections, by name.
 func (s *sections) statuses() []section.Status {
 	s.mu.Lock()

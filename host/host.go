@@ -35,6 +35,8 @@ const (
 	Quarantine access.Permission = "hosts.quarantine"
 	Release    access.Permission = "hosts.release"
 	Remove     access.Permission = "hosts.remove"
+	Split      access.Permission = "hosts.split"
+	Drop       access.Permission = "hosts.drop"
 
 	// What hosts do themselves, in the audit log.
 	Enrol     access.Permission = "hosts.enrol"
@@ -153,6 +155,7 @@ type Host struct {
 	NextKey          []byte   // offered by the host for its next generation; not used yet
 	KeyHistory       [][]byte // SHA-256 of keys once used; one that comes back is `rolled back`, not a new host
 	Generation       int64    // of Key: grows by one at each rotation
+	Clones           *Clones  // nil: no other machine was ever found to hold its key
 	TokenID          string   // that enrolled it
 	EnrolledAt       time.Time
 	EnrolledFrom     string

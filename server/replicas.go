@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	hosts "github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/server/storage"
@@ -30,6 +31,16 @@ func (a announcer) Announce(batch []link.Announcement) {
 	}
 }
 
+func (a announcer) Ask(q link.Question) {
+	if err := a.bus.Ask(bus.Question{
+		From: q.From, To: q.To, ID: q.ID, HostID: q.HostID, BootID: q.Link.BootID, Connection: q.Link.Connection, Nonce: q.Nonce,
+		Answer: string(q.Answer), Key: q.Key, Hash: q.Hash, Signature: q.Signature,
+		Copy: bus.Copy{Address: q.Copy.Address, HostName: q.Copy.HostName, MachineID: q.Copy.MachineID, AgentVersion: q.Copy.AgentVersion},
+	}); err != nil {
+		a.log.Warn("asking another replica for a host's agent", "error", err)
+	}
+}
+
 // hear hands the hub what the bus brings.
 func (s *Server) hear() error {
 	if _, err := s.bus.OnPresence(func(batch []bus.Presence) {
@@ -38,6 +49,15 @@ func (s *Server) hear() error {
 			in[i] = link.Announcement{Replica: p.Replica, HostID: p.HostID, Online: p.Online, Link: link.Order{BootID: p.BootID, Connection: p.Connection}, At: p.At}
 		}
 		s.hub.Hear(in)
+	}); err != nil {
+		return err
+	}
+	if _, err := s.bus.OnQuestion(func(q bus.Question) {
+		s.hub.HearQuestion(link.Question{
+			From: q.From, To: q.To, ID: q.ID, HostID: q.HostID, Link: link.Order{BootID: q.BootID, Connection: q.Connection}, Nonce: q.Nonce,
+			Answer: link.Answer(q.Answer), Key: q.Key, Hash: q.Hash, Signature: q.Signature,
+			Copy: hosts.Copy{Address: q.Copy.Address, HostName: q.Copy.HostName, MachineID: q.Copy.MachineID, AgentVersion: q.Copy.AgentVersion},
+		})
 	}); err != nil {
 		return err
 	}

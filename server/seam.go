@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	hosts "github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/host"
@@ -22,10 +23,21 @@ type enroller struct{ service *enrol.Service }
 var _ link.Enroller = enroller{}
 
 func (e enroller) Enrol(ctx context.Context, r link.Enrolment) (link.Enrolled, error) {
-	h, err := e.service.Enrol(ctx, enrol.Request{
+	return enrolled(e.service.Enrol(ctx, request(r)))
+}
+
+func (e enroller) Split(ctx context.Context, from string, r link.Enrolment) (link.Enrolled, error) {
+	return enrolled(e.service.Split(ctx, from, request(r)))
+}
+
+func request(r link.Enrolment) enrol.Request {
+	return enrol.Request{
 		Token: r.Token, Key: r.Key, HostName: r.HostName, AgentVersion: r.AgentVersion, Inventory: r.Inventory,
 		Ceiling: r.Ceiling, Labels: r.Labels, From: r.From,
-	})
+	}
+}
+
+func enrolled(h hosts.Host, err error) (link.Enrolled, error) {
 	if err != nil {
 		return link.Enrolled{}, err
 	}

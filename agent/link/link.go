@@ -28,6 +28,14 @@
 // connection that merely broke proves nothing, since the control plane may have taken the key already, and a key that
 // comes back after it was replaced looks like a restored snapshot.
 //
+// # Copies
+//
+// A machine that was copied, disk and key, is found out by its control plane: where two links speak for one host, each
+// agent is asked to sign a fresh nonce on its link. An agent has one link at a time and answers on that one alone, from
+// the goroutine that carries it, so one that is there never answers for a link that it has given up. Once an operator has
+// decided, the kept machine replaces its key at once by one that no copy can hold; the other makes itself a key of its own,
+// stores it, and is enrolled with it as a new host.
+//
 // # Polling
 //
 // A link polls where a WebSocket was refused, cut or swallowed. From time to time a WebSocket is tried beside it, up to the
@@ -113,7 +121,10 @@ type Options struct {
 	Version string // of the agent
 	BootID  string
 	Uptime  func() time.Duration // of the host
-	Log     *slog.Logger
+	// Parted is called before this machine becomes a host of its own, which it held a copy of another's identity until
+	// then: what it holds of that host's sections is to be forgotten. Nil: nobody wants to know.
+	Parted func(state.Identity) error
+	Log    *slog.Logger
 
 	// Dial connects to one endpoint; nil: by package wire, as Config says.
 	Dial Dial
@@ -204,6 +215,9 @@ func New(o Options) (*Client, error) {
 	}
 	if o.Promise == nil {
 		o.Promise = func(time.Duration) {}
+	}
+	if o.Parted == nil {
+		o.Parted = func(state.Identity) error { return nil }
 	}
 	if o.Uptime == nil {
 		o.Uptime = func() time.Duration { return 0 }

@@ -40,6 +40,11 @@ func (s *session) offer(ctx context.Context) error {
 		}
 		s.identity = identity
 	}
+	return s.offerNext(ctx)
+}
+
+// offerNext offers the next key that is stored.
+func (s *session) offerNext(ctx context.Context) error {
 	s.offered = true
 	generation := s.identity.Generation + 1
 	s.log.Info("offering the next identity key", "generation", generation)

@@ -189,16 +189,17 @@ func (s *session) hello(ctx context.Context) error {
 	}
 	s.outbox.clear()
 	h := &pb.Hello{
-		HostId:          s.identity.HostID,
-		Proof:           wire.SignProof(s.key, wire.RoleHello, s.identity.HostID, s.conn.Hash()),
-		AgentVersion:    s.options.Version,
-		BootId:          s.options.BootID,
-		Connection:      s.links,
-		InventoryDigest: s.options.Host.Inventory().Digest,
-		Uptime:          durationpb.New(s.options.Uptime()),
-		Transport:       s.conn.Transport(),
-		KeysetVersion:   s.trust.Version,
-		TakesParts:      true,
+		HostId:            s.identity.HostID,
+		Proof:             wire.SignProof(s.key, wire.RoleHello, s.identity.HostID, s.conn.Hash()),
+		AgentVersion:      s.options.Version,
+		BootId:            s.options.BootID,
+		Connection:        s.links,
+		InventoryDigest:   s.options.Host.Inventory().Digest,
+		Uptime:            durationpb.New(s.options.Uptime()),
+		Transport:         s.conn.Transport(),
+		KeysetVersion:     s.trust.Version,
+		TakesParts:        true,
+		AnswersChallenges: true,
 	}
 	for _, st := range s.options.Host.Linking() {
 		h.Held = append(h.Held, heldOut(st))
@@ -293,7 +294,7 @@ func (s *session) carry(ctx context.Context) error {
 			if !ok {
 				return s.readErr
 			}
-			again, err := s.receive(f)
+			again, err := s.receive(ctx, f)
 			if err != nil {
 				return err
 			}
@@ -362,7 +363,7 @@ func (s *session) pace() time.Duration {
 
 // receive acts on a frame. again says that the pace has changed. Frames that it does not know are those of a newer
 // control plane, and ignored.
-func (s *session) receive(f *pb.ServerFrame) (again bool, err error) {
+func (s *session) receive(ctx context.Context, f *pb.ServerFrame) (again bool, err error) {
 	s.update(func(st *Status) { st.LastHeard = time.Now() })
 	switch b := f.Body.(type) {
 	case *pb.ServerFrame_Refusal:
@@ -386,6 +387,14 @@ func (s *session) receive(f *pb.ServerFrame) (again bool, err error) {
 		s.stand(b.Standing.Standing, b.Standing.Reason)
 	case *pb.ServerFrame_KeyAccepted:
 		s.accepted(b.KeyAccepted)
+	case *pb.ServerFrame_Challenge:
+		return false, s.prove(ctx, b.Challenge)
+	case *pb.ServerFrame_Rekey:
+		return false, s.renew(ctx)
+	case *pb.ServerFrame_Split:
+		return false, s.apart(ctx, b.Split)
+	case *pb.ServerFrame_Enrolled:
+		return false, s.parted(b.Enrolled)
 	}
 	return again, nil
 }

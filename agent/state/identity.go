@@ -27,6 +27,7 @@ type Identity struct {
 	Key         ed25519.PrivateKey
 	KeySince    time.Time          // when Key came into use
 	Next        ed25519.PrivateKey // of generation Generation+1; nil: no rotation is under way
+	Apart       ed25519.PrivateKey // of the host of its own that this machine was told to become; nil: it was not
 }
 
 // Enrolled tells whether the control plane knows this host.
@@ -57,6 +58,7 @@ type identityJSON struct {
 	Key         []byte    `json:"key"`
 	KeySince    time.Time `json:"keySince"`
 	Next        []byte    `json:"next,omitempty"`
+	Apart       []byte    `json:"apart,omitempty"`
 }
 
 // Identity reads the identity. ErrNoIdentity where there is none, ErrIdentityDamaged where it cannot be believed.
@@ -77,7 +79,8 @@ func ReadIdentity(dir string) (Identity, error) {
 	if err := json.Unmarshal(body, &j); err != nil {
 		return Identity{}, ErrIdentityDamaged.WithCause(err)
 	}
-	if len(j.Key) != ed25519.SeedSize || j.Next != nil && len(j.Next) != ed25519.SeedSize || j.Generation < 1 {
+	if len(j.Key) != ed25519.SeedSize || j.Next != nil && len(j.Next) != ed25519.SeedSize ||
+		j.Apart != nil && len(j.Apart) != ed25519.SeedSize || j.Generation < 1 {
 		return Identity{}, ErrIdentityDamaged.WithCause(errors.New("it lacks a key"))
 	}
 	i := Identity{
@@ -86,6 +89,9 @@ func ReadIdentity(dir string) (Identity, error) {
 	}
 	if j.Next != nil {
 		i.Next = ed25519.NewKeyFromSeed(j.Next)
+	}
+	if j.Apart != nil {
+		i.Apart = ed25519.NewKeyFromSeed(j.Apart)
 	}
 	return i, nil
 }
@@ -101,6 +107,9 @@ func (s *Store) PutIdentity(i Identity) error {
 	}
 	if i.Next != nil {
 		j.Next = i.Next.Seed()
+	}
+	if i.Apart != nil {
+		j.Apart = i.Apart.Seed()
 	}
 	body, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {

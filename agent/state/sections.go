@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/section"
 )
 
@@ -67,6 +68,23 @@ func (s *Store) PutSection(h Held) error {
 		return fmt.Errorf("store the section: %q is not a section's name", h.Section.Name)
 	}
 	return s.replace(filepath.Join(sectionsDir, h.Section.Name), formatSection(h))
+}
+
+// DropSections forgets every section: what another host was to hold.
+func (s *Store) DropSections() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := filepath.Join(s.dir, sectionsDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return problem("read the sections", err)
+	}
+	for _, e := range entries {
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return problem("forget a section", err)
+		}
+	}
+	return problem("forget the sections", durable.SyncDir(dir))
 }
 
 // formatSection writes, under the sealed line: name, epoch, number, digest, time applied, and the items; numbers as

@@ -10,6 +10,7 @@
 //	loopback.v1.nudge      the change feed has reached a position
 //	loopback.v1.presence   hosts came to, or went from, a replica
 //	loopback.v1.roll       every replica is asked to say whom it holds
+//	loopback.v1.question   one replica asks another whether a host's agent is there, or is answered
 //
 // Subjects carry a version: a replica of another version subscribes to both for as long as they live side by side.
 package bus
@@ -42,6 +43,31 @@ type Presence struct {
 	At         time.Time `json:"at"`
 }
 
+// Question asks one replica whether the agent of a link that it holds is there, and comes back answered. The answer is
+// signed by the agent: whoever reads it believes that, not the bus.
+type Question struct {
+	From       string `json:"from"`
+	To         string `json:"to"`
+	ID         string `json:"id"`
+	HostID     string `json:"host"`
+	BootID     string `json:"boot"`
+	Connection uint64 `json:"connection"`
+	Nonce      []byte `json:"nonce"`
+	Answer     string `json:"answer,omitempty"` // empty: it is asked
+	Key        []byte `json:"key,omitempty"`
+	Hash       []byte `json:"hash,omitempty"`
+	Signature  []byte `json:"signature,omitempty"`
+	Copy       Copy   `json:"copy,omitzero"`
+}
+
+// Copy is what the machine at the other end of the link says of itself.
+type Copy struct {
+	Address      string `json:"address,omitempty"`
+	HostName     string `json:"hostName,omitempty"`
+	MachineID    string `json:"machineId,omitempty"`
+	AgentVersion string `json:"agentVersion,omitempty"`
+}
+
 // Roll asks for everybody's presence.
 type Roll struct {
 	Replica string `json:"replica"` // that asks
@@ -51,6 +77,7 @@ const (
 	subjectNudge    = "loopback.v1.nudge"
 	subjectPresence = "loopback.v1.presence"
 	subjectRoll     = "loopback.v1.roll"
+	subjectQuestion = "loopback.v1.question"
 )
 
 // maxMessage bounds a message, in bytes; longer presence is cut into several.
@@ -160,6 +187,14 @@ func (b *Bus) CallRoll(r Roll) error { return publish(b, subjectRoll, r) }
 
 // OnRoll has a function called when somebody asks.
 func (b *Bus) OnRoll(do func(Roll)) (stop func(), err error) { return subscribe(b, subjectRoll, do) }
+
+// Ask sends a question, or its answer, to the replica that it names.
+func (b *Bus) Ask(q Question) error { return publish(b, subjectQuestion, q) }
+
+// OnQuestion has a function called for every question and answer, whomever it is for.
+func (b *Bus) OnQuestion(do func(Question)) (stop func(), err error) {
+	return subscribe(b, subjectQuestion, do)
+}
 
 // publish hands a message over; it does not wait for anybody to read it.
 func publish[T any](b *Bus, subject string, message T) error {

@@ -36,6 +36,7 @@ import (
 // Reader reads what decides an enrolment.
 type Reader interface {
 	HostByKey(ctx context.Context, key []byte) (h host.Host, which string, err error)
+	Host(ctx context.Context, id string) (host.Host, error)
 }
 
 // Tx is the transaction of an enrolment.
@@ -188,6 +189,11 @@ func (s *Service) place(ctx context.Context, tx Tx, t token.Token, r Request, ne
 	if err != nil {
 		return nil, h, err
 	}
+	return s.placeIn(ctx, tx, w, t, r, newID, now)
+}
+
+// placeIn makes the host in a workspace.
+func (s *Service) placeIn(ctx context.Context, tx Tx, w tenant.Workspace, t token.Token, r Request, newID string, now time.Time) (before *host.Host, h host.Host, err error) {
 	base := host.CleanName(r.HostName)
 	find := func(name string) (*host.Host, error) {
 		found, _, _, err := tx.Hosts(ctx, host.Query{Readable: access.Over(w.Scope()), Within: w.Scope(), Name: name, Page: tenant.Page{Size: 1}})

@@ -62,6 +62,7 @@ func (o Observer) UseNextKey(ctx context.Context, hostID string, next ed25519.Pu
 		}
 		old, promoted := sha256.Sum256(h.Key), sha256.Sum256(next)
 		h.KeyHistory = append(slices.DeleteFunc(slices.Clone(h.KeyHistory), func(k []byte) bool { return bytes.Equal(k, promoted[:]) }), old[:])
+		h.Fence() // what other machines may still hold is theirs from here on
 		h.Key, h.NextKey = slices.Clone(next), nil
 		h.Generation++
 		return "used", nil
@@ -96,6 +97,47 @@ func (o Observer) RolledBack(ctx context.Context, hostID string, past ed25519.Pu
 		return nil, err
 	}
 	return o.directory.known(&h), nil
+}
+
+// Cloned implements link.Observer.
+func (o Observer) Cloned(ctx context.Context, hostID string, found []host.Copy) (*link.Known, error) {
+	d := o.directory
+	now := d.options.Now().UTC().Truncate(precision)
+	var out host.Host
+	err := d.options.Store.Write(ctx, func(tx Tx) error {
+		before, err := tx.Host(ctx, hostID)
+		if err != nil {
+			return err
+		}
+		out = before
+		switch {
+		case before.Lifecycle == host.LifecycleRemoved:
+			return host.ErrRemoved
+		case before.Lifecycle == host.LifecycleUnmanaged:
+			return errKeyUnknown
+		case !out.Lock(found, now):
+			return nil
+		}
+		out.Settle(now)
+		if out, err = tx.PutHost(ctx, out); err != nil {
+			return err
+		}
+		e := audit.Of(access.Actor{Kind: access.System, Name: "clone detection"}, host.Quarantine, before.Scope, hostID, before.Name).
+			Change(cloning{before.Lifecycle, before.Clones}, cloning{out.Lifecycle, out.Clones})
+		e.Reason, e.Decision = out.LifecycleReason, "built-in"
+		return tx.Audit(ctx, e)
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.Learn(ctx, out)
+	return d.known(&out), nil
+}
+
+// cloning is what the audit log shows of a host that several machines answer for.
+type cloning struct {
+	Lifecycle host.Lifecycle `json:"lifecycle"`
+	Clones    *host.Clones   `json:"clones,omitempty"`
 }
 
 // rotate changes a host's keys, with its audit entry, and lets the directory know. change returns what it did; an empty

@@ -293,8 +293,13 @@ type record struct {
 	State     host.State        `json:"state"`
 	Provider  string            `json:"provider,omitempty"`
 	Address   string            `json:"address,omitempty"`
+	Copies    []host.Copy       `json:"copies,omitempty"`
 }
 
 func describe(h host.Host) record {
-	return record{h.Name, h.Labels, h.Scope.Workspace, h.Lifecycle, h.LifecycleReason, h.State, h.Provider, h.Address}
+	r := record{h.Name, h.Labels, h.Scope.Workspace, h.Lifecycle, h.LifecycleReason, h.State, h.Provider, h.Address, nil}
+	if h.Clones != nil {
+		r.Copies = h.Clones.Copies
+	}
+	return r
 }

@@ -19,6 +19,9 @@ func (s *Service) Approve(ctx context.Context, ref Ref) (Seen, error) {
 		if h.Lifecycle != host.LifecyclePending {
 			return false, "", fault.New(fault.Precondition, "host_not_pending", "host %s does not await approval: it is %s", h.Name, h.State)
 		}
+		if h.Clones.Locked() {
+			return false, "", errCloned(h)
+		}
 		h.Lifecycle, h.LifecycleReason, h.Converged = host.LifecycleActive, "", false
 		return true, "", nil
 	})
@@ -29,6 +32,9 @@ func (s *Service) Release(ctx context.Context, ref Ref, reason string) (Seen, er
 	return s.change(ctx, ref, host.Release, func(_ Tx, h *host.Host) (bool, string, error) {
 		if h.Lifecycle != host.LifecycleQuarantined {
 			return false, "", fault.New(fault.Precondition, "host_not_quarantined", "host %s is not quarantined: it is %s", h.Name, h.State)
+		}
+		if h.Clones.Locked() {
+			return false, "", errCloned(h)
 		}
 		h.Lifecycle, h.LifecycleReason = host.LifecycleActive, ""
 		return true, reason, nil
@@ -154,6 +160,7 @@ func stand(h *host.Host, kind operation.Kind, reason string, now time.Time) erro
 	if h.Lifecycle == host.LifecycleRemoved {
 		return removed(h)
 	}
+	cloned := h.LifecycleReason
 	h.LifecycleReason = reason
 	switch kind {
 	case operation.RemoveHost:
@@ -176,6 +183,11 @@ func stand(h *host.Host, kind operation.Kind, reason string, now time.Time) erro
 		h.Lifecycle = host.LifecycleQuarantined
 		if reason == "" {
 			h.LifecycleReason = "quarantined by an operator"
+		}
+		if h.Clones.Locked() { // it stays locked, and is quarantined once that is over
+			next := *h.Clones
+			next.Lifecycle, next.Reason = h.Lifecycle, h.LifecycleReason
+			h.Clones, h.LifecycleReason = &next, cloned
 		}
 	}
 	return nil

@@ -30,6 +30,9 @@ type outbox struct {
 	sections bool // some may have changed
 	standing bool
 	key      *pb.KeyAccepted
+	nonces   [][32]byte // of challenges
+	rekey    bool
+	split    bool
 	flushing bool // somebody is at it
 }
 
@@ -57,12 +60,15 @@ func (p *peer) refresh() {
 		h.Expel([]string{p.id})
 		return
 	}
-	if string(p.key[:]) == string(known.NextKey) && known.Lifecycle != host.LifecyclePending {
+	if !p.place(known) {
+		return
+	}
+	if string(p.key[:]) == string(known.NextKey) && known.Lifecycle != host.LifecyclePending && p.mayRotate(known) {
 		h.spawn(p.promote)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if standing := standingOf(known); standing != p.standing {
+	if standing, _ := p.standingIn(known); standing != p.standing {
 		p.standing, p.outbox.standing = standing, true
 	}
 	if p.outbox.sections {
@@ -121,6 +127,15 @@ func (p *peer) next() [][]byte {
 		case p.outbox.standing:
 			p.outbox.standing = false
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_Standing{Standing: &pb.Standing{Standing: p.standing}}}
+		case len(p.outbox.nonces) > 0:
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_Challenge{Challenge: &pb.Challenge{Nonce: p.outbox.nonces[0][:]}}}
+			p.outbox.nonces = p.outbox.nonces[1:]
+		case p.outbox.rekey:
+			p.outbox.rekey = false
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_Rekey{Rekey: &pb.Rekey{}}}
+		case p.outbox.split:
+			p.outbox.split = false
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_Split{Split: &pb.Split{Reason: reasonSplit}}}
 		case p.outbox.key != nil:
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_KeyAccepted{KeyAccepted: p.outbox.key}}
 			p.outbox.key = nil
@@ -140,7 +155,7 @@ func (p *peer) next() [][]byte {
 		}
 		if s := m.GetStanding(); s != nil {
 			if known := p.hub.Fleet.Lookup(p.id); known != nil {
-				s.Reason = known.LifecycleReason
+				_, s.Reason = p.standingIn(known)
 			}
 		}
 		b, err := proto.Marshal(m)
@@ -160,7 +175,7 @@ func (p *peer) nextSection() [][]byte {
 	known := h.Fleet.Lookup(p.id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.over {
+	if p.over || p.aside.Load() {
 		return nil
 	}
 	for _, want := range desired {

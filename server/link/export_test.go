@@ -10,3 +10,6 @@ func ParseHeartbeat(frame []byte) (sequence uint64, uptime time.Duration, ok boo
 
 // AppendPulse is appendPulse.
 var AppendPulse = appendPulse
+
+// Judge is judge.
+func Judge(older, newer Answer) string { return string(judge(older, newer)) }

@@ -175,6 +175,7 @@ type machine struct {
 	held       []*pb.SectionHeld
 	inventory  []byte
 	parts      bool // takes sections in parts
+	knows      bool // how to answer a challenge
 }
 
 func newMachine() *machine {
@@ -211,6 +212,7 @@ func (m *machine) hello(c *conn) *pb.AgentFrame {
 	return &pb.AgentFrame{Body: &pb.AgentFrame_Hello{Hello: &pb.Hello{
 		HostId: m.id, Proof: wire.SignProof(m.key, wire.RoleHello, m.id, c.hash[:]), AgentVersion: "1.0.0", BootId: m.boot,
 		Connection: m.connection, Held: m.held, InventoryDigest: m.inventory, Uptime: durationpb.New(time.Hour), TakesParts: m.parts,
+		AnswersChallenges: m.knows,
 	}}}
 }
 

@@ -88,10 +88,11 @@ func (p *peer) enrol(now time.Time, e *pb.Enrol) {
 	}
 	h.proven(p.conn.Remote())
 	h.metrics.handshakes.WithLabelValues("enrol", "taken").Inc()
-	h.send(p, &pb.ServerFrame{Body: &pb.ServerFrame_Enrolled{Enrolled: &pb.Enrolled{
-		HostId: done.HostID, HostName: done.HostName, WorkspaceId: done.WorkspaceID,
-		State: string(done.State), Reason: done.Reason, Channel: done.Channel,
-	}}})
+	h.send(p, &pb.ServerFrame{Body: &pb.ServerFrame_Enrolled{Enrolled: enrolledOut(done)}})
+}
+
+func enrolledOut(e Enrolled) *pb.Enrolled {
+	return &pb.Enrolled{HostId: e.HostID, HostName: e.HostName, WorkspaceId: e.WorkspaceID, State: string(e.State), Reason: e.Reason, Channel: e.Channel}
 }
 
 // Which of a host's keys proved a hello.
@@ -129,14 +130,16 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 		return
 	}
 	p.id, p.key = known.HostID, [32]byte(m.GetProof().GetPublicKey())
-	p.order = Order{clip(m.GetBootId()), m.GetConnection()}
+	p.order = orderOf(m)
+	p.knows, p.version = m.GetAnswersChallenges(), clip(m.GetAgentVersion())
+	p.aside.Store(known.Clones.Of(p.keyHash(), p.order.BootID) == host.SplitOff)
 	p.parts, p.welcomed = m.GetTakesParts(), h.Clock()
 	p.heard.Store(p.welcomed.UnixNano())
 	p.uptime.Store(int64(max(m.GetUptime().AsDuration(), 0)))
 	interval := h.interval(known)
 	p.interval.Store(int64(interval))
 
-	replaced, refused := h.table.bind(p, known.Online, func() {
+	older, newest, refused := h.table.bind(p, known.Online, func() {
 		h.metrics.transitions.WithLabelValues("online").Inc()
 		h.ledger.add(p.id, p.welcomed, func(o *Observation) {
 			o.Presence = &Presence{Online: true, Since: p.welcomed, Link: p.order, From: p.conn.Remote()}
@@ -147,44 +150,43 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 		p.refuse(*refused)
 		return
 	}
-	if replaced != nil && replaced.end() {
-		h.dismiss([]*peer{replaced}, func(*peer) refusal { return h.contest(replaced) })
-	}
 	h.mu.Lock()
 	delete(h.nascent, p)
 	h.mu.Unlock()
 	h.links.Add(1)
 	h.proven(p.conn.Remote())
 
-	wanting := standingOf(known) == standingManaged &&
+	standing, reason := p.standingIn(known)
+	wanting := standing == standingManaged &&
 		(len(known.InventoryDigest) == 0 || string(known.InventoryDigest) != string(m.GetInventoryDigest()))
 	p.mu.Lock()
-	p.wanting, p.standing = wanting, standingOf(known)
+	p.wanting, p.standing = wanting, standing
 	p.mu.Unlock()
 	h.send(p, &pb.ServerFrame{Body: &pb.ServerFrame_Welcome{Welcome: &pb.Welcome{
 		Heartbeat: durationpb.New(interval), Jitter: jitter, ServerTime: timestamppb.New(p.welcomed), ServerVersion: h.Version,
-		Standing: standingOf(known), Reason: known.LifecycleReason, WantInventory: wanting, KeyGeneration: known.Generation,
+		Standing: standing, Reason: reason, WantInventory: wanting, KeyGeneration: known.Generation,
 	}}})
 	h.metrics.handshakes.WithLabelValues("hello", "taken").Inc()
-	h.announce(p, true, p.welcomed)
-
-	if version := clip(m.GetAgentVersion()); version != known.AgentVersion {
-		p.observe(now, func(o *Observation) { o.AgentVersion = version })
+	if older != p && !p.aside.Load() {
+		h.announce(p, true, p.welcomed)
 	}
-	p.holds(now, known, m.GetHeld())
+	if !p.aside.Load() {
+		if p.version != known.AgentVersion {
+			p.observe(now, func(o *Observation) { o.AgentVersion = p.version })
+		}
+		p.holds(now, known, m.GetHeld())
+	}
 	p.mu.Lock()
 	p.seated = true
 	p.mu.Unlock()
 	p.refresh() // what changed between Lookup and here, and what the agent lacks
+	if older != nil {
+		h.contest(older, newest)
+	}
 	h.admission.tookUp(h.Clock().Sub(now))
 }
 
-// contest decides between two links of one host. The newer proved the key just now, the older did so before: it goes.
-// Whether both are alive, that is whether the host was cloned, only a challenge to both could tell.
-func (h *Hub) contest(older *peer) refusal {
-	h.Logger.Debug("link superseded", "host", older.id, "from", older.conn.Remote())
-	return refusal{errSuperseded, false}
-}
+func orderOf(m *pb.Hello) Order { return Order{clip(m.GetBootId()), m.GetConnection()} }
 
 // identify finds out whose hello this is. Ids that are not known cost no cryptography.
 func (p *peer) identify(now time.Time, m *pb.Hello) (*Known, *refusal) {
@@ -212,7 +214,18 @@ func (p *peer) identify(now time.Time, m *pb.Hello) (*Known, *refusal) {
 	ctx, cancel := context.WithTimeout(h.lifetime, durable)
 	defer cancel()
 	key := ed25519.PublicKey(slices.Clone(m.GetProof().GetPublicKey()))
-	switch {
+	switch verdict := known.Clones.Of(sha256.Sum256(key), clip(m.GetBootId())); {
+	case verdict == host.Dropped:
+		return nil, &refusal{errDropped, true}
+	case verdict == host.SplitOff:
+	case which == pastKey && verdict != host.Single:
+		return nil, &refusal{errStaleKey.WithRetryAfter(maxRetry), false}
+	case which == nextKey && (verdict == host.Undecided || verdict == host.Stranger):
+		return nil, &refusal{errIdentity, false} // it falls back on the current one, which is what copies are told apart under
+	case verdict == host.Stranger:
+		h.Logger.Warn("a machine in a boot that nobody decided on holds the key of a cloned host", "host", known.HostID, "from", p.conn.Remote())
+		known, err = h.Observer.Cloned(ctx, known.HostID, []host.Copy{p.copyOf(m)})
+	case verdict == host.Undecided:
 	case which == pastKey && h.Presence(known.HostID).Online:
 		return nil, &refusal{errStaleKey.WithRetryAfter(h.ReconnectWindow), false}
 	case which == pastKey:
@@ -233,7 +246,7 @@ func (p *peer) promote() {
 	h := p.hub
 	ctx, cancel := context.WithTimeout(h.lifetime, durable)
 	defer cancel()
-	if p.ended() {
+	if p.ended() || !p.mayRotate(h.Fleet.Lookup(p.id)) {
 		return
 	}
 	if _, err := h.Observer.UseNextKey(ctx, p.id, p.key[:]); err != nil {

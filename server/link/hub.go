@@ -38,6 +38,7 @@ type Options struct {
 	ReconnectWindow time.Duration // how long a host may be away before it is offline; 90 s
 	GoodbyeWindow   time.Duration // the same for a host that said goodbye; 10 s
 	HelloTimeout    time.Duration // for a link to say who it is; 10 s
+	AliveTimeout    time.Duration // for an agent to prove that it is there, where two links speak for one host; 10 s
 	AnswerTimeout   time.Duration // for an agent to answer a section before a newer one is sent regardless; 60 s
 
 	HeartbeatRate  int // heartbeats a second that are wanted at most; 2000
@@ -62,6 +63,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.ReconnectWindow, 90*time.Second)
 	setDefault(&o.GoodbyeWindow, min(10*time.Second, o.ReconnectWindow))
 	setDefault(&o.HelloTimeout, 10*time.Second)
+	setDefault(&o.AliveTimeout, 10*time.Second)
 	setDefault(&o.AnswerTimeout, time.Minute)
 	setDefault(&o.HeartbeatRate, 2000)
 	setDefault(&o.AdmissionRate, 1000)
@@ -97,6 +99,7 @@ type Hub struct {
 	admission admission
 	addresses addresses
 	enrolling admission
+	contests  contests
 	slots     chan struct{} // enrolments under way
 	proving   chan struct{} // hellos under way
 	ledger    *ledger
@@ -227,7 +230,7 @@ func (h *Hub) Settle(ctx context.Context) error {
 // goes out behind it. Calling it for hosts that did not change costs little.
 func (h *Hub) Changed(hostIDs []string) {
 	for _, id := range hostIDs {
-		if p := h.table.link(id); p != nil {
+		for _, p := range h.table.of(id, nil) {
 			p.refresh()
 		}
 	}
@@ -238,8 +241,10 @@ func (h *Hub) Changed(hostIDs []string) {
 func (h *Hub) Expel(hostIDs []string) {
 	gone := make([]*peer, 0, len(hostIDs))
 	for _, id := range hostIDs {
-		if p := h.table.expel(id); p != nil && p.end() {
-			gone = append(gone, p)
+		for _, p := range h.table.expel(id) {
+			if p.end() {
+				gone = append(gone, p)
+			}
 		}
 	}
 	h.dismiss(gone, func(*peer) refusal { return refusal{errRemoved, true} })
@@ -296,7 +301,7 @@ func (h *Hub) Close(ctx context.Context) error {
 		leaving = append(leaving, p)
 	}
 	h.mu.Unlock()
-	leaving = h.table.links(leaving)
+	leaving = h.table.links(leaving, false)
 	ended := leaving[:0]
 	for _, p := range leaving {
 		if p.end() {

@@ -431,6 +431,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 type announcer func([]link.Announcement)
 
 func (a announcer) Announce(batch []link.Announcement) { a(batch) }
+func (a announcer) Ask(link.Question)                  {}
 
 func TestAHeartbeatThatChangesNothingCostsNoTransaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

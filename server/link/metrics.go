@@ -9,6 +9,7 @@ type metrics struct {
 	refusals     *prometheus.CounterVec
 	sections     *prometheus.CounterVec
 	transitions  *prometheus.CounterVec
+	contests     *prometheus.CounterVec
 	observations *prometheus.CounterVec
 	coalesced    prometheus.Counter
 
@@ -38,6 +39,8 @@ func newMetrics(r prometheus.Registerer, links, beats func() float64) *metrics {
 	m.transitions = vec("transitions_total", "Hosts that came online or went offline.", "to")
 	m.transitions.WithLabelValues("online") // there from the start: a rate would miss the first event
 	m.transitions.WithLabelValues("offline")
+	m.contests = vec("contests_total", "Times that two links spoke for one host, by which of them turned out to have its agent behind it; cloned: both.", "outcome")
+	m.contests.WithLabelValues(string(cloned))
 	m.observations = vec("observations_total", "Observations by what became of them.", "result")
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: metricsPrefix + "heartbeats_total", Help: "Heartbeats answered."}, beats))
 	m.coalesced = one("outbox_coalesced_total", "Changes overtaken by newer ones before they were sent.")

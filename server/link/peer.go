@@ -21,13 +21,16 @@ type peer struct {
 	key      [32]byte // that proved the hello
 	order    Order
 	welcomed time.Time
-	parts    bool // it takes a section in parts
+	parts    bool   // it takes a section in parts
+	knows    bool   // how to answer a challenge
+	version  string // of the agent
 
 	heard    atomic.Int64 // when the last frame came, in nanoseconds since 1970
 	uptime   atomic.Int64 // of the host
 	interval atomic.Int64 // between heartbeats, as the agent was told
 	wake     atomic.Int64 // when an unanswered section is not waited for any longer; 0: there is none
 	busy     atomic.Bool  // its first frame is being handled
+	aside    atomic.Bool  // a copy's that becomes a host of its own: never the host's link
 
 	// Of the goroutine that receives.
 	said   bool  // the first frame was handled
@@ -42,7 +45,9 @@ type peer struct {
 	standing string // as the agent was told
 	sections []holding
 	outbox   outbox
-	leaving  bool // said goodbye
+	asked    []question // challenges that are not answered yet
+	rekeyed  bool       // was told to replace its key
+	leaving  bool       // said goodbye
 }
 
 // maxFrames is how many frames a second an agent may send, far above what one has reason to.
@@ -90,7 +95,8 @@ func (p *peer) Closed(reason error) {
 	h := p.hub
 	p.end()
 	p.mu.Lock()
-	leaving, seated := p.leaving, p.seated
+	leaving, seated, asked := p.leaving, p.seated, p.asked
+	p.asked = nil
 	p.mu.Unlock()
 	h.mu.Lock()
 	delete(h.nascent, p)
@@ -103,10 +109,17 @@ func (p *peer) Closed(reason error) {
 		if leaving {
 			window = h.GoodbyeWindow
 		}
-		if h.table.leave(p, now.Add(window)) && !stopping {
+		gone, next := h.table.leave(p, now.Add(window))
+		if gone && !stopping {
 			h.announce(p, false, now)
 			h.Logger.Debug("link ended", "host", p.id, "reason", reason)
 		}
+		if next != nil {
+			h.seated(next)
+		}
+	}
+	for _, q := range asked {
+		q.done(Gone, nil)
 	}
 	h.peers.Done()
 }
@@ -184,16 +197,29 @@ func (p *peer) dispatch(now time.Time, f *pb.AgentFrame) {
 	switch body := f.Body.(type) {
 	case *pb.AgentFrame_Heartbeat:
 		p.heartbeat(now, beat{body.Heartbeat.GetSequence(), body.Heartbeat.GetUptime().AsDuration()})
+		return
+	case *pb.AgentFrame_ChallengeAnswer:
+		p.answer(body.ChallengeAnswer)
+		return
+	case *pb.AgentFrame_Goodbye:
+		p.mu.Lock()
+		p.leaving = true
+		p.mu.Unlock()
+		return
+	case *pb.AgentFrame_SplitKey:
+		p.splitKey(now, body.SplitKey)
+		return
+	}
+	if p.aside.Load() {
+		return // what it says of itself is not said of the host
+	}
+	switch body := f.Body.(type) {
 	case *pb.AgentFrame_SectionReport:
 		p.report(now, known, body.SectionReport.GetSection())
 	case *pb.AgentFrame_Health:
 		p.health(now, known, body.Health)
 	case *pb.AgentFrame_KeyOffer:
 		p.keyOffer(known, body.KeyOffer)
-	case *pb.AgentFrame_Goodbye:
-		p.mu.Lock()
-		p.leaving = true
-		p.mu.Unlock()
 	case *pb.AgentFrame_Enrol, *pb.AgentFrame_Hello:
 		p.refuse(refusal{errUnexpected, false})
 	}

@@ -23,6 +23,10 @@ var (
 	errStaleKey = fault.New(fault.Unauthenticated, "identity_superseded", "this identity key was replaced by a newer one, whose holder was here lately").
 			WithHint("two machines may be using copies of one disk: give each an identity of its own by installing the agent again")
 	errSuperseded = fault.New(fault.Conflict, "link_superseded", "a newer link of the same host is here")
+	errDropped    = fault.New(fault.Denied, "host_copy_dropped", "this machine holds a copy of another host's identity, and an operator shut it out").
+			WithHint("to make it a host of its own: loopback-agent uninstall --purge, then run the installer with a new token")
+	errUnanswered = fault.New(fault.Timeout, "challenge_unanswered", "the link did not prove in time that its agent is there")
+	errAnswer     = fault.New(fault.Unauthenticated, "challenge_failed", "the answer to the challenge does not hold")
 	errUnmanaged  = fault.New(fault.Precondition, "host_unmanaged", "this host has no agent enrolled")
 	errSilent     = fault.New(fault.Timeout, "link_silent", "no heartbeat came in time")
 	errUnsaid     = fault.New(fault.Timeout, "hello_missing", "the link did not say in time who it is")

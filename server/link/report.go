@@ -163,6 +163,8 @@ func (p *peer) keyOffer(known *Known, m *pb.KeyOffer) {
 	next := ed25519.PublicKey(slices.Clone(m.GetPublicKey()))
 	inUse := string(next) == string(known.Key) && m.GetGeneration() == known.Generation
 	switch {
+	case !p.mayRotate(known):
+		return // no answer: it may hold a copy of the key, and offers again once that is decided
 	case len(next) != ed25519.PublicKeySize || !ed25519.Verify(next, OfferMessage(p.id, m.GetGeneration()), m.GetSignature()):
 		p.refuse(refusal{fault.New(fault.Unauthenticated, "key_offer_invalid", "the offered key's proof does not hold"), false})
 		return

@@ -27,6 +27,7 @@ type Known struct {
 	NextKey    ed25519.PublicKey // nil: none offered
 	PastKeys   [][32]byte        // SHA-256 of keys once used
 	Generation int64             // of Key
+	Clones     *host.Clones      // nil: no other machine was ever found to hold a key of its own
 
 	HeartbeatMin time.Duration // bounds of the interval from the host's settings; 0 is the settings' default
 	HeartbeatMax time.Duration
@@ -96,6 +97,9 @@ type Enroller interface {
 	// trying again as it is cannot help. Others may be tried again, after RetryAfter where it is set. token.ErrUnknown and
 	// token.ErrMalformed count as guesses against the machine's address.
 	Enrol(ctx context.Context, e Enrolment) (Enrolled, error)
+	// Split makes a host of its own of a machine that holds a copy of another host's key, with Key as its own, in that
+	// host's workspace and with its labels; its token is that host's, and there is none in e. As Enrol in all else.
+	Split(ctx context.Context, from string, e Enrolment) (Enrolled, error)
 }
 
 // Observation is what was seen of one host since the last one: nil and empty fields are unchanged.
@@ -162,6 +166,9 @@ type Observer interface {
 	// restored. The host becomes pending ("rolled back"), durable and audited, with this key as its next one: once an
 	// operator approves, the hub uses it. Returns the new Known, as UseNextKey does; may be repeated.
 	RolledBack(ctx context.Context, hostID string, past ed25519.PublicKey) (*Known, error)
+	// Cloned says that these machines hold the host's key at the same time. The host is locked, durable and audited, until
+	// an operator decides on each of them. Returns the new Known, as UseNextKey does; what is known already changes nothing.
+	Cloned(ctx context.Context, hostID string, found []host.Copy) (*Known, error)
 }
 
 // Announcement is one replica's word on one host, carried by the bus.
@@ -173,7 +180,24 @@ type Announcement struct {
 	At      time.Time // online: when the link was welcomed; else when it ended
 }
 
-// Announcer tells the other replicas. It must not block; what is lost is repeated at the next roll call.
+// Question goes from one replica to another, and comes back answered: whether the agent of a link that the other holds is
+// there. The bus is not trusted with the answer, which is the agent's own signature.
+type Question struct {
+	From, To  string // replicas
+	ID        string // chosen by who asks
+	HostID    string
+	Link      Order
+	Nonce     []byte
+	Answer    Answer // empty: it is asked
+	Key       []byte // that said hello on the link; with Present
+	Hash      []byte // of its handshake
+	Signature []byte
+	Copy      host.Copy // what the link's machine claims to be
+}
+
+// Announcer tells the other replicas. It must not block; announcements that are lost are repeated at the next roll call,
+// a question or answer that is lost counts as a silent agent.
 type Announcer interface {
 	Announce(batch []Announcement)
+	Ask(q Question) // the question, or the answer, to replica q.To
 }

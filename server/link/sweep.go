@@ -62,6 +62,7 @@ func (h *Hub) sweep(now time.Time) {
 	for _, p := range due {
 		p.refresh()
 	}
+	h.contests.sweep(now)
 	h.endAll(unsaid, refusal{errUnsaid, false})
 	h.endAll(silent, refusal{errSilent, false})
 	h.admission.adapt()

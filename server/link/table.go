@@ -3,6 +3,7 @@ package link
 import (
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -22,6 +23,7 @@ type Seen struct {
 // seat is what is remembered of one host's comings and goings.
 type seat struct {
 	peer      *peer     // its link here
+	beside    []*peer   // links here that may be gone, or a copy's: they are heard and are not the host; oldest first
 	newest    Order     // of the links seen so far
 	welcomed  time.Time // when that was welcomed
 	elsewhere string    // the replica that holds its link
@@ -73,23 +75,34 @@ func (t *table) expect(id string, now, until time.Time) {
 	at.shown, at.heard, at.until = true, now, until
 }
 
-func (t *table) link(id string) *peer {
+// of appends a host's links: its own, and those beside it.
+func (t *table) of(id string, to []*peer) []*peer {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if at := s.seats[id]; at != nil {
-		return at.peer
+		to = at.all(to)
 	}
-	return nil
+	return to
 }
 
-// links appends every link.
-func (t *table) links(to []*peer) []*peer {
+func (at *seat) all(to []*peer) []*peer {
+	if at.peer != nil {
+		to = append(to, at.peer)
+	}
+	return append(to, at.beside...)
+}
+
+// links appends every link; seated ones only where that is asked for.
+func (t *table) links(to []*peer, seated bool) []*peer {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for _, at := range s.seats {
-			if at.peer != nil {
+			switch {
+			case !seated:
+				to = at.all(to)
+			case at.peer != nil:
 				to = append(to, at.peer)
 			}
 		}
@@ -107,10 +120,11 @@ func newer(a Order, at time.Time, b Order, bt time.Time) bool {
 	return !at.Before(bt)
 }
 
-// bind seats a link that has proved itself and returns the link that it takes the place of, if there is one; or why it
-// cannot be seated. Where the host was not shown online it calls found, the shard being locked, so that what the
-// Observer is told has the order in which it happened.
-func (t *table) bind(p *peer, shown bool, found func()) (replaced *peer, refused *refusal) {
+// bind seats a link that has proved itself and returns the links here that it has to be compared with, older before
+// newer, where there is one; or why it cannot be seated. A link that comes late, behind a newer one of the same boot, is
+// put beside that. Where the host was not shown online it calls found, the shard being locked, so that what the Observer is
+// told has the order in which it happened.
+func (t *table) bind(p *peer, shown bool, found func()) (older, newest *peer, refused *refusal) {
 	s := t.shard(p.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,44 +134,118 @@ func (t *table) bind(p *peer, shown bool, found func()) (replaced *peer, refused
 		at.shown = shown
 	}
 	if at.expelled {
-		return nil, &refusal{errRemoved, true}
+		return nil, nil, &refusal{errRemoved, true}
+	}
+	if p.aside.Load() {
+		if len(at.beside) >= maxBeside {
+			return nil, nil, &refusal{errBusy.WithRetryAfter(maxRetry), false}
+		}
+		at.beside = append(at.beside, p)
+		return nil, nil, nil
 	}
 	here := at.peer != nil || at.elsewhere != ""
-	if here && !newer(p.order, p.welcomed, at.newest, at.welcomed) {
-		return nil, &refusal{errSuperseded.WithRetryAfter(maxRetry), false}
+	late := here && !newer(p.order, p.welcomed, at.newest, at.welcomed)
+	switch {
+	case late && (at.peer == nil || !p.knows), len(at.beside) >= maxBeside:
+		return nil, nil, &refusal{errSuperseded.WithRetryAfter(maxRetry), false}
+	case late:
+		at.beside = append(at.beside, p)
+		return p, at.peer, nil
 	}
-	replaced = at.peer
+	if at.peer != nil {
+		older, newest = at.peer, p
+		at.beside = append(at.beside, older)
+	}
 	at.peer, at.newest, at.welcomed, at.elsewhere, at.until = p, p.order, p.welcomed, "", time.Time{}
 	if !at.shown {
 		at.shown = true
 		found()
 	}
-	return replaced, nil
+	return older, newest, nil
 }
 
-// leave notes that a link ended. It reports whether that was the host's link: a link that was replaced leaves nothing.
-func (t *table) leave(p *peer, until time.Time) bool {
+// maxBeside bounds the links that one host, or whoever holds its key, may have beside its own.
+const maxBeside = 8
+
+// leave notes that a link ended. It reports whether the host has none here any more: a link beside the host's own leaves
+// nothing. Where the host's own went and there is one beside it, that takes its place and is returned.
+func (t *table) leave(p *peer, until time.Time) (gone bool, next *peer) {
+	s := t.shard(p.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seats[p.id]
+	if at == nil {
+		return false, nil
+	}
+	if i := slices.Index(at.beside, p); i >= 0 {
+		at.beside = slices.Delete(at.beside, i, i+1)
+		return false, nil
+	}
+	if at.peer != p {
+		return false, nil
+	}
+	at.vacate(until)
+	return at.peer == nil && !at.expelled, at.peer
+}
+
+// vacate takes the host's link out of its place. The newest beside it that could be the host moves up.
+func (at *seat) vacate(until time.Time) {
+	p := at.peer
+	at.peer, at.heard, at.until = nil, p.lastHeard(), until
+	for i := len(at.beside) - 1; i >= 0 && !at.expelled; i-- {
+		if next := at.beside[i]; !next.aside.Load() && !next.ended() {
+			at.beside = slices.Delete(at.beside, i, i+1)
+			at.peer, at.newest, at.welcomed, at.until = next, next.order, next.welcomed, time.Time{}
+			return
+		}
+	}
+}
+
+// prefer seats a link that is beside the host's own, or was superseded by one on another replica. It reports whether that
+// changed anything.
+func (t *table) prefer(p *peer, now time.Time) bool {
+	s := t.shard(p.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.seats[p.id]
+	if at == nil || at.expelled || p.ended() {
+		return false
+	}
+	i := slices.Index(at.beside, p)
+	if i < 0 {
+		return false
+	}
+	at.beside = slices.Delete(at.beside, i, i+1)
+	if at.peer != nil {
+		at.beside = append(at.beside, at.peer)
+	}
+	at.peer, at.newest, at.welcomed, at.elsewhere, at.until = p, p.order, now, "", time.Time{}
+	return true
+}
+
+// demote puts a link that is the host's beside it. What takes its place is returned, if there is something.
+func (t *table) demote(p *peer, until time.Time) (next *peer) {
 	s := t.shard(p.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.seats[p.id]
 	if at == nil || at.peer != p {
-		return false
+		return nil
 	}
-	at.peer = nil
-	at.heard, at.until = p.lastHeard(), until
-	return !at.expelled
+	at.vacate(until)
+	at.beside = append(at.beside, p)
+	return at.peer
 }
 
-// expel shuts a host out for good and returns the link that it had.
-func (t *table) expel(id string) *peer {
+// expel shuts a host out for good and returns the links that it had.
+func (t *table) expel(id string) []*peer {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.seat(id)
-	p := at.peer
-	at.expelled, at.peer, at.elsewhere, at.until, at.shown = true, nil, "", time.Time{}, false
-	return p
+	had := at.all(nil)
+	at.expelled, at.peer, at.beside, at.elsewhere, at.until, at.shown = true, nil, nil, "", time.Time{}, false
+	return had
 }
 
 // sweep calls lost for every host whose window has ended, the shard being locked, and returns the links that check names.
@@ -166,6 +254,11 @@ func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(
 		s := &t.shards[i]
 		s.mu.Lock()
 		for id, at := range s.seats {
+			for _, p := range at.beside {
+				if check(p) {
+					found = append(found, p)
+				}
+			}
 			switch {
 			case at.peer != nil:
 				if check(at.peer) {
@@ -184,26 +277,34 @@ func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(
 	return found
 }
 
-// hear takes another replica's word. It returns our link of the host where the other's is newer.
-func (t *table) hear(a Announcement) *peer {
+// hear takes another replica's word. It returns our link of the host where the other's is newer: it is beside from then
+// on. Where the other's ended and one of ours is beside, that takes its place.
+func (t *table) hear(a Announcement) (superseded, next *peer) {
 	s := t.shard(a.HostID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.seat(a.HostID)
 	switch {
 	case at.expelled:
-		return nil
 	case a.Online && !newer(a.Link, a.At, at.newest, at.welcomed):
-		return nil
 	case a.Online:
-		p := at.peer
+		superseded = at.peer
+		if superseded != nil {
+			at.beside = append(at.beside, superseded)
+		}
 		at.peer, at.elsewhere, at.newest, at.welcomed = nil, a.Replica, a.Link, a.At
 		at.until, at.shown = time.Time{}, true // the other replica says so to the Observer
-		return p
 	case at.elsewhere == a.Replica && a.Link == at.newest:
 		at.elsewhere, at.heard, at.shown = "", a.At, false // and that it is offline, when its window ends
+		for i := len(at.beside) - 1; i >= 0; i-- {
+			if p := at.beside[i]; !p.aside.Load() && !p.ended() {
+				at.beside = slices.Delete(at.beside, i, i+1)
+				at.peer, at.newest, at.welcomed, at.shown = p, p.order, a.At, true
+				return nil, p
+			}
+		}
 	}
-	return nil
+	return superseded, nil
 }
 
 // Presence is what this replica sees of a host.
@@ -233,7 +334,13 @@ func (h *Hub) Hear(batch []Announcement) {
 		if a.Replica == h.Replica {
 			continue
 		}
-		if p := h.table.hear(a); p != nil && p.end() {
+		p, next := h.table.hear(a)
+		switch {
+		case next != nil:
+			h.seated(next)
+		case p != nil && p.knows && h.Announcer != nil:
+			h.contestElsewhere(p, a)
+		case p != nil && p.end():
 			superseded = append(superseded, p)
 		}
 	}
@@ -247,7 +354,7 @@ func (h *Hub) RollCall() {
 	}
 	const atOnce = 500
 	batch := make([]Announcement, 0, atOnce)
-	for _, p := range h.table.links(nil) {
+	for _, p := range h.table.links(nil, true) {
 		if batch = append(batch, h.announcement(p, true, p.welcomed)); len(batch) == atOnce {
 			h.Announcer.Announce(batch)
 			batch = make([]Announcement, 0, atOnce)

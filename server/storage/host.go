@@ -27,7 +27,7 @@ var hostsTable = newTable("hosts", func(h *host.Host) []column {
 		column{"modules", document{&h.Modules}}, column{"state", &h.State}, column{"state_reason", &h.StateReason},
 		column{"state_since", moment{&h.StateSince}}, column{"forced_labels", document{&h.ForcedLabels}},
 		column{"key", &h.Key}, column{"next_key", &h.NextKey}, column{"key_history", document{&h.KeyHistory}},
-		column{"generation", &h.Generation}, column{"token_id", &h.TokenID}, column{"enrolled_at", moment{&h.EnrolledAt}},
+		column{"generation", &h.Generation}, column{"clones", document{&h.Clones}}, column{"token_id", &h.TokenID}, column{"enrolled_at", moment{&h.EnrolledAt}},
 		column{"enrolled_from", &h.EnrolledFrom}, column{"channel", &h.Channel},
 		column{"ephemeral_ttl", span{&h.EphemeralTTL}}, column{"settings_revision", &h.SettingsRevision},
 		column{"agent_version", &h.AgentVersion}, column{"online_since", moment{&h.OnlineSince}},

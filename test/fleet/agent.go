@@ -31,7 +31,8 @@ func (r *Refused) Error() string { return r.Fault.Error() }
 // Unwrap is the fault, so that errors.Is finds it by its code.
 func (r *Refused) Unwrap() error { return r.Fault }
 
-// Agent is one simulated agent. Fields are set before it is used.
+// Agent is one simulated agent. Fields are set before it is used. Between links it may be changed: it is another machine
+// then, or this one after something happened to it.
 type Agent struct {
 	Dialer  wire.Dialer
 	Token   string
@@ -52,6 +53,8 @@ type Agent struct {
 	NoParts bool
 	// Mute agents link and then send no heartbeats. Deaf ones link and then read nothing.
 	Mute, Deaf bool
+	// Old agents are of a build that knows no challenge.
+	Old bool
 	// Patience is how long to wait before trying again where nobody said how long; 0 is a second.
 	Patience time.Duration
 
@@ -62,6 +65,9 @@ type Agent struct {
 	connection uint64
 	held       map[string]holding
 	standing   string
+	next       ed25519.PrivateKey // offered, or to be; not in use yet
+	own        ed25519.PrivateKey // of the host that this copy becomes
+	kept       uint64             // generation of Key
 }
 
 type holding struct {
@@ -145,7 +151,17 @@ type Session struct {
 	Conn    *wire.Conn
 	Welcome *pb.Welcome
 	parts   []*pb.SectionItem // of a section that is under way
+
+	key        ed25519.PrivateKey // that said hello
+	hostID     string
+	bootID     string
+	connection uint64
+	cut        atomic.Bool
 }
+
+// PowerCut makes Serve return without a word to the other side when its context ends: the connection stays as it is, and
+// nobody is behind it.
+func (s *Session) PowerCut() { s.cut.Store(true) }
 
 // Link dials and says hello.
 func (a *Agent) Link(ctx context.Context) (*Session, error) {
@@ -159,7 +175,9 @@ func (a *Agent) Link(ctx context.Context) (*Session, error) {
 	hello := &pb.Hello{
 		HostId: a.hostID, Proof: wire.SignProof(a.Key, wire.RoleHello, a.hostID, c.Hash()), AgentVersion: a.Version,
 		BootId: a.BootID, Connection: a.connection, InventoryDigest: digest, Transport: c.Transport(), KeysetVersion: c.Keyset().Version, TakesParts: !a.NoParts,
+		AnswersChallenges: !a.Old,
 	}
+	s := &Session{agent: a, Conn: c, key: a.Key, hostID: a.hostID, bootID: a.BootID, connection: a.connection}
 	for _, h := range a.held {
 		hello.Held = append(hello.Held, heldOut(h.status))
 	}
@@ -177,14 +195,19 @@ func (a *Agent) Link(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	a.mu.Lock()
-	a.standing = f.GetWelcome().Standing
+	a.standing, a.kept = f.GetWelcome().Standing, uint64(f.GetWelcome().KeyGeneration)
 	a.mu.Unlock()
-	return &Session{agent: a, Conn: c, Welcome: f.GetWelcome()}, nil
+	s.Welcome = f.GetWelcome()
+	return s, nil
 }
 
 // Serve beats and applies until the link ends, and says why it did.
 func (s *Session) Serve(ctx context.Context) error {
-	defer s.Conn.Close()
+	defer func() {
+		if !s.cut.Load() {
+			s.Conn.Close()
+		}
+	}()
 	if s.agent.Deaf {
 		<-ctx.Done()
 		return ctx.Err()

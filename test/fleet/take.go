@@ -17,6 +17,8 @@ func (s *Session) take(ctx context.Context, f *pb.ServerFrame) error {
 		a.standing = body.Standing.Standing
 		a.mu.Unlock()
 		a.count(func(*Counts) {})
+	case *pb.ServerFrame_Challenge, *pb.ServerFrame_Rekey, *pb.ServerFrame_KeyAccepted, *pb.ServerFrame_Split, *pb.ServerFrame_Enrolled:
+		return s.takeKey(ctx, f)
 	case *pb.ServerFrame_Section:
 		return s.whole(ctx, body.Section)
 	case *pb.ServerFrame_SectionPart:

@@ -42,6 +42,8 @@ type AgentFrame struct {
 	//	*AgentFrame_Goodbye
 	//	*AgentFrame_Health
 	//	*AgentFrame_Trouble
+	//	*AgentFrame_ChallengeAnswer
+	//	*AgentFrame_SplitKey
 	Body          isAgentFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -174,6 +176,24 @@ func (x *AgentFrame) GetTrouble() *LinkTrouble {
 	return nil
 }
 
+func (x *AgentFrame) GetChallengeAnswer() *ChallengeAnswer {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_ChallengeAnswer); ok {
+			return x.ChallengeAnswer
+		}
+	}
+	return nil
+}
+
+func (x *AgentFrame) GetSplitKey() *SplitKey {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_SplitKey); ok {
+			return x.SplitKey
+		}
+	}
+	return nil
+}
+
 type isAgentFrame_Body interface {
 	isAgentFrame_Body()
 }
@@ -218,6 +238,14 @@ type AgentFrame_Trouble struct {
 	Trouble *LinkTrouble `protobuf:"bytes,10,opt,name=trouble,proto3,oneof"`
 }
 
+type AgentFrame_ChallengeAnswer struct {
+	ChallengeAnswer *ChallengeAnswer `protobuf:"bytes,11,opt,name=challenge_answer,json=challengeAnswer,proto3,oneof"`
+}
+
+type AgentFrame_SplitKey struct {
+	SplitKey *SplitKey `protobuf:"bytes,12,opt,name=split_key,json=splitKey,proto3,oneof"`
+}
+
 func (*AgentFrame_Enrol) isAgentFrame_Body() {}
 
 func (*AgentFrame_Hello) isAgentFrame_Body() {}
@@ -238,6 +266,10 @@ func (*AgentFrame_Health) isAgentFrame_Body() {}
 
 func (*AgentFrame_Trouble) isAgentFrame_Body() {}
 
+func (*AgentFrame_ChallengeAnswer) isAgentFrame_Body() {}
+
+func (*AgentFrame_SplitKey) isAgentFrame_Body() {}
+
 // ServerFrame is what the control plane sends.
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -251,6 +283,9 @@ type ServerFrame struct {
 	//	*ServerFrame_SectionDelta
 	//	*ServerFrame_KeyAccepted
 	//	*ServerFrame_Standing
+	//	*ServerFrame_Challenge
+	//	*ServerFrame_Rekey
+	//	*ServerFrame_Split
 	//	*ServerFrame_SectionPart
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -366,6 +401,33 @@ func (x *ServerFrame) GetStanding() *Standing {
 	return nil
 }
 
+func (x *ServerFrame) GetChallenge() *Challenge {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Challenge); ok {
+			return x.Challenge
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetRekey() *Rekey {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Rekey); ok {
+			return x.Rekey
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetSplit() *Split {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Split); ok {
+			return x.Split
+		}
+	}
+	return nil
+}
+
 func (x *ServerFrame) GetSectionPart() *SectionPart {
 	if x != nil {
 		if x, ok := x.Body.(*ServerFrame_SectionPart); ok {
@@ -411,6 +473,18 @@ type ServerFrame_Standing struct {
 	Standing *Standing `protobuf:"bytes,8,opt,name=standing,proto3,oneof"`
 }
 
+type ServerFrame_Challenge struct {
+	Challenge *Challenge `protobuf:"bytes,9,opt,name=challenge,proto3,oneof"`
+}
+
+type ServerFrame_Rekey struct {
+	Rekey *Rekey `protobuf:"bytes,10,opt,name=rekey,proto3,oneof"`
+}
+
+type ServerFrame_Split struct {
+	Split *Split `protobuf:"bytes,11,opt,name=split,proto3,oneof"`
+}
+
 type ServerFrame_SectionPart struct {
 	SectionPart *SectionPart `protobuf:"bytes,16,opt,name=section_part,json=sectionPart,proto3,oneof"`
 }
@@ -430,6 +504,12 @@ func (*ServerFrame_SectionDelta) isServerFrame_Body() {}
 func (*ServerFrame_KeyAccepted) isServerFrame_Body() {}
 
 func (*ServerFrame_Standing) isServerFrame_Body() {}
+
+func (*ServerFrame_Challenge) isServerFrame_Body() {}
+
+func (*ServerFrame_Rekey) isServerFrame_Body() {}
+
+func (*ServerFrame_Split) isServerFrame_Body() {}
 
 func (*ServerFrame_SectionPart) isServerFrame_Body() {}
 
@@ -685,6 +765,8 @@ type Hello struct {
 	// "websocket" or "poll"
 	Transport     string `protobuf:"bytes,9,opt,name=transport,proto3" json:"transport,omitempty"`
 	KeysetVersion uint64 `protobuf:"varint,10,opt,name=keyset_version,json=keysetVersion,proto3" json:"keyset_version,omitempty"`
+	// The agent answers challenges. One that does not is never taken for a clone.
+	AnswersChallenges bool `protobuf:"varint,11,opt,name=answers_challenges,json=answersChallenges,proto3" json:"answers_challenges,omitempty"`
 	// The agent takes a section in parts. One that does not gets none that exceeds a frame.
 	TakesParts    bool `protobuf:"varint,16,opt,name=takes_parts,json=takesParts,proto3" json:"takes_parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -789,6 +871,13 @@ func (x *Hello) GetKeysetVersion() uint64 {
 		return x.KeysetVersion
 	}
 	return 0
+}
+
+func (x *Hello) GetAnswersChallenges() bool {
+	if x != nil {
+		return x.AnswersChallenges
+	}
+	return false
 }
 
 func (x *Hello) GetTakesParts() bool {
@@ -2010,11 +2099,290 @@ func (x *Standing) GetReason() string {
 	return ""
 }
 
+// Two links speak for one host. Each is asked to prove that its agent is there now; an agent that the network or a power
+// cut has left behind cannot.
+type Challenge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes, never used before.
+	Nonce         []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Challenge) Reset() {
+	*x = Challenge{}
+	mi := &file_loopback_v1_link_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Challenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Challenge) ProtoMessage() {}
+
+func (x *Challenge) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
+func (*Challenge) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Challenge) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+// The signature is by the key that said hello on this link, over "loopback challenge 1\0" ‖ host id ‖ 0 ‖ boot id ‖ 0 ‖
+// connection (big endian, 8 bytes) ‖ nonce ‖ handshake hash. The names are claims: they tell people copies apart.
+type ChallengeAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	HostName      string                 `protobuf:"bytes,3,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	MachineId     string                 `protobuf:"bytes,4,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeAnswer) Reset() {
+	*x = ChallengeAnswer{}
+	mi := &file_loopback_v1_link_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeAnswer) ProtoMessage() {}
+
+func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
+func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ChallengeAnswer) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *ChallengeAnswer) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ChallengeAnswer) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *ChallengeAnswer) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
+// Another machine holds a copy of this host's key, and an operator decided that this one goes on as the host: it makes a
+// new key at once, not one that it made before and the other may hold as well, and offers it.
+type Rekey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rekey) Reset() {
+	*x = Rekey{}
+	mi := &file_loopback_v1_link_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rekey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rekey) ProtoMessage() {}
+
+func (x *Rekey) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rekey.ProtoReflect.Descriptor instead.
+func (*Rekey) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{27}
+}
+
+// Another machine goes on as the host, and this one is to be a host of its own: it makes a key for it, stores it and
+// answers with SplitKey. The answer to that is Enrolled, as to an enrolment, and the same again for the same key.
+type Split struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Split) Reset() {
+	*x = Split{}
+	mi := &file_loopback_v1_link_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Split) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Split) ProtoMessage() {}
+
+func (x *Split) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Split.ProtoReflect.Descriptor instead.
+func (*Split) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Split) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SplitKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the new key, in the role "enrol".
+	Proof *Proof `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	// Name the host wants; made unique in the workspace.
+	HostName      string     `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	AgentVersion  string     `protobuf:"bytes,3,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	Inventory     *Inventory `protobuf:"bytes,4,opt,name=inventory,proto3" json:"inventory,omitempty"`
+	Ceiling       *Ceiling   `protobuf:"bytes,5,opt,name=ceiling,proto3" json:"ceiling,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitKey) Reset() {
+	*x = SplitKey{}
+	mi := &file_loopback_v1_link_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitKey) ProtoMessage() {}
+
+func (x *SplitKey) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitKey.ProtoReflect.Descriptor instead.
+func (*SplitKey) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SplitKey) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *SplitKey) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *SplitKey) GetAgentVersion() string {
+	if x != nil {
+		return x.AgentVersion
+	}
+	return ""
+}
+
+func (x *SplitKey) GetInventory() *Inventory {
+	if x != nil {
+		return x.Inventory
+	}
+	return nil
+}
+
+func (x *SplitKey) GetCeiling() *Ceiling {
+	if x != nil {
+		return x.Ceiling
+	}
+	return nil
+}
+
 var File_loopback_v1_link_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\xc2\x04\n" +
+	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\xc3\x05\n" +
 	"\n" +
 	"AgentFrame\x12*\n" +
 	"\x05enrol\x18\x01 \x01(\v2\x12.loopback.v1.EnrolH\x00R\x05enrol\x12*\n" +
@@ -2027,8 +2395,10 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\agoodbye\x18\b \x01(\v2\x14.loopback.v1.GoodbyeH\x00R\agoodbye\x123\n" +
 	"\x06health\x18\t \x01(\v2\x19.loopback.v1.HealthReportH\x00R\x06health\x124\n" +
 	"\atrouble\x18\n" +
-	" \x01(\v2\x18.loopback.v1.LinkTroubleH\x00R\atroubleB\x06\n" +
-	"\x04body\"\x86\x04\n" +
+	" \x01(\v2\x18.loopback.v1.LinkTroubleH\x00R\atrouble\x12I\n" +
+	"\x10challenge_answer\x18\v \x01(\v2\x1c.loopback.v1.ChallengeAnswerH\x00R\x0fchallengeAnswer\x124\n" +
+	"\tsplit_key\x18\f \x01(\v2\x15.loopback.v1.SplitKeyH\x00R\bsplitKeyB\x06\n" +
+	"\x04body\"\x96\x05\n" +
 	"\vServerFrame\x123\n" +
 	"\benrolled\x18\x01 \x01(\v2\x15.loopback.v1.EnrolledH\x00R\benrolled\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.loopback.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -2037,7 +2407,11 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\asection\x18\x05 \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\asection\x12@\n" +
 	"\rsection_delta\x18\x06 \x01(\v2\x19.loopback.v1.SectionDeltaH\x00R\fsectionDelta\x12=\n" +
 	"\fkey_accepted\x18\a \x01(\v2\x18.loopback.v1.KeyAcceptedH\x00R\vkeyAccepted\x123\n" +
-	"\bstanding\x18\b \x01(\v2\x15.loopback.v1.StandingH\x00R\bstanding\x12=\n" +
+	"\bstanding\x18\b \x01(\v2\x15.loopback.v1.StandingH\x00R\bstanding\x126\n" +
+	"\tchallenge\x18\t \x01(\v2\x16.loopback.v1.ChallengeH\x00R\tchallenge\x12*\n" +
+	"\x05rekey\x18\n" +
+	" \x01(\v2\x12.loopback.v1.RekeyH\x00R\x05rekey\x12*\n" +
+	"\x05split\x18\v \x01(\v2\x12.loopback.v1.SplitH\x00R\x05split\x12=\n" +
 	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPartB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Proof\x12\x1d\n" +
@@ -2061,7 +2435,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\fworkspace_id\x18\x03 \x01(\tR\vworkspaceId\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\achannel\x18\x06 \x01(\tR\achannel\"\x9a\x03\n" +
+	"\achannel\x18\x06 \x01(\tR\achannel\"\xc9\x03\n" +
 	"\x05Hello\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12(\n" +
 	"\x05proof\x18\x02 \x01(\v2\x12.loopback.v1.ProofR\x05proof\x12#\n" +
@@ -2075,7 +2449,8 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x06uptime\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1c\n" +
 	"\ttransport\x18\t \x01(\tR\ttransport\x12%\n" +
 	"\x0ekeyset_version\x18\n" +
-	" \x01(\x04R\rkeysetVersion\x12\x1f\n" +
+	" \x01(\x04R\rkeysetVersion\x12-\n" +
+	"\x12answers_challenges\x18\v \x01(\bR\x11answersChallenges\x12\x1f\n" +
 	"\vtakes_parts\x18\x10 \x01(\bR\n" +
 	"takesParts\"\xf6\x01\n" +
 	"\vSectionHeld\x12\x12\n" +
@@ -2168,7 +2543,24 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\battempts\x18\x04 \x01(\x03R\battempts\">\n" +
 	"\bStanding\x12\x1a\n" +
 	"\bstanding\x18\x01 \x01(\tR\bstanding\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reasonB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"!\n" +
+	"\tChallenge\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x81\x01\n" +
+	"\x0fChallengeAnswer\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x1b\n" +
+	"\thost_name\x18\x03 \x01(\tR\bhostName\x12\x1d\n" +
+	"\n" +
+	"machine_id\x18\x04 \x01(\tR\tmachineId\"\a\n" +
+	"\x05Rekey\"\x1f\n" +
+	"\x05Split\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xdc\x01\n" +
+	"\bSplitKey\x12(\n" +
+	"\x05proof\x18\x01 \x01(\v2\x12.loopback.v1.ProofR\x05proof\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x12#\n" +
+	"\ragent_version\x18\x03 \x01(\tR\fagentVersion\x124\n" +
+	"\tinventory\x18\x04 \x01(\v2\x16.loopback.v1.InventoryR\tinventory\x12.\n" +
+	"\aceiling\x18\x05 \x01(\v2\x14.loopback.v1.CeilingR\aceilingB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
 	file_loopback_v1_link_proto_rawDescOnce sync.Once
@@ -2182,7 +2574,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -2209,13 +2601,18 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*Goodbye)(nil),               // 22: loopback.v1.Goodbye
 	(*LinkTrouble)(nil),           // 23: loopback.v1.LinkTrouble
 	(*Standing)(nil),              // 24: loopback.v1.Standing
-	nil,                           // 25: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 26: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 27: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 30: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 31: loopback.v1.ModuleHealth
+	(*Challenge)(nil),             // 25: loopback.v1.Challenge
+	(*ChallengeAnswer)(nil),       // 26: loopback.v1.ChallengeAnswer
+	(*Rekey)(nil),                 // 27: loopback.v1.Rekey
+	(*Split)(nil),                 // 28: loopback.v1.Split
+	(*SplitKey)(nil),              // 29: loopback.v1.SplitKey
+	nil,                           // 30: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 31: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 32: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 35: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 36: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -2228,47 +2625,55 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	22, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
 	19, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
 	23, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
-	4,  // 10: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
-	8,  // 11: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
-	9,  // 12: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
-	11, // 13: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
-	14, // 14: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
-	17, // 15: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
-	21, // 16: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
-	24, // 17: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
-	15, // 18: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	2,  // 19: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	26, // 20: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	27, // 21: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	25, // 22: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
-	2,  // 23: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	6,  // 24: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	28, // 25: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	7,  // 26: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	29, // 27: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	28, // 28: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	29, // 29: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	30, // 30: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	28, // 31: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	28, // 32: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	6,  // 33: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	7,  // 34: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	7,  // 35: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	16, // 36: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	7,  // 37: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
-	16, // 38: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
-	7,  // 39: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	7,  // 40: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	16, // 41: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	26, // 42: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	27, // 43: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	31, // 44: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	29, // 45: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	26, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
+	29, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
+	4,  // 12: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
+	8,  // 13: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
+	9,  // 14: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
+	11, // 15: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
+	14, // 16: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
+	17, // 17: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
+	21, // 18: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
+	24, // 19: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
+	25, // 20: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
+	27, // 21: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
+	28, // 22: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
+	15, // 23: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
+	2,  // 24: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
+	31, // 25: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	32, // 26: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	30, // 27: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	2,  // 28: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
+	6,  // 29: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	33, // 30: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	7,  // 31: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	34, // 32: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	33, // 33: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	34, // 34: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	35, // 35: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	33, // 36: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	33, // 37: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	6,  // 38: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	7,  // 39: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	7,  // 40: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	16, // 41: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	7,  // 42: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	16, // 43: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	7,  // 44: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	7,  // 45: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	16, // 46: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	31, // 47: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	32, // 48: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	36, // 49: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	34, // 50: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 51: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	31, // 52: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	32, // 53: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -2289,6 +2694,8 @@ func file_loopback_v1_link_proto_init() {
 		(*AgentFrame_Goodbye)(nil),
 		(*AgentFrame_Health)(nil),
 		(*AgentFrame_Trouble)(nil),
+		(*AgentFrame_ChallengeAnswer)(nil),
+		(*AgentFrame_SplitKey)(nil),
 	}
 	file_loopback_v1_link_proto_msgTypes[1].OneofWrappers = []any{
 		(*ServerFrame_Enrolled)(nil),
@@ -2299,6 +2706,9 @@ func file_loopback_v1_link_proto_init() {
 		(*ServerFrame_SectionDelta)(nil),
 		(*ServerFrame_KeyAccepted)(nil),
 		(*ServerFrame_Standing)(nil),
+		(*ServerFrame_Challenge)(nil),
+		(*ServerFrame_Rekey)(nil),
+		(*ServerFrame_Split)(nil),
 		(*ServerFrame_SectionPart)(nil),
 	}
 	type x struct{}
@@ -2307,7 +2717,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -258,6 +258,9 @@ func (f *Fleet) UseNextKey(_ context.Context, hostID string, next ed25519.Public
 			return fault.New(fault.Precondition, "key_not_offered", "the key was not offered")
 		}
 		f.byKey[string(next)] = hostID
+		h := host.Host{Key: k.Key, Clones: k.Clones}
+		h.Fence()
+		k.Clones = h.Clones
 		k.PastKeys = append(slices.Clone(k.PastKeys), sha256.Sum256(k.Key))
 		k.Key, k.NextKey = k.NextKey, nil
 		k.Generation++

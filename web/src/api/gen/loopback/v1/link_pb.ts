@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/link.proto.
  */
 export const file_loopback_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSLbAwoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAQgYKBGJvZHkiqAMKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASMAoMc2VjdGlvbl9wYXJ0GBAgASgLMhgubG9vcGJhY2sudjEuU2VjdGlvblBhcnRIAEIGCgRib2R5Ii4KBVByb29mEhIKCnB1YmxpY19rZXkYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMIpQCCgVFbnJvbBINCgV0b2tlbhgBIAEoCRIhCgVwcm9vZhgCIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhEKCWhvc3RfbmFtZRgDIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAQgASgJEikKCWludmVudG9yeRgFIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAYgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIuCgZsYWJlbHMYByADKAsyHi5sb29wYmFjay52MS5FbnJvbC5MYWJlbHNFbnRyeRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBInQKCEVucm9sbGVkEg8KB2hvc3RfaWQYASABKAkSEQoJaG9zdF9uYW1lGAIgASgJEhQKDHdvcmtzcGFjZV9pZBgDIAEoCRINCgVzdGF0ZRgEIAEoCRIOCgZyZWFzb24YBSABKAkSDwoHY2hhbm5lbBgGIAEoCSKkAgoFSGVsbG8SDwoHaG9zdF9pZBgBIAEoCRIhCgVwcm9vZhgCIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhUKDWFnZW50X3ZlcnNpb24YAyABKAkSDwoHYm9vdF9pZBgEIAEoCRISCgpjb25uZWN0aW9uGAUgASgEEiYKBGhlbGQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZBIYChBpbnZlbnRvcnlfZGlnZXN0GAcgASgMEikKBnVwdGltZRgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCgl0cmFuc3BvcnQYCSABKAkSFgoOa2V5c2V0X3ZlcnNpb24YCiABKAQSEwoLdGFrZXNfcGFydHMYECABKAgiuwEKC1NlY3Rpb25IZWxkEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEg0KBXN0YXRlGAQgASgJEg8KB21lc3NhZ2UYBSABKAkSLgoKYXBwbGllZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZnJvemVuGAcgASgIIjAKD1NlY3Rpb25SZXZpc2lvbhINCgVlcG9jaBgBIAEoDRIOCgZudW1iZXIYAiABKAQi4gEKB1dlbGNvbWUSLAoJaGVhcnRiZWF0GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgCIAEoARIvCgtzZXJ2ZXJfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YBCABKAkSEAoIc3RhbmRpbmcYBSABKAkSDgoGcmVhc29uGAYgASgJEhYKDndhbnRfaW52ZW50b3J5GAcgASgIEhYKDmtleV9nZW5lcmF0aW9uGAggASgDIlMKB1JlZnVzYWwSKAoGZGV0YWlsGAEgASgLMhgubG9vcGJhY2sudjEuRXJyb3JEZXRhaWwSDwoHbWVzc2FnZRgCIAEoCRINCgVmaW5hbBgDIAEoCCJICglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSKQoGdXB0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KBVB1bHNlEhAKCHNlcXVlbmNlGAEgASgEEiwKCWhlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg53YW50X2ludmVudG9yeRgDIAEoCCI6Cg1TZWN0aW9uUmVwb3J0EikKB3NlY3Rpb24YASABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZCJKCg5TZWN0aW9uUmVxdWVzdBIMCgRuYW1lGAEgASgJEioKBGhlbGQYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24ihQEKDFNlY3Rpb25XaG9sZRIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBInCgVpdGVtcxgEIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtIqEBCgtTZWN0aW9uUGFydBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBIMCgRwYXJ0GAQgASgNEg0KBXBhcnRzGAUgASgNEicKBWl0ZW1zGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0iKQoLU2VjdGlvbkl0ZW0SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMItQBCgxTZWN0aW9uRGVsdGESDAoEbmFtZRgBIAEoCRIqCgRiYXNlGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEhMKC2Jhc2VfZGlnZXN0GAMgASgMEi4KCHJldmlzaW9uGAQgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgFIAEoDBIlCgNwdXQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbRIOCgZkZWxldGUYByADKAkicwoPSW52ZW50b3J5UmVwb3J0EikKCWludmVudG9yeRgBIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAIgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIOCgZkaWdlc3QYAyABKAwiOgoMSGVhbHRoUmVwb3J0EioKB21vZHVsZXMYASADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgiRQoIS2V5T2ZmZXISEgoKcHVibGljX2tleRgBIAEoDBISCgpnZW5lcmF0aW9uGAIgASgDEhEKCXNpZ25hdHVyZRgDIAEoDCI1CgtLZXlBY2NlcHRlZBISCgpnZW5lcmF0aW9uGAEgASgDEhIKCnB1YmxpY19rZXkYAiABKAwiGQoHR29vZGJ5ZRIOCgZyZWFzb24YASABKAkiZgoLTGlua1Ryb3VibGUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEiYKAmF0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghhdHRlbXB0cxgEIAEoAyIsCghTdGFuZGluZxIQCghzdGFuZGluZxgBIAEoCRIOCgZyZWFzb24YAiABKAlCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
+  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSLBBAoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAEjgKEGNoYWxsZW5nZV9hbnN3ZXIYCyABKAsyHC5sb29wYmFjay52MS5DaGFsbGVuZ2VBbnN3ZXJIABIqCglzcGxpdF9rZXkYDCABKAsyFS5sb29wYmFjay52MS5TcGxpdEtleUgAQgYKBGJvZHkinwQKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASKwoJY2hhbGxlbmdlGAkgASgLMhYubG9vcGJhY2sudjEuQ2hhbGxlbmdlSAASIwoFcmVrZXkYCiABKAsyEi5sb29wYmFjay52MS5SZWtleUgAEiMKBXNwbGl0GAsgASgLMhIubG9vcGJhY2sudjEuU3BsaXRIABIwCgxzZWN0aW9uX3BhcnQYECABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uUGFydEgAQgYKBGJvZHkiLgoFUHJvb2YSEgoKcHVibGljX2tleRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwilAIKBUVucm9sEg0KBXRva2VuGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSEQoJaG9zdF9uYW1lGAMgASgJEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSKQoJaW52ZW50b3J5GAUgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYBiABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEi4KBmxhYmVscxgHIAMoCzIeLmxvb3BiYWNrLnYxLkVucm9sLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEidAoIRW5yb2xsZWQSDwoHaG9zdF9pZBgBIAEoCRIRCglob3N0X25hbWUYAiABKAkSFAoMd29ya3NwYWNlX2lkGAMgASgJEg0KBXN0YXRlGAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgdjaGFubmVsGAYgASgJIsACCgVIZWxsbxIPCgdob3N0X2lkGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIPCgdib290X2lkGAQgASgJEhIKCmNvbm5lY3Rpb24YBSABKAQSJgoEaGVsZBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25IZWxkEhgKEGludmVudG9yeV9kaWdlc3QYByABKAwSKQoGdXB0aW1lGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCXRyYW5zcG9ydBgJIAEoCRIWCg5rZXlzZXRfdmVyc2lvbhgKIAEoBBIaChJhbnN3ZXJzX2NoYWxsZW5nZXMYCyABKAgSEwoLdGFrZXNfcGFydHMYECABKAgiuwEKC1NlY3Rpb25IZWxkEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEg0KBXN0YXRlGAQgASgJEg8KB21lc3NhZ2UYBSABKAkSLgoKYXBwbGllZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZnJvemVuGAcgASgIIjAKD1NlY3Rpb25SZXZpc2lvbhINCgVlcG9jaBgBIAEoDRIOCgZudW1iZXIYAiABKAQi4gEKB1dlbGNvbWUSLAoJaGVhcnRiZWF0GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgCIAEoARIvCgtzZXJ2ZXJfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YBCABKAkSEAoIc3RhbmRpbmcYBSABKAkSDgoGcmVhc29uGAYgASgJEhYKDndhbnRfaW52ZW50b3J5GAcgASgIEhYKDmtleV9nZW5lcmF0aW9uGAggASgDIlMKB1JlZnVzYWwSKAoGZGV0YWlsGAEgASgLMhgubG9vcGJhY2sudjEuRXJyb3JEZXRhaWwSDwoHbWVzc2FnZRgCIAEoCRINCgVmaW5hbBgDIAEoCCJICglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSKQoGdXB0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KBVB1bHNlEhAKCHNlcXVlbmNlGAEgASgEEiwKCWhlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg53YW50X2ludmVudG9yeRgDIAEoCCI6Cg1TZWN0aW9uUmVwb3J0EikKB3NlY3Rpb24YASABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZCJKCg5TZWN0aW9uUmVxdWVzdBIMCgRuYW1lGAEgASgJEioKBGhlbGQYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24ihQEKDFNlY3Rpb25XaG9sZRIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBInCgVpdGVtcxgEIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtIqEBCgtTZWN0aW9uUGFydBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBIMCgRwYXJ0GAQgASgNEg0KBXBhcnRzGAUgASgNEicKBWl0ZW1zGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0iKQoLU2VjdGlvbkl0ZW0SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMItQBCgxTZWN0aW9uRGVsdGESDAoEbmFtZRgBIAEoCRIqCgRiYXNlGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEhMKC2Jhc2VfZGlnZXN0GAMgASgMEi4KCHJldmlzaW9uGAQgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgFIAEoDBIlCgNwdXQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbRIOCgZkZWxldGUYByADKAkicwoPSW52ZW50b3J5UmVwb3J0EikKCWludmVudG9yeRgBIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAIgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIOCgZkaWdlc3QYAyABKAwiOgoMSGVhbHRoUmVwb3J0EioKB21vZHVsZXMYASADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgiRQoIS2V5T2ZmZXISEgoKcHVibGljX2tleRgBIAEoDBISCgpnZW5lcmF0aW9uGAIgASgDEhEKCXNpZ25hdHVyZRgDIAEoDCI1CgtLZXlBY2NlcHRlZBISCgpnZW5lcmF0aW9uGAEgASgDEhIKCnB1YmxpY19rZXkYAiABKAwiGQoHR29vZGJ5ZRIOCgZyZWFzb24YASABKAkiZgoLTGlua1Ryb3VibGUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEiYKAmF0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghhdHRlbXB0cxgEIAEoAyIsCghTdGFuZGluZxIQCghzdGFuZGluZxgBIAEoCRIOCgZyZWFzb24YAiABKAkiGgoJQ2hhbGxlbmdlEg0KBW5vbmNlGAEgASgMIloKD0NoYWxsZW5nZUFuc3dlchINCgVub25jZRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwSEQoJaG9zdF9uYW1lGAMgASgJEhIKCm1hY2hpbmVfaWQYBCABKAkiBwoFUmVrZXkiFwoFU3BsaXQSDgoGcmVhc29uGAEgASgJIqkBCghTcGxpdEtleRIhCgVwcm9vZhgBIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhEKCWhvc3RfbmFtZRgCIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAMgASgJEikKCWludmVudG9yeRgEIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAUgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZ0I6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
 
 /**
  * AgentFrame is what an agent sends.
@@ -91,6 +91,18 @@ export type AgentFrame = Message<"loopback.v1.AgentFrame"> & {
      */
     value: LinkTrouble;
     case: "trouble";
+  } | {
+    /**
+     * @generated from field: loopback.v1.ChallengeAnswer challenge_answer = 11;
+     */
+    value: ChallengeAnswer;
+    case: "challengeAnswer";
+  } | {
+    /**
+     * @generated from field: loopback.v1.SplitKey split_key = 12;
+     */
+    value: SplitKey;
+    case: "splitKey";
   } | { case: undefined; value?: undefined };
 };
 
@@ -158,6 +170,24 @@ export type ServerFrame = Message<"loopback.v1.ServerFrame"> & {
      */
     value: Standing;
     case: "standing";
+  } | {
+    /**
+     * @generated from field: loopback.v1.Challenge challenge = 9;
+     */
+    value: Challenge;
+    case: "challenge";
+  } | {
+    /**
+     * @generated from field: loopback.v1.Rekey rekey = 10;
+     */
+    value: Rekey;
+    case: "rekey";
+  } | {
+    /**
+     * @generated from field: loopback.v1.Split split = 11;
+     */
+    value: Split;
+    case: "split";
   } | {
     /**
      * @generated from field: loopback.v1.SectionPart section_part = 16;
@@ -360,6 +390,13 @@ export type Hello = Message<"loopback.v1.Hello"> & {
    * @generated from field: uint64 keyset_version = 10;
    */
   keysetVersion: bigint;
+
+  /**
+   * The agent answers challenges. One that does not is never taken for a clone.
+   *
+   * @generated from field: bool answers_challenges = 11;
+   */
+  answersChallenges: boolean;
 
   /**
    * The agent takes a section in parts. One that does not gets none that exceeds a frame.
@@ -964,4 +1001,138 @@ export type Standing = Message<"loopback.v1.Standing"> & {
  */
 export const StandingSchema: GenMessage<Standing> = /*@__PURE__*/
   messageDesc(file_loopback_v1_link, 24);
+
+/**
+ * Two links speak for one host. Each is asked to prove that its agent is there now; an agent that the network or a power
+ * cut has left behind cannot.
+ *
+ * @generated from message loopback.v1.Challenge
+ */
+export type Challenge = Message<"loopback.v1.Challenge"> & {
+  /**
+   * 32 bytes, never used before.
+   *
+   * @generated from field: bytes nonce = 1;
+   */
+  nonce: Uint8Array;
+};
+
+/**
+ * Describes the message loopback.v1.Challenge.
+ * Use `create(ChallengeSchema)` to create a new message.
+ */
+export const ChallengeSchema: GenMessage<Challenge> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 25);
+
+/**
+ * The signature is by the key that said hello on this link, over "loopback challenge 1\0" ‖ host id ‖ 0 ‖ boot id ‖ 0 ‖
+ * connection (big endian, 8 bytes) ‖ nonce ‖ handshake hash. The names are claims: they tell people copies apart.
+ *
+ * @generated from message loopback.v1.ChallengeAnswer
+ */
+export type ChallengeAnswer = Message<"loopback.v1.ChallengeAnswer"> & {
+  /**
+   * @generated from field: bytes nonce = 1;
+   */
+  nonce: Uint8Array;
+
+  /**
+   * @generated from field: bytes signature = 2;
+   */
+  signature: Uint8Array;
+
+  /**
+   * @generated from field: string host_name = 3;
+   */
+  hostName: string;
+
+  /**
+   * @generated from field: string machine_id = 4;
+   */
+  machineId: string;
+};
+
+/**
+ * Describes the message loopback.v1.ChallengeAnswer.
+ * Use `create(ChallengeAnswerSchema)` to create a new message.
+ */
+export const ChallengeAnswerSchema: GenMessage<ChallengeAnswer> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 26);
+
+/**
+ * Another machine holds a copy of this host's key, and an operator decided that this one goes on as the host: it makes a
+ * new key at once, not one that it made before and the other may hold as well, and offers it.
+ *
+ * @generated from message loopback.v1.Rekey
+ */
+export type Rekey = Message<"loopback.v1.Rekey"> & {
+};
+
+/**
+ * Describes the message loopback.v1.Rekey.
+ * Use `create(RekeySchema)` to create a new message.
+ */
+export const RekeySchema: GenMessage<Rekey> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 27);
+
+/**
+ * Another machine goes on as the host, and this one is to be a host of its own: it makes a key for it, stores it and
+ * answers with SplitKey. The answer to that is Enrolled, as to an enrolment, and the same again for the same key.
+ *
+ * @generated from message loopback.v1.Split
+ */
+export type Split = Message<"loopback.v1.Split"> & {
+  /**
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.Split.
+ * Use `create(SplitSchema)` to create a new message.
+ */
+export const SplitSchema: GenMessage<Split> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 28);
+
+/**
+ * @generated from message loopback.v1.SplitKey
+ */
+export type SplitKey = Message<"loopback.v1.SplitKey"> & {
+  /**
+   * Of the new key, in the role "enrol".
+   *
+   * @generated from field: loopback.v1.Proof proof = 1;
+   */
+  proof?: Proof | undefined;
+
+  /**
+   * Name the host wants; made unique in the workspace.
+   *
+   * @generated from field: string host_name = 2;
+   */
+  hostName: string;
+
+  /**
+   * @generated from field: string agent_version = 3;
+   */
+  agentVersion: string;
+
+  /**
+   * @generated from field: loopback.v1.Inventory inventory = 4;
+   */
+  inventory?: Inventory | undefined;
+
+  /**
+   * @generated from field: loopback.v1.Ceiling ceiling = 5;
+   */
+  ceiling?: Ceiling | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.SplitKey.
+ * Use `create(SplitKeySchema)` to create a new message.
+ */
+export const SplitKeySchema: GenMessage<SplitKey> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 29);
 

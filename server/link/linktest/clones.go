@@ -1,0 +1,71 @@
+package linktest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/server/link"
+)
+
+// Cloned locks a host that several machines answered for.
+func (f *Fleet) Cloned(_ context.Context, hostID string, found []host.Copy) (*link.Known, error) {
+	if err := f.fail(nil); err != nil {
+		return nil, err
+	}
+	if err := f.change(hostID, func(k *link.Known) error {
+		h := f.asHost(k)
+		h.Lock(found, time.Now())
+		k.Lifecycle, k.LifecycleReason, k.Clones, k.NextKey = h.Lifecycle, h.LifecycleReason, h.Clones, h.NextKey
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	f.tell(hostID)
+	return f.Lookup(hostID), nil
+}
+
+func (f *Fleet) asHost(k *link.Known) host.Host {
+	h := host.Host{Key: k.Key, NextKey: k.NextKey, Clones: k.Clones}
+	h.Name, h.Lifecycle, h.LifecycleReason = k.HostID, k.Lifecycle, k.LifecycleReason
+	return h
+}
+
+// Decide is an operator's decision on a host that is locked as cloned.
+func (f *Fleet) Decide(hostID, keep string, others host.Verdict) error {
+	if err := f.change(hostID, func(k *link.Known) error {
+		h := f.asHost(k)
+		err := h.Decide(keep, others)
+		k.Lifecycle, k.LifecycleReason, k.Clones = h.Lifecycle, h.LifecycleReason, h.Clones
+		return err
+	}); err != nil {
+		return err
+	}
+	f.tell(hostID)
+	return nil
+}
+
+// Split makes a host of its own of a copy.
+func (f *Fleet) Split(_ context.Context, from string, e link.Enrolment) (link.Enrolled, error) {
+	if err := f.fail(nil); err != nil {
+		return link.Enrolled{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if known, ok := f.byKey[string(e.Key)]; ok {
+		return f.hosts[known].answer, nil
+	}
+	if f.hosts[from] == nil {
+		return link.Enrolled{}, fmt.Errorf("no host %s", from)
+	}
+	hostID := id.New("hst", time.Now())
+	f.byKey[string(e.Key)] = hostID
+	r := &record{
+		known:  &link.Known{HostID: hostID, WorkspaceID: "ws_test", Lifecycle: host.LifecycleActive, Key: e.Key, Generation: 1, AgentVersion: e.AgentVersion},
+		answer: link.Enrolled{HostID: hostID, HostName: e.HostName, WorkspaceID: "ws_test", State: host.Enrolling, Channel: "stable"},
+	}
+	f.hosts[hostID] = r
+	return r.answer, nil
+}
