@@ -156,6 +156,26 @@ func (a hostAPI) ReleaseHost(_ context.Context, r *connect.Request[pb.ReleaseHos
 	return a.find(r.Msg.Host, func(h *pb.Host) { h.State = "managed" })
 }
 
+func (a hostAPI) SplitHost(_ context.Context, r *connect.Request[pb.SplitHostRequest]) (*connect.Response[pb.Host], error) {
+	return a.decide(r.Msg.Host, r.Msg.Keep, "split")
+}
+
+func (a hostAPI) DropHostCopy(_ context.Context, r *connect.Request[pb.DropHostCopyRequest]) (*connect.Response[pb.Host], error) {
+	return a.decide(r.Msg.Host, r.Msg.Keep, "dropped")
+}
+
+func (a hostAPI) decide(name, keep, others string) (*connect.Response[pb.Host], error) {
+	return a.find(name, func(h *pb.Host) {
+		h.State = "managed"
+		for _, c := range h.Copies {
+			c.Verdict = others
+			if c.HostName == keep {
+				c.Verdict = "kept"
+			}
+		}
+	})
+}
+
 func (a hostAPI) operate(kind, name, state string) (*connect.Response[pb.Operation], error) {
 	h, err := a.find(name, func(h *pb.Host) { h.State = state })
 	if err != nil {

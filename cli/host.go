@@ -15,7 +15,7 @@ import (
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "Hosts: the servers of the fleet",
 		a.hostList(), a.hostShow(), a.hostWatch(), a.hostWait(), a.hostLabel(), a.hostAdd(), a.hostMove(),
-		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostRemove())
+		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostRemove())
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -142,6 +142,10 @@ func (a *app) showHost(h *pb.Host) error {
 			may = append(may, "modules "+strings.Join(l.Modules, ","))
 		}
 		fields = append(fields, [2]string{"the host allows", first(strings.Join(may, ", "), "configuration only")})
+	}
+	for _, c := range h.Copies {
+		text := strings.TrimSpace(c.HostName + " " + c.Address)
+		fields = append(fields, [2]string{"copy " + c.BootId, fmt.Sprintf("%s, seen %s: %s", first(text, "unknown"), stamp(c.SeenAt), c.Verdict)})
 	}
 	for _, s := range h.Sections {
 		text := s.Status + " " + s.Revision

@@ -126,6 +126,18 @@ func (h Hosts) ReleaseHost(ctx context.Context, r *connect.Request[v1.ReleaseHos
 	return hostAnswer(h.Service.Release(ctx, ref, r.Msg.GetReason()))
 }
 
+// SplitHost makes hosts of their own of the copies of one.
+func (h Hosts) SplitHost(ctx context.Context, r *connect.Request[v1.SplitHostRequest]) (*connect.Response[v1.Host], error) {
+	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}
+	return hostAnswer(h.Service.Split(ctx, ref, r.Msg.GetKeep(), r.Msg.GetReason()))
+}
+
+// DropHostCopy shuts copies of one out.
+func (h Hosts) DropHostCopy(ctx context.Context, r *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error) {
+	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}
+	return hostAnswer(h.Service.Drop(ctx, ref, r.Msg.GetCopy(), r.Msg.GetKeep(), r.Msg.GetReason()))
+}
+
 // RemoveHost takes one out for good.
 func (h Hosts) RemoveHost(ctx context.Context, r *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
 	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}
@@ -155,6 +167,12 @@ func hostMessage(h host.Seen) *v1.Host {
 			return &v1.ModuleHealth{Module: m.Module, Healthy: m.Healthy, Message: m.Message}
 		}),
 		Sections: sectionMessages(h),
+	}
+	if h.Clones != nil {
+		out.Copies = each(h.Clones.Copies, func(c noun.Copy) *v1.HostCopy {
+			return &v1.HostCopy{BootId: c.BootID, Address: c.Address, HostName: c.HostName, MachineId: c.MachineID,
+				AgentVersion: c.AgentVersion, SeenAt: timestamp(c.SeenAt), Verdict: string(c.Verdict)}
+		})
 	}
 	if len(h.Key) > 0 {
 		sum := sha256.Sum256(h.Key)

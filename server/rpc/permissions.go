@@ -42,6 +42,8 @@ var Permissions = []Permission{
 	{host.Approve, "let pending hosts in"},
 	{host.Quarantine, "quarantine hosts"},
 	{host.Release, "release hosts from quarantine"},
+	{host.Split, "make hosts of their own of machines that hold copies of one identity"},
+	{host.Drop, "shut machines out that hold a copy of a host's identity"},
 	{host.Remove, "remove hosts for good"},
 	{settings.Read, "see how agents are set to behave"},
 	{settings.Set, "change how agents behave"},

@@ -55,8 +55,10 @@ type Host struct {
 	Provider       string               `protobuf:"bytes,25,opt,name=provider,proto3" json:"provider,omitempty"`
 	Address        string               `protobuf:"bytes,26,opt,name=address,proto3" json:"address,omitempty"`
 	Uptime         *durationpb.Duration `protobuf:"bytes,27,opt,name=uptime,proto3" json:"uptime,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The machines that hold this host's identity key, where there are several.
+	Copies        []*HostCopy `protobuf:"bytes,28,rep,name=copies,proto3" json:"copies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
@@ -278,6 +280,108 @@ func (x *Host) GetUptime() *durationpb.Duration {
 	return nil
 }
 
+func (x *Host) GetCopies() []*HostCopy {
+	if x != nil {
+		return x.Copies
+	}
+	return nil
+}
+
+// One machine of several that hold a host's identity key, in one boot. What it says of itself is a claim.
+type HostCopy struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	BootId string                 `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// Where its link came from.
+	Address      string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	HostName     string                 `protobuf:"bytes,3,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	MachineId    string                 `protobuf:"bytes,4,opt,name=machine_id,json=machineId,proto3" json:"machine_id,omitempty"`
+	AgentVersion string                 `protobuf:"bytes,5,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	SeenAt       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=seen_at,json=seenAt,proto3" json:"seen_at,omitempty"`
+	// undecided, kept, split or dropped.
+	Verdict       string `protobuf:"bytes,7,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostCopy) Reset() {
+	*x = HostCopy{}
+	mi := &file_loopback_v1_host_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostCopy) ProtoMessage() {}
+
+func (x *HostCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostCopy.ProtoReflect.Descriptor instead.
+func (*HostCopy) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HostCopy) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *HostCopy) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *HostCopy) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *HostCopy) GetMachineId() string {
+	if x != nil {
+		return x.MachineId
+	}
+	return ""
+}
+
+func (x *HostCopy) GetAgentVersion() string {
+	if x != nil {
+		return x.AgentVersion
+	}
+	return ""
+}
+
+func (x *HostCopy) GetSeenAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SeenAt
+	}
+	return nil
+}
+
+func (x *HostCopy) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
 // How far the host has come with a section of its configuration.
 type SectionStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -298,7 +402,7 @@ type SectionStatus struct {
 
 func (x *SectionStatus) Reset() {
 	*x = SectionStatus{}
-	mi := &file_loopback_v1_host_proto_msgTypes[1]
+	mi := &file_loopback_v1_host_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +414,7 @@ func (x *SectionStatus) String() string {
 func (*SectionStatus) ProtoMessage() {}
 
 func (x *SectionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[1]
+	mi := &file_loopback_v1_host_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +427,7 @@ func (x *SectionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionStatus.ProtoReflect.Descriptor instead.
 func (*SectionStatus) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{1}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SectionStatus) GetName() string {
@@ -386,7 +490,7 @@ type ModuleHealth struct {
 
 func (x *ModuleHealth) Reset() {
 	*x = ModuleHealth{}
-	mi := &file_loopback_v1_host_proto_msgTypes[2]
+	mi := &file_loopback_v1_host_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +502,7 @@ func (x *ModuleHealth) String() string {
 func (*ModuleHealth) ProtoMessage() {}
 
 func (x *ModuleHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[2]
+	mi := &file_loopback_v1_host_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +515,7 @@ func (x *ModuleHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModuleHealth.ProtoReflect.Descriptor instead.
 func (*ModuleHealth) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ModuleHealth) GetModule() string {
@@ -459,7 +563,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_loopback_v1_host_proto_msgTypes[3]
+	mi := &file_loopback_v1_host_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +575,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[3]
+	mi := &file_loopback_v1_host_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +588,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Inventory) GetHostName() string {
@@ -604,7 +708,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_loopback_v1_host_proto_msgTypes[4]
+	mi := &file_loopback_v1_host_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +720,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[4]
+	mi := &file_loopback_v1_host_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +733,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Disk) GetMount() string {
@@ -671,7 +775,7 @@ type InterfaceAddress struct {
 
 func (x *InterfaceAddress) Reset() {
 	*x = InterfaceAddress{}
-	mi := &file_loopback_v1_host_proto_msgTypes[5]
+	mi := &file_loopback_v1_host_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +787,7 @@ func (x *InterfaceAddress) String() string {
 func (*InterfaceAddress) ProtoMessage() {}
 
 func (x *InterfaceAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[5]
+	mi := &file_loopback_v1_host_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +800,7 @@ func (x *InterfaceAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceAddress.ProtoReflect.Descriptor instead.
 func (*InterfaceAddress) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InterfaceAddress) GetInterface() string {
@@ -734,7 +838,7 @@ type Ceiling struct {
 
 func (x *Ceiling) Reset() {
 	*x = Ceiling{}
-	mi := &file_loopback_v1_host_proto_msgTypes[6]
+	mi := &file_loopback_v1_host_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +850,7 @@ func (x *Ceiling) String() string {
 func (*Ceiling) ProtoMessage() {}
 
 func (x *Ceiling) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[6]
+	mi := &file_loopback_v1_host_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +863,7 @@ func (x *Ceiling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ceiling.ProtoReflect.Descriptor instead.
 func (*Ceiling) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Ceiling) GetExec() bool {
@@ -809,7 +913,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[7]
+	mi := &file_loopback_v1_host_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +925,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[7]
+	mi := &file_loopback_v1_host_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +938,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetHostRequest) GetHost() string {
@@ -870,7 +974,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[8]
+	mi := &file_loopback_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +986,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[8]
+	mi := &file_loopback_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +999,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListHostsRequest) GetWorkspace() string {
@@ -952,7 +1056,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[9]
+	mi := &file_loopback_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1068,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[9]
+	mi := &file_loopback_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1081,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListHostsResponse) GetItems() []*Host {
@@ -1013,7 +1117,7 @@ type CountHostsRequest struct {
 
 func (x *CountHostsRequest) Reset() {
 	*x = CountHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	mi := &file_loopback_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1129,7 @@ func (x *CountHostsRequest) String() string {
 func (*CountHostsRequest) ProtoMessage() {}
 
 func (x *CountHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	mi := &file_loopback_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1142,7 @@ func (x *CountHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountHostsRequest.ProtoReflect.Descriptor instead.
 func (*CountHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CountHostsRequest) GetWorkspace() string {
@@ -1075,7 +1179,7 @@ type CountHostsResponse struct {
 
 func (x *CountHostsResponse) Reset() {
 	*x = CountHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	mi := &file_loopback_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1191,7 @@ func (x *CountHostsResponse) String() string {
 func (*CountHostsResponse) ProtoMessage() {}
 
 func (x *CountHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	mi := &file_loopback_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1204,7 @@ func (x *CountHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountHostsResponse.ProtoReflect.Descriptor instead.
 func (*CountHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CountHostsResponse) GetTotal() int64 {
@@ -1140,7 +1244,7 @@ type WatchHostsRequest struct {
 
 func (x *WatchHostsRequest) Reset() {
 	*x = WatchHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[12]
+	mi := &file_loopback_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1256,7 @@ func (x *WatchHostsRequest) String() string {
 func (*WatchHostsRequest) ProtoMessage() {}
 
 func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[12]
+	mi := &file_loopback_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1269,7 @@ func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchHostsRequest) GetWorkspace() string {
@@ -1217,7 +1321,7 @@ type WatchHostsResponse struct {
 
 func (x *WatchHostsResponse) Reset() {
 	*x = WatchHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[13]
+	mi := &file_loopback_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1333,7 @@ func (x *WatchHostsResponse) String() string {
 func (*WatchHostsResponse) ProtoMessage() {}
 
 func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[13]
+	mi := &file_loopback_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1346,7 @@ func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchHostsResponse) GetEvent() isWatchHostsResponse_Event {
@@ -1318,7 +1422,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_loopback_v1_host_proto_msgTypes[14]
+	mi := &file_loopback_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1434,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[14]
+	mi := &file_loopback_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1447,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HostChange) GetHost() *Host {
@@ -1382,7 +1486,7 @@ type WatchSynced struct {
 
 func (x *WatchSynced) Reset() {
 	*x = WatchSynced{}
-	mi := &file_loopback_v1_host_proto_msgTypes[15]
+	mi := &file_loopback_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1498,7 @@ func (x *WatchSynced) String() string {
 func (*WatchSynced) ProtoMessage() {}
 
 func (x *WatchSynced) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[15]
+	mi := &file_loopback_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1511,7 @@ func (x *WatchSynced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSynced.ProtoReflect.Descriptor instead.
 func (*WatchSynced) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 type WatchReset struct {
@@ -1418,7 +1522,7 @@ type WatchReset struct {
 
 func (x *WatchReset) Reset() {
 	*x = WatchReset{}
-	mi := &file_loopback_v1_host_proto_msgTypes[16]
+	mi := &file_loopback_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1534,7 @@ func (x *WatchReset) String() string {
 func (*WatchReset) ProtoMessage() {}
 
 func (x *WatchReset) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[16]
+	mi := &file_loopback_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1547,7 @@ func (x *WatchReset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReset.ProtoReflect.Descriptor instead.
 func (*WatchReset) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 type LabelHostRequest struct {
@@ -1459,7 +1563,7 @@ type LabelHostRequest struct {
 
 func (x *LabelHostRequest) Reset() {
 	*x = LabelHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[17]
+	mi := &file_loopback_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1575,7 @@ func (x *LabelHostRequest) String() string {
 func (*LabelHostRequest) ProtoMessage() {}
 
 func (x *LabelHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[17]
+	mi := &file_loopback_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1588,7 @@ func (x *LabelHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelHostRequest.ProtoReflect.Descriptor instead.
 func (*LabelHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LabelHostRequest) GetHost() string {
@@ -1536,7 +1640,7 @@ type AddHostRequest struct {
 
 func (x *AddHostRequest) Reset() {
 	*x = AddHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[18]
+	mi := &file_loopback_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1652,7 @@ func (x *AddHostRequest) String() string {
 func (*AddHostRequest) ProtoMessage() {}
 
 func (x *AddHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[18]
+	mi := &file_loopback_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1665,7 @@ func (x *AddHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddHostRequest.ProtoReflect.Descriptor instead.
 func (*AddHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddHostRequest) GetWorkspace() string {
@@ -1611,7 +1715,7 @@ type MoveHostRequest struct {
 
 func (x *MoveHostRequest) Reset() {
 	*x = MoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[19]
+	mi := &file_loopback_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1727,7 @@ func (x *MoveHostRequest) String() string {
 func (*MoveHostRequest) ProtoMessage() {}
 
 func (x *MoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[19]
+	mi := &file_loopback_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1740,7 @@ func (x *MoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveHostRequest.ProtoReflect.Descriptor instead.
 func (*MoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MoveHostRequest) GetHost() string {
@@ -1677,7 +1781,7 @@ type ApproveHostRequest struct {
 
 func (x *ApproveHostRequest) Reset() {
 	*x = ApproveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[20]
+	mi := &file_loopback_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1793,7 @@ func (x *ApproveHostRequest) String() string {
 func (*ApproveHostRequest) ProtoMessage() {}
 
 func (x *ApproveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[20]
+	mi := &file_loopback_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1806,7 @@ func (x *ApproveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveHostRequest.ProtoReflect.Descriptor instead.
 func (*ApproveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ApproveHostRequest) GetHost() string {
@@ -1731,7 +1835,7 @@ type QuarantineHostRequest struct {
 
 func (x *QuarantineHostRequest) Reset() {
 	*x = QuarantineHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[21]
+	mi := &file_loopback_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1847,7 @@ func (x *QuarantineHostRequest) String() string {
 func (*QuarantineHostRequest) ProtoMessage() {}
 
 func (x *QuarantineHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[21]
+	mi := &file_loopback_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1860,7 @@ func (x *QuarantineHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineHostRequest.ProtoReflect.Descriptor instead.
 func (*QuarantineHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *QuarantineHostRequest) GetHost() string {
@@ -1798,7 +1902,7 @@ type ReleaseHostRequest struct {
 
 func (x *ReleaseHostRequest) Reset() {
 	*x = ReleaseHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[22]
+	mi := &file_loopback_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +1914,7 @@ func (x *ReleaseHostRequest) String() string {
 func (*ReleaseHostRequest) ProtoMessage() {}
 
 func (x *ReleaseHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[22]
+	mi := &file_loopback_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +1927,7 @@ func (x *ReleaseHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHostRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseHostRequest) GetHost() string {
@@ -1847,6 +1951,153 @@ func (x *ReleaseHostRequest) GetReason() string {
 	return ""
 }
 
+type SplitHostRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Workspace string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// The copy that goes on as the host: its boot id or the beginning of it, its address or its host name.
+	Keep          string `protobuf:"bytes,3,opt,name=keep,proto3" json:"keep,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitHostRequest) Reset() {
+	*x = SplitHostRequest{}
+	mi := &file_loopback_v1_host_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitHostRequest) ProtoMessage() {}
+
+func (x *SplitHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitHostRequest.ProtoReflect.Descriptor instead.
+func (*SplitHostRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SplitHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SplitHostRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *SplitHostRequest) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+func (x *SplitHostRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DropHostCopyRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Workspace string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// The copy that is refused for good, where there are two; named as in SplitHostRequest.
+	Copy string `protobuf:"bytes,3,opt,name=copy,proto3" json:"copy,omitempty"`
+	// The copy that goes on as the host: all others are refused for good. One of the two is needed.
+	Keep          string `protobuf:"bytes,4,opt,name=keep,proto3" json:"keep,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropHostCopyRequest) Reset() {
+	*x = DropHostCopyRequest{}
+	mi := &file_loopback_v1_host_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropHostCopyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropHostCopyRequest) ProtoMessage() {}
+
+func (x *DropHostCopyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropHostCopyRequest.ProtoReflect.Descriptor instead.
+func (*DropHostCopyRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DropHostCopyRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DropHostCopyRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *DropHostCopyRequest) GetCopy() string {
+	if x != nil {
+		return x.Copy
+	}
+	return ""
+}
+
+func (x *DropHostCopyRequest) GetKeep() string {
+	if x != nil {
+		return x.Keep
+	}
+	return ""
+}
+
+func (x *DropHostCopyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type RemoveHostRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1859,7 +2110,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[23]
+	mi := &file_loopback_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2122,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[23]
+	mi := &file_loopback_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2135,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -1919,7 +2170,7 @@ var File_loopback_v1_host_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_host_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/host.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x1bloopback/v1/operation.proto\"\xa3\t\n" +
+	"\x16loopback/v1/host.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x1bloopback/v1/operation.proto\"\xd2\t\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1952,10 +2203,20 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\aceiling\x18\x18 \x01(\v2\x14.loopback.v1.CeilingR\aceiling\x12\x1a\n" +
 	"\bprovider\x18\x19 \x01(\tR\bprovider\x12\x18\n" +
 	"\aaddress\x18\x1a \x01(\tR\aaddress\x121\n" +
-	"\x06uptime\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x1a9\n" +
+	"\x06uptime\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12-\n" +
+	"\x06copies\x18\x1c \x03(\v2\x15.loopback.v1.HostCopyR\x06copies\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xed\x01\n" +
+	"\bHostCopy\x12\x17\n" +
+	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
+	"\thost_name\x18\x03 \x01(\tR\bhostName\x12\x1d\n" +
+	"\n" +
+	"machine_id\x18\x04 \x01(\tR\tmachineId\x12#\n" +
+	"\ragent_version\x18\x05 \x01(\tR\fagentVersion\x123\n" +
+	"\aseen_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x18\n" +
+	"\averdict\x18\a \x01(\tR\averdict\"\xef\x01\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x1a\n" +
@@ -2089,13 +2350,24 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\x12ReleaseHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"|\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"p\n" +
+	"\x10SplitHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\tR\x04keep\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x87\x01\n" +
+	"\x13DropHostCopyRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x12\n" +
+	"\x04copy\x18\x03 \x01(\tR\x04copy\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\tR\x04keep\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"|\n" +
 	"\x11RemoveHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId2\xcc\a\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId2\xf1\b\n" +
 	"\vHostService\x12L\n" +
 	"\aGetHost\x12\x1b.loopback.v1.GetHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\n" +
 	"hosts.read\x90\x02\x01\x12]\n" +
@@ -2113,7 +2385,10 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"hosts.move\x12T\n" +
 	"\vApproveHost\x12\x1f.loopback.v1.ApproveHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\rhosts.approve\x12b\n" +
 	"\x0eQuarantineHost\x12\".loopback.v1.QuarantineHostRequest\x1a\x16.loopback.v1.Operation\"\x14\x8a\xb5\x18\x10hosts.quarantine\x12T\n" +
-	"\vReleaseHost\x12\x1f.loopback.v1.ReleaseHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\rhosts.release\x12V\n" +
+	"\vReleaseHost\x12\x1f.loopback.v1.ReleaseHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\rhosts.release\x12N\n" +
+	"\tSplitHost\x12\x1d.loopback.v1.SplitHostRequest\x1a\x11.loopback.v1.Host\"\x0f\x8a\xb5\x18\vhosts.split\x12S\n" +
+	"\fDropHostCopy\x12 .loopback.v1.DropHostCopyRequest\x1a\x11.loopback.v1.Host\"\x0e\x8a\xb5\x18\n" +
+	"hosts.drop\x12V\n" +
 	"\n" +
 	"RemoveHost\x12\x1e.loopback.v1.RemoveHostRequest\x1a\x16.loopback.v1.Operation\"\x10\x8a\xb5\x18\fhosts.removeB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
@@ -2129,98 +2404,107 @@ func file_loopback_v1_host_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_host_proto_rawDescData
 }
 
-var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_loopback_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                  // 0: loopback.v1.Host
-	(*SectionStatus)(nil),         // 1: loopback.v1.SectionStatus
-	(*ModuleHealth)(nil),          // 2: loopback.v1.ModuleHealth
-	(*Inventory)(nil),             // 3: loopback.v1.Inventory
-	(*Disk)(nil),                  // 4: loopback.v1.Disk
-	(*InterfaceAddress)(nil),      // 5: loopback.v1.InterfaceAddress
-	(*Ceiling)(nil),               // 6: loopback.v1.Ceiling
-	(*GetHostRequest)(nil),        // 7: loopback.v1.GetHostRequest
-	(*ListHostsRequest)(nil),      // 8: loopback.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),     // 9: loopback.v1.ListHostsResponse
-	(*CountHostsRequest)(nil),     // 10: loopback.v1.CountHostsRequest
-	(*CountHostsResponse)(nil),    // 11: loopback.v1.CountHostsResponse
-	(*WatchHostsRequest)(nil),     // 12: loopback.v1.WatchHostsRequest
-	(*WatchHostsResponse)(nil),    // 13: loopback.v1.WatchHostsResponse
-	(*HostChange)(nil),            // 14: loopback.v1.HostChange
-	(*WatchSynced)(nil),           // 15: loopback.v1.WatchSynced
-	(*WatchReset)(nil),            // 16: loopback.v1.WatchReset
-	(*LabelHostRequest)(nil),      // 17: loopback.v1.LabelHostRequest
-	(*AddHostRequest)(nil),        // 18: loopback.v1.AddHostRequest
-	(*MoveHostRequest)(nil),       // 19: loopback.v1.MoveHostRequest
-	(*ApproveHostRequest)(nil),    // 20: loopback.v1.ApproveHostRequest
-	(*QuarantineHostRequest)(nil), // 21: loopback.v1.QuarantineHostRequest
-	(*ReleaseHostRequest)(nil),    // 22: loopback.v1.ReleaseHostRequest
-	(*RemoveHostRequest)(nil),     // 23: loopback.v1.RemoveHostRequest
-	nil,                           // 24: loopback.v1.Host.LabelsEntry
-	nil,                           // 25: loopback.v1.CountHostsResponse.ByStateEntry
-	nil,                           // 26: loopback.v1.CountHostsResponse.ByVersionEntry
-	nil,                           // 27: loopback.v1.LabelHostRequest.SetEntry
-	nil,                           // 28: loopback.v1.AddHostRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 30: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*Page)(nil),                  // 32: loopback.v1.Page
-	(*Operation)(nil),             // 33: loopback.v1.Operation
+	(*HostCopy)(nil),              // 1: loopback.v1.HostCopy
+	(*SectionStatus)(nil),         // 2: loopback.v1.SectionStatus
+	(*ModuleHealth)(nil),          // 3: loopback.v1.ModuleHealth
+	(*Inventory)(nil),             // 4: loopback.v1.Inventory
+	(*Disk)(nil),                  // 5: loopback.v1.Disk
+	(*InterfaceAddress)(nil),      // 6: loopback.v1.InterfaceAddress
+	(*Ceiling)(nil),               // 7: loopback.v1.Ceiling
+	(*GetHostRequest)(nil),        // 8: loopback.v1.GetHostRequest
+	(*ListHostsRequest)(nil),      // 9: loopback.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),     // 10: loopback.v1.ListHostsResponse
+	(*CountHostsRequest)(nil),     // 11: loopback.v1.CountHostsRequest
+	(*CountHostsResponse)(nil),    // 12: loopback.v1.CountHostsResponse
+	(*WatchHostsRequest)(nil),     // 13: loopback.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),    // 14: loopback.v1.WatchHostsResponse
+	(*HostChange)(nil),            // 15: loopback.v1.HostChange
+	(*WatchSynced)(nil),           // 16: loopback.v1.WatchSynced
+	(*WatchReset)(nil),            // 17: loopback.v1.WatchReset
+	(*LabelHostRequest)(nil),      // 18: loopback.v1.LabelHostRequest
+	(*AddHostRequest)(nil),        // 19: loopback.v1.AddHostRequest
+	(*MoveHostRequest)(nil),       // 20: loopback.v1.MoveHostRequest
+	(*ApproveHostRequest)(nil),    // 21: loopback.v1.ApproveHostRequest
+	(*QuarantineHostRequest)(nil), // 22: loopback.v1.QuarantineHostRequest
+	(*ReleaseHostRequest)(nil),    // 23: loopback.v1.ReleaseHostRequest
+	(*SplitHostRequest)(nil),      // 24: loopback.v1.SplitHostRequest
+	(*DropHostCopyRequest)(nil),   // 25: loopback.v1.DropHostCopyRequest
+	(*RemoveHostRequest)(nil),     // 26: loopback.v1.RemoveHostRequest
+	nil,                           // 27: loopback.v1.Host.LabelsEntry
+	nil,                           // 28: loopback.v1.CountHostsResponse.ByStateEntry
+	nil,                           // 29: loopback.v1.CountHostsResponse.ByVersionEntry
+	nil,                           // 30: loopback.v1.LabelHostRequest.SetEntry
+	nil,                           // 31: loopback.v1.AddHostRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 33: loopback.v1.Scope
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*Page)(nil),                  // 35: loopback.v1.Page
+	(*Operation)(nil),             // 36: loopback.v1.Operation
 }
 var file_loopback_v1_host_proto_depIdxs = []int32{
-	24, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
-	29, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	29, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	30, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
-	29, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
-	29, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
-	29, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
-	31, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
-	1,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
-	2,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
-	3,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
-	6,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
-	31, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
-	29, // 13: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
-	4,  // 14: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
-	5,  // 15: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
-	32, // 16: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
-	0,  // 17: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
-	25, // 18: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
-	26, // 19: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
-	14, // 20: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
-	15, // 21: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
-	16, // 22: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
-	0,  // 23: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
-	29, // 24: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
-	27, // 25: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
-	28, // 26: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
-	7,  // 27: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
-	8,  // 28: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
-	10, // 29: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
-	12, // 30: loopback.v1.HostService.WatchHosts:input_type -> loopback.v1.WatchHostsRequest
-	17, // 31: loopback.v1.HostService.LabelHost:input_type -> loopback.v1.LabelHostRequest
-	18, // 32: loopback.v1.HostService.AddHost:input_type -> loopback.v1.AddHostRequest
-	19, // 33: loopback.v1.HostService.MoveHost:input_type -> loopback.v1.MoveHostRequest
-	20, // 34: loopback.v1.HostService.ApproveHost:input_type -> loopback.v1.ApproveHostRequest
-	21, // 35: loopback.v1.HostService.QuarantineHost:input_type -> loopback.v1.QuarantineHostRequest
-	22, // 36: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
-	23, // 37: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
-	0,  // 38: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
-	9,  // 39: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
-	11, // 40: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
-	13, // 41: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
-	0,  // 42: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
-	0,  // 43: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
-	0,  // 44: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
-	0,  // 45: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
-	33, // 46: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
-	0,  // 47: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
-	33, // 48: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
-	38, // [38:49] is the sub-list for method output_type
-	27, // [27:38] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	27, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
+	32, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	32, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	33, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
+	32, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
+	32, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
+	32, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
+	34, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
+	2,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
+	3,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
+	4,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
+	7,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
+	34, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
+	1,  // 13: loopback.v1.Host.copies:type_name -> loopback.v1.HostCopy
+	32, // 14: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
+	32, // 15: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
+	5,  // 16: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
+	6,  // 17: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
+	35, // 18: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
+	0,  // 19: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
+	28, // 20: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
+	29, // 21: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
+	15, // 22: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
+	16, // 23: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
+	17, // 24: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
+	0,  // 25: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
+	32, // 26: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
+	30, // 27: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
+	31, // 28: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
+	8,  // 29: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
+	9,  // 30: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
+	11, // 31: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
+	13, // 32: loopback.v1.HostService.WatchHosts:input_type -> loopback.v1.WatchHostsRequest
+	18, // 33: loopback.v1.HostService.LabelHost:input_type -> loopback.v1.LabelHostRequest
+	19, // 34: loopback.v1.HostService.AddHost:input_type -> loopback.v1.AddHostRequest
+	20, // 35: loopback.v1.HostService.MoveHost:input_type -> loopback.v1.MoveHostRequest
+	21, // 36: loopback.v1.HostService.ApproveHost:input_type -> loopback.v1.ApproveHostRequest
+	22, // 37: loopback.v1.HostService.QuarantineHost:input_type -> loopback.v1.QuarantineHostRequest
+	23, // 38: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
+	24, // 39: loopback.v1.HostService.SplitHost:input_type -> loopback.v1.SplitHostRequest
+	25, // 40: loopback.v1.HostService.DropHostCopy:input_type -> loopback.v1.DropHostCopyRequest
+	26, // 41: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
+	0,  // 42: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
+	10, // 43: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
+	12, // 44: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
+	14, // 45: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
+	0,  // 46: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
+	0,  // 47: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
+	0,  // 48: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
+	0,  // 49: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
+	36, // 50: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
+	0,  // 51: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
+	0,  // 52: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
+	0,  // 53: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
+	36, // 54: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
+	42, // [42:55] is the sub-list for method output_type
+	29, // [29:42] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_host_proto_init() }
@@ -2230,7 +2514,7 @@ func file_loopback_v1_host_proto_init() {
 	}
 	file_loopback_v1_common_proto_init()
 	file_loopback_v1_operation_proto_init()
-	file_loopback_v1_host_proto_msgTypes[13].OneofWrappers = []any{
+	file_loopback_v1_host_proto_msgTypes[14].OneofWrappers = []any{
 		(*WatchHostsResponse_Changed)(nil),
 		(*WatchHostsResponse_Synced)(nil),
 		(*WatchHostsResponse_Reset_)(nil),
@@ -2241,7 +2525,7 @@ func file_loopback_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_host_proto_rawDesc), len(file_loopback_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

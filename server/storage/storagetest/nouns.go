@@ -42,6 +42,10 @@ func (f *filler) fill(v reflect.Value) {
 	case netip.Prefix:
 		v.Set(reflect.ValueOf(netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", f.n%256))))
 		return
+	case *host.Clones:
+		v.Set(reflect.ValueOf(&host.Clones{}))
+		f.fill(v.Elem())
+		return
 	case json.RawMessage:
 		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, f.n))
 		return
@@ -63,9 +67,6 @@ func (f *filler) fill(v reflect.Value) {
 				f.fill(v.Field(i))
 			}
 		}
-	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		f.fill(v.Elem())
 	case reflect.Array:
 		for i := range v.Len() {
 			f.fill(v.Index(i))

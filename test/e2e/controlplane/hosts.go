@@ -39,6 +39,8 @@ type Host struct {
 	Labels                                map[string]string
 	ForcedLabels                          []string
 	Scope                                 struct{ WorkspaceID string }
+	KeyGeneration                         string
+	Copies                                []struct{ BootID, Address, HostName, Verdict string }
 	Inventory                             struct{ BootID string }
 	Sections                              []struct{ Name, Status, Revision, DesiredRevision, Message string }
 }

@@ -54,6 +54,11 @@ const (
 	HostServiceQuarantineHostProcedure = "/loopback.v1.HostService/QuarantineHost"
 	// HostServiceReleaseHostProcedure is the fully-qualified name of the HostService's ReleaseHost RPC.
 	HostServiceReleaseHostProcedure = "/loopback.v1.HostService/ReleaseHost"
+	// HostServiceSplitHostProcedure is the fully-qualified name of the HostService's SplitHost RPC.
+	HostServiceSplitHostProcedure = "/loopback.v1.HostService/SplitHost"
+	// HostServiceDropHostCopyProcedure is the fully-qualified name of the HostService's DropHostCopy
+	// RPC.
+	HostServiceDropHostCopyProcedure = "/loopback.v1.HostService/DropHostCopy"
 	// HostServiceRemoveHostProcedure is the fully-qualified name of the HostService's RemoveHost RPC.
 	HostServiceRemoveHostProcedure = "/loopback.v1.HostService/RemoveHost"
 )
@@ -78,6 +83,12 @@ type HostServiceClient interface {
 	QuarantineHost(context.Context, *connect.Request[v1.QuarantineHostRequest]) (*connect.Response[v1.Operation], error)
 	// Ends a quarantine.
 	ReleaseHost(context.Context, *connect.Request[v1.ReleaseHostRequest]) (*connect.Response[v1.Host], error)
+	// Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
+	// one becomes a host of its own.
+	SplitHost(context.Context, *connect.Request[v1.SplitHostRequest]) (*connect.Response[v1.Host], error)
+	// Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
+	// one is refused for good.
+	DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error)
 	// Closes the link and kills the key for good.
 	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error)
 }
@@ -156,6 +167,18 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("ReleaseHost")),
 			connect.WithClientOptions(opts...),
 		),
+		splitHost: connect.NewClient[v1.SplitHostRequest, v1.Host](
+			httpClient,
+			baseURL+HostServiceSplitHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("SplitHost")),
+			connect.WithClientOptions(opts...),
+		),
+		dropHostCopy: connect.NewClient[v1.DropHostCopyRequest, v1.Host](
+			httpClient,
+			baseURL+HostServiceDropHostCopyProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("DropHostCopy")),
+			connect.WithClientOptions(opts...),
+		),
 		removeHost: connect.NewClient[v1.RemoveHostRequest, v1.Operation](
 			httpClient,
 			baseURL+HostServiceRemoveHostProcedure,
@@ -177,6 +200,8 @@ type hostServiceClient struct {
 	approveHost    *connect.Client[v1.ApproveHostRequest, v1.Host]
 	quarantineHost *connect.Client[v1.QuarantineHostRequest, v1.Operation]
 	releaseHost    *connect.Client[v1.ReleaseHostRequest, v1.Host]
+	splitHost      *connect.Client[v1.SplitHostRequest, v1.Host]
+	dropHostCopy   *connect.Client[v1.DropHostCopyRequest, v1.Host]
 	removeHost     *connect.Client[v1.RemoveHostRequest, v1.Operation]
 }
 
@@ -230,6 +255,16 @@ func (c *hostServiceClient) ReleaseHost(ctx context.Context, req *connect.Reques
 	return c.releaseHost.CallUnary(ctx, req)
 }
 
+// SplitHost calls loopback.v1.HostService.SplitHost.
+func (c *hostServiceClient) SplitHost(ctx context.Context, req *connect.Request[v1.SplitHostRequest]) (*connect.Response[v1.Host], error) {
+	return c.splitHost.CallUnary(ctx, req)
+}
+
+// DropHostCopy calls loopback.v1.HostService.DropHostCopy.
+func (c *hostServiceClient) DropHostCopy(ctx context.Context, req *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error) {
+	return c.dropHostCopy.CallUnary(ctx, req)
+}
+
 // RemoveHost calls loopback.v1.HostService.RemoveHost.
 func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
 	return c.removeHost.CallUnary(ctx, req)
@@ -255,6 +290,12 @@ type HostServiceHandler interface {
 	QuarantineHost(context.Context, *connect.Request[v1.QuarantineHostRequest]) (*connect.Response[v1.Operation], error)
 	// Ends a quarantine.
 	ReleaseHost(context.Context, *connect.Request[v1.ReleaseHostRequest]) (*connect.Response[v1.Host], error)
+	// Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
+	// one becomes a host of its own.
+	SplitHost(context.Context, *connect.Request[v1.SplitHostRequest]) (*connect.Response[v1.Host], error)
+	// Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
+	// one is refused for good.
+	DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error)
 	// Closes the link and kills the key for good.
 	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error)
 }
@@ -329,6 +370,18 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("ReleaseHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceSplitHostHandler := connect.NewUnaryHandler(
+		HostServiceSplitHostProcedure,
+		svc.SplitHost,
+		connect.WithSchema(hostServiceMethods.ByName("SplitHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceDropHostCopyHandler := connect.NewUnaryHandler(
+		HostServiceDropHostCopyProcedure,
+		svc.DropHostCopy,
+		connect.WithSchema(hostServiceMethods.ByName("DropHostCopy")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceRemoveHostHandler := connect.NewUnaryHandler(
 		HostServiceRemoveHostProcedure,
 		svc.RemoveHost,
@@ -357,6 +410,10 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceQuarantineHostHandler.ServeHTTP(w, r)
 		case HostServiceReleaseHostProcedure:
 			hostServiceReleaseHostHandler.ServeHTTP(w, r)
+		case HostServiceSplitHostProcedure:
+			hostServiceSplitHostHandler.ServeHTTP(w, r)
+		case HostServiceDropHostCopyProcedure:
+			hostServiceDropHostCopyHandler.ServeHTTP(w, r)
 		case HostServiceRemoveHostProcedure:
 			hostServiceRemoveHostHandler.ServeHTTP(w, r)
 		default:
@@ -406,6 +463,14 @@ func (UnimplementedHostServiceHandler) QuarantineHost(context.Context, *connect.
 
 func (UnimplementedHostServiceHandler) ReleaseHost(context.Context, *connect.Request[v1.ReleaseHostRequest]) (*connect.Response[v1.Host], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.ReleaseHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) SplitHost(context.Context, *connect.Request[v1.SplitHostRequest]) (*connect.Response[v1.Host], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.SplitHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.DropHostCopy is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {

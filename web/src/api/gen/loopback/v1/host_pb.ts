@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/host.proto.
  */
 export const file_loopback_v1_host: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9ob3N0LnByb3RvEgtsb29wYmFjay52MSKFBwoESG9zdBIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi0KBmxhYmVscxgDIAMoCzIdLmxvb3BiYWNrLnYxLkhvc3QuTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSIQoFc2NvcGUYByABKAsyEi5sb29wYmFjay52MS5TY29wZRINCgVzdGF0ZRgIIAEoCRIOCgZyZWFzb24YCSABKAkSKQoFc2luY2UYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YCyABKAkSDwoHY2hhbm5lbBgMIAEoCRIwCgxsYXN0X3NlZW5fYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2Vucm9sbGVkX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1lbnJvbGxlZF9mcm9tGA8gASgJEhAKCHRva2VuX2lkGBAgASgJEhYKDmtleV9nZW5lcmF0aW9uGBEgASgDEhcKD2tleV9maW5nZXJwcmludBgSIAEoCRIVCg1mb3JjZWRfbGFiZWxzGBMgAygJEjAKDWVwaGVtZXJhbF90dGwYFCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoIc2VjdGlvbnMYFSADKAsyGi5sb29wYmFjay52MS5TZWN0aW9uU3RhdHVzEioKB21vZHVsZXMYFiADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgSKQoJaW52ZW50b3J5GBcgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYGCABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEhAKCHByb3ZpZGVyGBkgASgJEg8KB2FkZHJlc3MYGiABKAkSKQoGdXB0aW1lGBsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiqgEKDVNlY3Rpb25TdGF0dXMSDAoEbmFtZRgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEAoIcmV2aXNpb24YAyABKAkSGAoQZGVzaXJlZF9yZXZpc2lvbhgEIAEoCRIuCgphcHBsaWVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAYgASgJEg4KBmZyb3plbhgHIAEoCCJACgxNb2R1bGVIZWFsdGgSDgoGbW9kdWxlGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSDwoHbWVzc2FnZRgDIAEoCSLUAgoJSW52ZW50b3J5EhEKCWhvc3RfbmFtZRgBIAEoCRIKCgJvcxgCIAEoCRISCgpvc192ZXJzaW9uGAMgASgJEg8KB29zX25hbWUYBCABKAkSDgoGa2VybmVsGAUgASgJEhQKDGFyY2hpdGVjdHVyZRgGIAEoCRIRCgljcHVfbW9kZWwYByABKAkSDAoEY3B1cxgIIAEoBRIUCgxtZW1vcnlfYnl0ZXMYCSABKAMSIAoFZGlza3MYCiADKAsyES5sb29wYmFjay52MS5EaXNrEjAKCWFkZHJlc3NlcxgLIAMoCzIdLmxvb3BiYWNrLnYxLkludGVyZmFjZUFkZHJlc3MSFgoOdmlydHVhbGlzYXRpb24YDCABKAkSDwoHYm9vdF9pZBgNIAEoCRISCgptYWNoaW5lX2lkGA4gASgJEhUKDWFnZW50X3ZlcnNpb24YDyABKAkiTgoERGlzaxINCgVtb3VudBgBIAEoCRIOCgZkZXZpY2UYAiABKAkSEwoLZmlsZV9zeXN0ZW0YAyABKAkSEgoKc2l6ZV9ieXRlcxgEIAEoAyJCChBJbnRlcmZhY2VBZGRyZXNzEhEKCWludGVyZmFjZRgBIAEoCRILCgNtYWMYAiABKAkSDgoGcHJlZml4GAMgASgJIlUKB0NlaWxpbmcSDAoEZXhlYxgBIAEoCBINCgVzaGVsbBgCIAEoCBINCgVmaWxlcxgDIAEoCBINCgVwb3dlchgEIAEoCBIPCgdtb2R1bGVzGAUgAygJIjEKDkdldEhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJIokBChBMaXN0SG9zdHNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIQCghzZWxlY3RvchgCIAEoCRIOCgZzdGF0ZXMYAyADKAkSEAoIb3JkZXJfYnkYBCABKAkSHwoEcGFnZRgFIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2USDQoFcXVlcnkYBiABKAkiXQoRTGlzdEhvc3RzUmVzcG9uc2USIAoFaXRlbXMYASADKAsyES5sb29wYmFjay52MS5Ib3N0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRINCgV0b3RhbBgDIAEoAyJHChFDb3VudEhvc3RzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSEAoIc2VsZWN0b3IYAiABKAkSDQoFcXVlcnkYAyABKAkiiQIKEkNvdW50SG9zdHNSZXNwb25zZRINCgV0b3RhbBgBIAEoAxI+CghieV9zdGF0ZRgCIAMoCzIsLmxvb3BiYWNrLnYxLkNvdW50SG9zdHNSZXNwb25zZS5CeVN0YXRlRW50cnkSQgoKYnlfdmVyc2lvbhgDIAMoCzIuLmxvb3BiYWNrLnYxLkNvdW50SG9zdHNSZXNwb25zZS5CeVZlcnNpb25FbnRyeRouCgxCeVN0YXRlRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ARowCg5CeVZlcnNpb25FbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBImwKEVdhdGNoSG9zdHNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIQCghzZWxlY3RvchgCIAEoCRINCgVob3N0cxgDIAMoCRIUCgxjaGFuZ2VzX29ubHkYBCABKAgSDQoFcXVlcnkYBSABKAkinwEKEldhdGNoSG9zdHNSZXNwb25zZRIqCgdjaGFuZ2VkGAEgASgLMhcubG9vcGJhY2sudjEuSG9zdENoYW5nZUgAEioKBnN5bmNlZBgCIAEoCzIYLmxvb3BiYWNrLnYxLldhdGNoU3luY2VkSAASKAoFcmVzZXQYAyABKAsyFy5sb29wYmFjay52MS5XYXRjaFJlc2V0SABCBwoFZXZlbnQiewoKSG9zdENoYW5nZRIfCgRob3N0GAEgASgLMhEubG9vcGJhY2sudjEuSG9zdBIWCg5wcmV2aW91c19zdGF0ZRgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZ29uZRgEIAEoCCINCgtXYXRjaFN5bmNlZCIMCgpXYXRjaFJlc2V0IrYBChBMYWJlbEhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEjMKA3NldBgDIAMoCzImLmxvb3BiYWNrLnYxLkxhYmVsSG9zdFJlcXVlc3QuU2V0RW50cnkSDgoGcmVtb3ZlGAQgAygJEhAKCHJldmlzaW9uGAUgASgDGioKCFNldEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEivAEKDkFkZEhvc3RSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIMCgRuYW1lGAIgASgJEg8KB2FkZHJlc3MYAyABKAkSEAoIcHJvdmlkZXIYBCABKAkSNwoGbGFiZWxzGAUgAygLMicubG9vcGJhY2sudjEuQWRkSG9zdFJlcXVlc3QuTGFiZWxzRW50cnkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJYCg9Nb3ZlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSFAoMdG9fd29ya3NwYWNlGAMgASgJEg4KBnJlYXNvbhgEIAEoCSI1ChJBcHByb3ZlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkiXAoVUXVhcmFudGluZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEg4KBnJlYXNvbhgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJIkUKElJlbGVhc2VIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIOCgZyZWFzb24YAyABKAkiWAoRUmVtb3ZlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDgoGcmVhc29uGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkyzAcKC0hvc3RTZXJ2aWNlEkwKB0dldEhvc3QSGy5sb29wYmFjay52MS5HZXRIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEZACAYq1GApob3N0cy5yZWFkEl0KCUxpc3RIb3N0cxIdLmxvb3BiYWNrLnYxLkxpc3RIb3N0c1JlcXVlc3QaHi5sb29wYmFjay52MS5MaXN0SG9zdHNSZXNwb25zZSIRkAIBirUYCmhvc3RzLnJlYWQSYAoKQ291bnRIb3N0cxIeLmxvb3BiYWNrLnYxLkNvdW50SG9zdHNSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuQ291bnRIb3N0c1Jlc3BvbnNlIhGQAgGKtRgKaG9zdHMucmVhZBJfCgpXYXRjaEhvc3RzEh4ubG9vcGJhY2sudjEuV2F0Y2hIb3N0c1JlcXVlc3QaHy5sb29wYmFjay52MS5XYXRjaEhvc3RzUmVzcG9uc2UiDoq1GApob3N0cy5yZWFkMAESTgoJTGFiZWxIb3N0Eh0ubG9vcGJhY2sudjEuTGFiZWxIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiD4q1GAtob3N0cy5sYWJlbBJICgdBZGRIb3N0EhsubG9vcGJhY2sudjEuQWRkSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig2KtRgJaG9zdHMuYWRkEksKCE1vdmVIb3N0EhwubG9vcGJhY2sudjEuTW92ZUhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIOirUYCmhvc3RzLm1vdmUSVAoLQXBwcm92ZUhvc3QSHy5sb29wYmFjay52MS5BcHByb3ZlSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0IhGKtRgNaG9zdHMuYXBwcm92ZRJiCg5RdWFyYW50aW5lSG9zdBIiLmxvb3BiYWNrLnYxLlF1YXJhbnRpbmVIb3N0UmVxdWVzdBoWLmxvb3BiYWNrLnYxLk9wZXJhdGlvbiIUirUYEGhvc3RzLnF1YXJhbnRpbmUSVAoLUmVsZWFzZUhvc3QSHy5sb29wYmFjay52MS5SZWxlYXNlSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0IhGKtRgNaG9zdHMucmVsZWFzZRJWCgpSZW1vdmVIb3N0Eh4ubG9vcGJhY2sudjEuUmVtb3ZlSG9zdFJlcXVlc3QaFi5sb29wYmFjay52MS5PcGVyYXRpb24iEIq1GAxob3N0cy5yZW1vdmVCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_operation]);
+  fileDesc("ChZsb29wYmFjay92MS9ob3N0LnByb3RvEgtsb29wYmFjay52MSKsBwoESG9zdBIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi0KBmxhYmVscxgDIAMoCzIdLmxvb3BiYWNrLnYxLkhvc3QuTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSIQoFc2NvcGUYByABKAsyEi5sb29wYmFjay52MS5TY29wZRINCgVzdGF0ZRgIIAEoCRIOCgZyZWFzb24YCSABKAkSKQoFc2luY2UYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YCyABKAkSDwoHY2hhbm5lbBgMIAEoCRIwCgxsYXN0X3NlZW5fYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2Vucm9sbGVkX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1lbnJvbGxlZF9mcm9tGA8gASgJEhAKCHRva2VuX2lkGBAgASgJEhYKDmtleV9nZW5lcmF0aW9uGBEgASgDEhcKD2tleV9maW5nZXJwcmludBgSIAEoCRIVCg1mb3JjZWRfbGFiZWxzGBMgAygJEjAKDWVwaGVtZXJhbF90dGwYFCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoIc2VjdGlvbnMYFSADKAsyGi5sb29wYmFjay52MS5TZWN0aW9uU3RhdHVzEioKB21vZHVsZXMYFiADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgSKQoJaW52ZW50b3J5GBcgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYGCABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEhAKCHByb3ZpZGVyGBkgASgJEg8KB2FkZHJlc3MYGiABKAkSKQoGdXB0aW1lGBsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiUKBmNvcGllcxgcIAMoCzIVLmxvb3BiYWNrLnYxLkhvc3RDb3B5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiqAEKCEhvc3RDb3B5Eg8KB2Jvb3RfaWQYASABKAkSDwoHYWRkcmVzcxgCIAEoCRIRCglob3N0X25hbWUYAyABKAkSEgoKbWFjaGluZV9pZBgEIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAUgASgJEisKB3NlZW5fYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB3ZlcmRpY3QYByABKAkiqgEKDVNlY3Rpb25TdGF0dXMSDAoEbmFtZRgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEAoIcmV2aXNpb24YAyABKAkSGAoQZGVzaXJlZF9yZXZpc2lvbhgEIAEoCRIuCgphcHBsaWVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAYgASgJEg4KBmZyb3plbhgHIAEoCCJACgxNb2R1bGVIZWFsdGgSDgoGbW9kdWxlGAEgASgJEg8KB2hlYWx0aHkYAiABKAgSDwoHbWVzc2FnZRgDIAEoCSLUAgoJSW52ZW50b3J5EhEKCWhvc3RfbmFtZRgBIAEoCRIKCgJvcxgCIAEoCRISCgpvc192ZXJzaW9uGAMgASgJEg8KB29zX25hbWUYBCABKAkSDgoGa2VybmVsGAUgASgJEhQKDGFyY2hpdGVjdHVyZRgGIAEoCRIRCgljcHVfbW9kZWwYByABKAkSDAoEY3B1cxgIIAEoBRIUCgxtZW1vcnlfYnl0ZXMYCSABKAMSIAoFZGlza3MYCiADKAsyES5sb29wYmFjay52MS5EaXNrEjAKCWFkZHJlc3NlcxgLIAMoCzIdLmxvb3BiYWNrLnYxLkludGVyZmFjZUFkZHJlc3MSFgoOdmlydHVhbGlzYXRpb24YDCABKAkSDwoHYm9vdF9pZBgNIAEoCRISCgptYWNoaW5lX2lkGA4gASgJEhUKDWFnZW50X3ZlcnNpb24YDyABKAkiTgoERGlzaxINCgVtb3VudBgBIAEoCRIOCgZkZXZpY2UYAiABKAkSEwoLZmlsZV9zeXN0ZW0YAyABKAkSEgoKc2l6ZV9ieXRlcxgEIAEoAyJCChBJbnRlcmZhY2VBZGRyZXNzEhEKCWludGVyZmFjZRgBIAEoCRILCgNtYWMYAiABKAkSDgoGcHJlZml4GAMgASgJIlUKB0NlaWxpbmcSDAoEZXhlYxgBIAEoCBINCgVzaGVsbBgCIAEoCBINCgVmaWxlcxgDIAEoCBINCgVwb3dlchgEIAEoCBIPCgdtb2R1bGVzGAUgAygJIjEKDkdldEhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJIokBChBMaXN0SG9zdHNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIQCghzZWxlY3RvchgCIAEoCRIOCgZzdGF0ZXMYAyADKAkSEAoIb3JkZXJfYnkYBCABKAkSHwoEcGFnZRgFIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2USDQoFcXVlcnkYBiABKAkiXQoRTGlzdEhvc3RzUmVzcG9uc2USIAoFaXRlbXMYASADKAsyES5sb29wYmFjay52MS5Ib3N0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRINCgV0b3RhbBgDIAEoAyJHChFDb3VudEhvc3RzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSEAoIc2VsZWN0b3IYAiABKAkSDQoFcXVlcnkYAyABKAkiiQIKEkNvdW50SG9zdHNSZXNwb25zZRINCgV0b3RhbBgBIAEoAxI+CghieV9zdGF0ZRgCIAMoCzIsLmxvb3BiYWNrLnYxLkNvdW50SG9zdHNSZXNwb25zZS5CeVN0YXRlRW50cnkSQgoKYnlfdmVyc2lvbhgDIAMoCzIuLmxvb3BiYWNrLnYxLkNvdW50SG9zdHNSZXNwb25zZS5CeVZlcnNpb25FbnRyeRouCgxCeVN0YXRlRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ARowCg5CeVZlcnNpb25FbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBImwKEVdhdGNoSG9zdHNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIQCghzZWxlY3RvchgCIAEoCRINCgVob3N0cxgDIAMoCRIUCgxjaGFuZ2VzX29ubHkYBCABKAgSDQoFcXVlcnkYBSABKAkinwEKEldhdGNoSG9zdHNSZXNwb25zZRIqCgdjaGFuZ2VkGAEgASgLMhcubG9vcGJhY2sudjEuSG9zdENoYW5nZUgAEioKBnN5bmNlZBgCIAEoCzIYLmxvb3BiYWNrLnYxLldhdGNoU3luY2VkSAASKAoFcmVzZXQYAyABKAsyFy5sb29wYmFjay52MS5XYXRjaFJlc2V0SABCBwoFZXZlbnQiewoKSG9zdENoYW5nZRIfCgRob3N0GAEgASgLMhEubG9vcGJhY2sudjEuSG9zdBIWCg5wcmV2aW91c19zdGF0ZRgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZ29uZRgEIAEoCCINCgtXYXRjaFN5bmNlZCIMCgpXYXRjaFJlc2V0IrYBChBMYWJlbEhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEjMKA3NldBgDIAMoCzImLmxvb3BiYWNrLnYxLkxhYmVsSG9zdFJlcXVlc3QuU2V0RW50cnkSDgoGcmVtb3ZlGAQgAygJEhAKCHJldmlzaW9uGAUgASgDGioKCFNldEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEivAEKDkFkZEhvc3RSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIMCgRuYW1lGAIgASgJEg8KB2FkZHJlc3MYAyABKAkSEAoIcHJvdmlkZXIYBCABKAkSNwoGbGFiZWxzGAUgAygLMicubG9vcGJhY2sudjEuQWRkSG9zdFJlcXVlc3QuTGFiZWxzRW50cnkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJYCg9Nb3ZlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSFAoMdG9fd29ya3NwYWNlGAMgASgJEg4KBnJlYXNvbhgEIAEoCSI1ChJBcHByb3ZlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkiXAoVUXVhcmFudGluZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEg4KBnJlYXNvbhgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJIkUKElJlbGVhc2VIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIOCgZyZWFzb24YAyABKAkiUQoQU3BsaXRIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIMCgRrZWVwGAMgASgJEg4KBnJlYXNvbhgEIAEoCSJiChNEcm9wSG9zdENvcHlSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEgwKBGNvcHkYAyABKAkSDAoEa2VlcBgEIAEoCRIOCgZyZWFzb24YBSABKAkiWAoRUmVtb3ZlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDgoGcmVhc29uGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAky8QgKC0hvc3RTZXJ2aWNlEkwKB0dldEhvc3QSGy5sb29wYmFjay52MS5HZXRIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEZACAYq1GApob3N0cy5yZWFkEl0KCUxpc3RIb3N0cxIdLmxvb3BiYWNrLnYxLkxpc3RIb3N0c1JlcXVlc3QaHi5sb29wYmFjay52MS5MaXN0SG9zdHNSZXNwb25zZSIRkAIBirUYCmhvc3RzLnJlYWQSYAoKQ291bnRIb3N0cxIeLmxvb3BiYWNrLnYxLkNvdW50SG9zdHNSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuQ291bnRIb3N0c1Jlc3BvbnNlIhGQAgGKtRgKaG9zdHMucmVhZBJfCgpXYXRjaEhvc3RzEh4ubG9vcGJhY2sudjEuV2F0Y2hIb3N0c1JlcXVlc3QaHy5sb29wYmFjay52MS5XYXRjaEhvc3RzUmVzcG9uc2UiDoq1GApob3N0cy5yZWFkMAESTgoJTGFiZWxIb3N0Eh0ubG9vcGJhY2sudjEuTGFiZWxIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiD4q1GAtob3N0cy5sYWJlbBJICgdBZGRIb3N0EhsubG9vcGJhY2sudjEuQWRkSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig2KtRgJaG9zdHMuYWRkEksKCE1vdmVIb3N0EhwubG9vcGJhY2sudjEuTW92ZUhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIOirUYCmhvc3RzLm1vdmUSVAoLQXBwcm92ZUhvc3QSHy5sb29wYmFjay52MS5BcHByb3ZlSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0IhGKtRgNaG9zdHMuYXBwcm92ZRJiCg5RdWFyYW50aW5lSG9zdBIiLmxvb3BiYWNrLnYxLlF1YXJhbnRpbmVIb3N0UmVxdWVzdBoWLmxvb3BiYWNrLnYxLk9wZXJhdGlvbiIUirUYEGhvc3RzLnF1YXJhbnRpbmUSVAoLUmVsZWFzZUhvc3QSHy5sb29wYmFjay52MS5SZWxlYXNlSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0IhGKtRgNaG9zdHMucmVsZWFzZRJOCglTcGxpdEhvc3QSHS5sb29wYmFjay52MS5TcGxpdEhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIPirUYC2hvc3RzLnNwbGl0ElMKDERyb3BIb3N0Q29weRIgLmxvb3BiYWNrLnYxLkRyb3BIb3N0Q29weVJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig6KtRgKaG9zdHMuZHJvcBJWCgpSZW1vdmVIb3N0Eh4ubG9vcGJhY2sudjEuUmVtb3ZlSG9zdFJlcXVlc3QaFi5sb29wYmFjay52MS5PcGVyYXRpb24iEIq1GAxob3N0cy5yZW1vdmVCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_operation]);
 
 /**
  * @generated from message loopback.v1.Host
@@ -162,6 +162,13 @@ export type Host = Message<"loopback.v1.Host"> & {
    * @generated from field: google.protobuf.Duration uptime = 27;
    */
   uptime?: Duration | undefined;
+
+  /**
+   * The machines that hold this host's identity key, where there are several.
+   *
+   * @generated from field: repeated loopback.v1.HostCopy copies = 28;
+   */
+  copies: HostCopy[];
 };
 
 /**
@@ -170,6 +177,59 @@ export type Host = Message<"loopback.v1.Host"> & {
  */
 export const HostSchema: GenMessage<Host> = /*@__PURE__*/
   messageDesc(file_loopback_v1_host, 0);
+
+/**
+ * One machine of several that hold a host's identity key, in one boot. What it says of itself is a claim.
+ *
+ * @generated from message loopback.v1.HostCopy
+ */
+export type HostCopy = Message<"loopback.v1.HostCopy"> & {
+  /**
+   * @generated from field: string boot_id = 1;
+   */
+  bootId: string;
+
+  /**
+   * Where its link came from.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * @generated from field: string host_name = 3;
+   */
+  hostName: string;
+
+  /**
+   * @generated from field: string machine_id = 4;
+   */
+  machineId: string;
+
+  /**
+   * @generated from field: string agent_version = 5;
+   */
+  agentVersion: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp seen_at = 6;
+   */
+  seenAt?: Timestamp | undefined;
+
+  /**
+   * undecided, kept, split or dropped.
+   *
+   * @generated from field: string verdict = 7;
+   */
+  verdict: string;
+};
+
+/**
+ * Describes the message loopback.v1.HostCopy.
+ * Use `create(HostCopySchema)` to create a new message.
+ */
+export const HostCopySchema: GenMessage<HostCopy> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_host, 1);
 
 /**
  * How far the host has come with a section of its configuration.
@@ -226,7 +286,7 @@ export type SectionStatus = Message<"loopback.v1.SectionStatus"> & {
  * Use `create(SectionStatusSchema)` to create a new message.
  */
 export const SectionStatusSchema: GenMessage<SectionStatus> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 1);
+  messageDesc(file_loopback_v1_host, 2);
 
 /**
  * @generated from message loopback.v1.ModuleHealth
@@ -253,7 +313,7 @@ export type ModuleHealth = Message<"loopback.v1.ModuleHealth"> & {
  * Use `create(ModuleHealthSchema)` to create a new message.
  */
 export const ModuleHealthSchema: GenMessage<ModuleHealth> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 2);
+  messageDesc(file_loopback_v1_host, 3);
 
 /**
  * What a host says of itself.
@@ -342,7 +402,7 @@ export type Inventory = Message<"loopback.v1.Inventory"> & {
  * Use `create(InventorySchema)` to create a new message.
  */
 export const InventorySchema: GenMessage<Inventory> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 3);
+  messageDesc(file_loopback_v1_host, 4);
 
 /**
  * @generated from message loopback.v1.Disk
@@ -374,7 +434,7 @@ export type Disk = Message<"loopback.v1.Disk"> & {
  * Use `create(DiskSchema)` to create a new message.
  */
 export const DiskSchema: GenMessage<Disk> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 4);
+  messageDesc(file_loopback_v1_host, 5);
 
 /**
  * @generated from message loopback.v1.InterfaceAddress
@@ -401,7 +461,7 @@ export type InterfaceAddress = Message<"loopback.v1.InterfaceAddress"> & {
  * Use `create(InterfaceAddressSchema)` to create a new message.
  */
 export const InterfaceAddressSchema: GenMessage<InterfaceAddress> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 5);
+  messageDesc(file_loopback_v1_host, 6);
 
 /**
  * What the host's own agent.yaml allows the control plane to do.
@@ -440,7 +500,7 @@ export type Ceiling = Message<"loopback.v1.Ceiling"> & {
  * Use `create(CeilingSchema)` to create a new message.
  */
 export const CeilingSchema: GenMessage<Ceiling> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 6);
+  messageDesc(file_loopback_v1_host, 7);
 
 /**
  * A host is named by id, or by name within a workspace.
@@ -466,7 +526,7 @@ export type GetHostRequest = Message<"loopback.v1.GetHostRequest"> & {
  * Use `create(GetHostRequestSchema)` to create a new message.
  */
 export const GetHostRequestSchema: GenMessage<GetHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 7);
+  messageDesc(file_loopback_v1_host, 8);
 
 /**
  * @generated from message loopback.v1.ListHostsRequest
@@ -517,7 +577,7 @@ export type ListHostsRequest = Message<"loopback.v1.ListHostsRequest"> & {
  * Use `create(ListHostsRequestSchema)` to create a new message.
  */
 export const ListHostsRequestSchema: GenMessage<ListHostsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 8);
+  messageDesc(file_loopback_v1_host, 9);
 
 /**
  * @generated from message loopback.v1.ListHostsResponse
@@ -546,7 +606,7 @@ export type ListHostsResponse = Message<"loopback.v1.ListHostsResponse"> & {
  * Use `create(ListHostsResponseSchema)` to create a new message.
  */
 export const ListHostsResponseSchema: GenMessage<ListHostsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 9);
+  messageDesc(file_loopback_v1_host, 10);
 
 /**
  * @generated from message loopback.v1.CountHostsRequest
@@ -575,7 +635,7 @@ export type CountHostsRequest = Message<"loopback.v1.CountHostsRequest"> & {
  * Use `create(CountHostsRequestSchema)` to create a new message.
  */
 export const CountHostsRequestSchema: GenMessage<CountHostsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 10);
+  messageDesc(file_loopback_v1_host, 11);
 
 /**
  * @generated from message loopback.v1.CountHostsResponse
@@ -606,7 +666,7 @@ export type CountHostsResponse = Message<"loopback.v1.CountHostsResponse"> & {
  * Use `create(CountHostsResponseSchema)` to create a new message.
  */
 export const CountHostsResponseSchema: GenMessage<CountHostsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 11);
+  messageDesc(file_loopback_v1_host, 12);
 
 /**
  * @generated from message loopback.v1.WatchHostsRequest
@@ -649,7 +709,7 @@ export type WatchHostsRequest = Message<"loopback.v1.WatchHostsRequest"> & {
  * Use `create(WatchHostsRequestSchema)` to create a new message.
  */
 export const WatchHostsRequestSchema: GenMessage<WatchHostsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 12);
+  messageDesc(file_loopback_v1_host, 13);
 
 /**
  * @generated from message loopback.v1.WatchHostsResponse
@@ -690,7 +750,7 @@ export type WatchHostsResponse = Message<"loopback.v1.WatchHostsResponse"> & {
  * Use `create(WatchHostsResponseSchema)` to create a new message.
  */
 export const WatchHostsResponseSchema: GenMessage<WatchHostsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 13);
+  messageDesc(file_loopback_v1_host, 14);
 
 /**
  * @generated from message loopback.v1.HostChange
@@ -726,7 +786,7 @@ export type HostChange = Message<"loopback.v1.HostChange"> & {
  * Use `create(HostChangeSchema)` to create a new message.
  */
 export const HostChangeSchema: GenMessage<HostChange> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 14);
+  messageDesc(file_loopback_v1_host, 15);
 
 /**
  * @generated from message loopback.v1.WatchSynced
@@ -739,7 +799,7 @@ export type WatchSynced = Message<"loopback.v1.WatchSynced"> & {
  * Use `create(WatchSyncedSchema)` to create a new message.
  */
 export const WatchSyncedSchema: GenMessage<WatchSynced> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 15);
+  messageDesc(file_loopback_v1_host, 16);
 
 /**
  * @generated from message loopback.v1.WatchReset
@@ -752,7 +812,7 @@ export type WatchReset = Message<"loopback.v1.WatchReset"> & {
  * Use `create(WatchResetSchema)` to create a new message.
  */
 export const WatchResetSchema: GenMessage<WatchReset> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 16);
+  messageDesc(file_loopback_v1_host, 17);
 
 /**
  * @generated from message loopback.v1.LabelHostRequest
@@ -789,7 +849,7 @@ export type LabelHostRequest = Message<"loopback.v1.LabelHostRequest"> & {
  * Use `create(LabelHostRequestSchema)` to create a new message.
  */
 export const LabelHostRequestSchema: GenMessage<LabelHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 17);
+  messageDesc(file_loopback_v1_host, 18);
 
 /**
  * @generated from message loopback.v1.AddHostRequest
@@ -828,7 +888,7 @@ export type AddHostRequest = Message<"loopback.v1.AddHostRequest"> & {
  * Use `create(AddHostRequestSchema)` to create a new message.
  */
 export const AddHostRequestSchema: GenMessage<AddHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 18);
+  messageDesc(file_loopback_v1_host, 19);
 
 /**
  * @generated from message loopback.v1.MoveHostRequest
@@ -860,7 +920,7 @@ export type MoveHostRequest = Message<"loopback.v1.MoveHostRequest"> & {
  * Use `create(MoveHostRequestSchema)` to create a new message.
  */
 export const MoveHostRequestSchema: GenMessage<MoveHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 19);
+  messageDesc(file_loopback_v1_host, 20);
 
 /**
  * @generated from message loopback.v1.ApproveHostRequest
@@ -882,7 +942,7 @@ export type ApproveHostRequest = Message<"loopback.v1.ApproveHostRequest"> & {
  * Use `create(ApproveHostRequestSchema)` to create a new message.
  */
 export const ApproveHostRequestSchema: GenMessage<ApproveHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 20);
+  messageDesc(file_loopback_v1_host, 21);
 
 /**
  * @generated from message loopback.v1.QuarantineHostRequest
@@ -914,7 +974,7 @@ export type QuarantineHostRequest = Message<"loopback.v1.QuarantineHostRequest">
  * Use `create(QuarantineHostRequestSchema)` to create a new message.
  */
 export const QuarantineHostRequestSchema: GenMessage<QuarantineHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 21);
+  messageDesc(file_loopback_v1_host, 22);
 
 /**
  * @generated from message loopback.v1.ReleaseHostRequest
@@ -941,7 +1001,82 @@ export type ReleaseHostRequest = Message<"loopback.v1.ReleaseHostRequest"> & {
  * Use `create(ReleaseHostRequestSchema)` to create a new message.
  */
 export const ReleaseHostRequestSchema: GenMessage<ReleaseHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 22);
+  messageDesc(file_loopback_v1_host, 23);
+
+/**
+ * @generated from message loopback.v1.SplitHostRequest
+ */
+export type SplitHostRequest = Message<"loopback.v1.SplitHostRequest"> & {
+  /**
+   * @generated from field: string host = 1;
+   */
+  host: string;
+
+  /**
+   * @generated from field: string workspace = 2;
+   */
+  workspace: string;
+
+  /**
+   * The copy that goes on as the host: its boot id or the beginning of it, its address or its host name.
+   *
+   * @generated from field: string keep = 3;
+   */
+  keep: string;
+
+  /**
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.SplitHostRequest.
+ * Use `create(SplitHostRequestSchema)` to create a new message.
+ */
+export const SplitHostRequestSchema: GenMessage<SplitHostRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_host, 24);
+
+/**
+ * @generated from message loopback.v1.DropHostCopyRequest
+ */
+export type DropHostCopyRequest = Message<"loopback.v1.DropHostCopyRequest"> & {
+  /**
+   * @generated from field: string host = 1;
+   */
+  host: string;
+
+  /**
+   * @generated from field: string workspace = 2;
+   */
+  workspace: string;
+
+  /**
+   * The copy that is refused for good, where there are two; named as in SplitHostRequest.
+   *
+   * @generated from field: string copy = 3;
+   */
+  copy: string;
+
+  /**
+   * The copy that goes on as the host: all others are refused for good. One of the two is needed.
+   *
+   * @generated from field: string keep = 4;
+   */
+  keep: string;
+
+  /**
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.DropHostCopyRequest.
+ * Use `create(DropHostCopyRequestSchema)` to create a new message.
+ */
+export const DropHostCopyRequestSchema: GenMessage<DropHostCopyRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_host, 25);
 
 /**
  * @generated from message loopback.v1.RemoveHostRequest
@@ -973,7 +1108,7 @@ export type RemoveHostRequest = Message<"loopback.v1.RemoveHostRequest"> & {
  * Use `create(RemoveHostRequestSchema)` to create a new message.
  */
 export const RemoveHostRequestSchema: GenMessage<RemoveHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 23);
+  messageDesc(file_loopback_v1_host, 26);
 
 /**
  * Hosts: the servers of the fleet.
@@ -1075,6 +1210,28 @@ export const HostService: GenService<{
   releaseHost: {
     methodKind: "unary";
     input: typeof ReleaseHostRequestSchema;
+    output: typeof HostSchema;
+  },
+  /**
+   * Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
+   * one becomes a host of its own.
+   *
+   * @generated from rpc loopback.v1.HostService.SplitHost
+   */
+  splitHost: {
+    methodKind: "unary";
+    input: typeof SplitHostRequestSchema;
+    output: typeof HostSchema;
+  },
+  /**
+   * Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
+   * one is refused for good.
+   *
+   * @generated from rpc loopback.v1.HostService.DropHostCopy
+   */
+  dropHostCopy: {
+    methodKind: "unary";
+    input: typeof DropHostCopyRequestSchema;
     output: typeof HostSchema;
   },
   /**
