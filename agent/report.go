@@ -12,14 +12,15 @@ import (
 // Status is how the agent is, as the socket tells it.
 func (a *Agent) Status() status.Report {
 	l := a.link.Status()
+	now := time.Now()
 	a.mu.Lock()
 	identity := a.identity
 	a.mu.Unlock()
 	r := status.Report{
-		State: string(l.State), Since: l.Since, Version: a.options.Version,
+		State: string(l.State), Since: onClock(l.Since, now), Version: a.options.Version,
 		HostID: identity.HostID, HostName: identity.HostName, WorkspaceID: identity.WorkspaceID,
 		Standing: string(l.Standing), StandingReason: l.Reason, Endpoint: l.Endpoint, Transport: l.Transport, Server: l.Server,
-		LastHeard: moment(l.LastHeard), RetryAt: moment(l.RetryAt), Attempts: l.Attempts,
+		LastHeard: moment(onClock(l.LastHeard, now)), RetryAt: moment(onClock(l.RetryAt, now)), Attempts: l.Attempts,
 		Keyset: l.Keyset, KeyGeneration: l.Key, Sections: []status.Section{}, Modules: []status.Module{},
 	}
 	if l.Heartbeat > 0 {
@@ -29,7 +30,7 @@ func (a *Agent) Status() status.Report {
 		r.ClockSkew = l.Skew.Round(time.Millisecond).String()
 	}
 	if l.LastError != nil {
-		r.LastError = &status.Problem{Code: l.LastError.Code, Message: l.LastError.Error(), Hint: l.LastError.Hint, At: l.ErrorAt}
+		r.LastError = &status.Problem{Code: l.LastError.Code, Message: l.LastError.Error(), Hint: l.LastError.Hint, At: onClock(l.ErrorAt, now)}
 	}
 	for _, s := range a.sections.statuses() {
 		r.Sections = append(r.Sections, status.Section{
@@ -42,6 +43,14 @@ func (a *Agent) Status() status.Report {
 	r.Reason = whyNot(r)
 	r.OK = r.Reason == ""
 	return r
+}
+
+// onClock moves what was noted before the clock was set to where it is by the clock of now: how long ago it was stays true.
+func onClock(t, now time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return now.Add(t.Sub(now)).Round(0) // both have the monotonic reading, and so has the difference
 }
 
 func moment(t time.Time) *time.Time {

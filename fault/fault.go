@@ -191,6 +191,21 @@ func Span(d time.Duration) string {
 	return s
 }
 
+// Roughly is a length of time for a person who wants to know about how long: whole days from two of them on, minutes from
+// an hour on, else seconds. 365d, 26h5m, 12s.
+func Roughly(d time.Duration) string {
+	switch size := d.Abs(); {
+	case d < 0:
+		return "-" + Roughly(size)
+	case size >= 48*time.Hour:
+		return Span(size.Round(24 * time.Hour))
+	case size >= time.Hour:
+		return Span(size.Round(time.Minute))
+	default:
+		return Span(size.Round(time.Second))
+	}
+}
+
 // That notes that a field is wrong unless ok.
 func (c *Check) That(ok bool, field, format string, args ...any) {
 	if !ok {

@@ -74,3 +74,14 @@ func TestViolationsSayLengthsOfTimeAsPeopleTypeThem(t *testing.T) {
 		t.Errorf("got %q, want %q in it", got, want)
 	}
 }
+
+func TestALengthOfTimeIsSaidAboutAsPreciselyAsItMatters(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 400 * time.Millisecond: "0s", 90*time.Second + time.Millisecond: "1m30s", 26*time.Hour + 5*time.Minute + 31*time.Second: "26h6m",
+		8760*time.Hour + 15*time.Second: "365d", -8759*time.Hour - 59*time.Minute: "-365d", -3 * time.Second: "-3s",
+	} {
+		if got := Roughly(d); got != want {
+			t.Errorf("%s: got %q, want %q", d, got, want)
+		}
+	}
+}

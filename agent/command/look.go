@@ -68,8 +68,8 @@ func printReport(w io.Writer, r status.Report, now time.Time) error {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t"+format+"\n", append([]any{name}, args...)...)
 	}
-	ago := func(at time.Time) string { return now.Sub(at).Round(time.Second).String() }
-	state := r.State + " since " + ago(r.Since)
+	ago := func(at time.Time) string { return fault.Roughly(max(0, now.Sub(at))) }
+	state := r.State + " for " + ago(r.Since)
 	if r.Transport != "" {
 		state += ", " + r.Endpoint + " by " + r.Transport
 	}
@@ -88,7 +88,7 @@ func printReport(w io.Writer, r status.Report, now time.Time) error {
 		}
 	}
 	if r.RetryAt != nil {
-		line("next try", "in %s, after %d that failed", max(0, r.RetryAt.Sub(now)).Round(time.Second), r.Attempts)
+		line("next try", "in %s, after %d that failed", fault.Roughly(max(0, r.RetryAt.Sub(now))), r.Attempts)
 	}
 	if r.LastError != nil {
 		line("last error", "%s ago: %s (%s)", ago(r.LastError.At), r.LastError.Message, r.LastError.Code)
