@@ -309,7 +309,8 @@ get() {
 
 # explain says why a download failed for good.
 explain() {
-	problem=$(tail -n 1 "$staging/problem")
+	# Of a certificate curl writes a paragraph; what is wrong is in the first line.
+	problem=$(grep -m 1 '^curl: (' "$staging/problem") || problem=$(tail -n 1 "$staging/problem")
 	# Of a proxy that was not content with the password, curl says only that some answer was an error.
 	if [ "$tool" = curl ] && [ "$(curl -s -o /dev/null --proxy-anyauth --connect-timeout 15 -w '%{http_connect}' "$url" 2>>"$staging/problem")" = 407 ]; then
 		problem='the proxy answered 407'
@@ -319,11 +320,23 @@ explain() {
 	*404*) fail "the control plane does not serve $1 ($problem)" "fetch the install script again: it may have published another version meanwhile" ;;
 	*' 403'*) fail "access to $1 is forbidden ($problem)" "a proxy or a firewall between here and the control plane forbids it; allow $url" ;;
 	*[Pp]roxy*) fail "the proxy does not let this through ($problem)" "check https_proxy, or give another one with --proxy" ;;
+	*'not yet valid'* | *'not yet activated'* | *expired*) clock ;;
 	*resolve*) fail "the name in $url cannot be resolved ($problem)" "check /etc/resolv.conf, or whether this network needs --proxy" ;;
 	*certificate* | *SSL* | *TLS*) fail "the certificate of $url is not the control plane's ($problem)" "something between here and the control plane intercepts TLS, this host's clock is wrong ($(date)), or the script is out of date: fetch it again" ;;
 	*refused* | *'timed out'* | *Timeout* | *'Failed to connect'* | *'connect to'* | *unreachable*) fail "$url cannot be reached ($problem)" "allow this host to connect there, or give a proxy with --proxy" ;;
 	*) fail "the download failed (${problem:-it ended early})" "check the way to $url: curl -v $url/healthz" ;;
 	esac
+}
+
+# clock says whose clock is wrong, where a certificate's time is over or has not come. What the control plane says of the
+# time is not verified: it is shown, and nothing follows from it.
+clock() {
+	theirs=
+	if [ "$tool" = curl ]; then
+		theirs=$(curl -skI --proxy-anyauth --connect-timeout 15 "$url/healthz" 2>/dev/null | tr -d '\r' | sed -n 's/^[Dd]ate: //p')
+	fi
+	fail "this host's clock is wrong, or the certificate of $url is out of date ($problem)" \
+		"this host says $(date -u '+%a, %d %b %Y %H:%M:%S GMT')${theirs:+, the control plane $theirs}; set the clock (timedatectl set-ntp true, or date -s) and run this again"
 }
 
 verify() {
