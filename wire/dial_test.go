@@ -58,6 +58,48 @@ func listen(t *testing.T, serve func(net.Conn)) string {
 	return l.Addr().String()
 }
 
+// A wrong clock opens the port where it may, and nothing else does: not another issuer, name or pin.
+func TestAnyTimeForgivesTheTimeAlone(t *testing.T) {
+	server := newControl(t, echo)
+	for _, now := range []time.Time{time.Unix(-1e9, 0), time.Now(), time.Unix(1<<33, 0)} {
+		for _, test := range []struct {
+			name   string
+			adjust func(*Dialer)
+			code   string
+		}{
+			{"the right one", func(*Dialer) {}, ""},
+			{"an unknown issuer", func(d *Dialer) { d.TLS.RootCAs = x509.NewCertPool() }, "tls_untrusted"},
+			{"another name", func(d *Dialer) { d.TLS.ServerName = "other.example" }, "tls_untrusted"},
+			{"a pin that does not fit", func(d *Dialer) {
+				d.TLS.VerifyConnection = func(tls.ConnectionState) error { return errors.New("not the pinned key") }
+			}, "tls_untrusted"},
+			{"another pin that does not fit", func(d *Dialer) {
+				d.TLS.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("not the pinned key") }
+			}, "tls_untrusted"},
+		} {
+			for _, transport := range []string{WebSocket, Poll} {
+				d := server.dialer(transport)
+				d.AnyTime = true
+				d.TLS.Time = func() time.Time { return now }
+				test.adjust(&d)
+				c, err := d.Dial(t.Context())
+				if test.code == "" {
+					if err != nil {
+						t.Errorf("%s at %s: %v", test.name, now, err)
+						continue
+					}
+					_ = c.Close()
+					continue
+				}
+				if err == nil {
+					_ = c.Close()
+				}
+				wantCode(t, test.name, err, test.code)
+			}
+		}
+	}
+}
+
 func TestDialSaysWhichStepFailed(t *testing.T) {
 	server := newControl(t, echo)
 	l, _ := net.Listen("tcp", "127.0.0.1:0")

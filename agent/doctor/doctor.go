@@ -271,6 +271,7 @@ func checkEndpoint(ctx context.Context, o Options, c config.Config, endpoint str
 			out = append(out, blocked)
 		}
 		_ = conn.Close() // a handshake only; nothing was said
+		out = append(out, checkTime(ctx, c, endpoint)...)
 	}
 	return append(out, checkClock(ctx, c, endpoint))
 }
@@ -318,6 +319,33 @@ func proxyOf(c config.Config, u *url.URL) *url.URL {
 	return p
 }
 
+// behind puts the control plane's time minus ours in words.
+func behind(skew time.Duration) string {
+	if skew < 0 {
+		return fault.Roughly(-skew) + " ahead of the control plane's"
+	}
+	return fault.Roughly(skew) + " behind the control plane's"
+}
+
+// checkTime warns of a certificate that was let in although its time is over, or has not come by this host's clock.
+func checkTime(ctx context.Context, c config.Config, endpoint string) []Check {
+	outer, err := link.TLS(c)
+	if err != nil {
+		return nil
+	}
+	conn, err := link.Open(c, outer, endpoint)(ctx)
+	if err == nil {
+		_ = conn.Close() // nothing was said
+		return nil
+	}
+	if fault.Of(err).Code != link.ErrCertificateTime.Code {
+		return nil // something that comes and goes: the link itself was just made
+	}
+	late := failed("certificate", endpoint, err)
+	late.Outcome = Warning
+	return []Check{late}
+}
+
 // checkClock compares this host's clock with the time that the endpoint's answers carry.
 func checkClock(ctx context.Context, c config.Config, endpoint string) Check {
 	outer, err := link.TLS(c)
@@ -350,7 +378,7 @@ func checkClock(ctx context.Context, c config.Config, endpoint string) Check {
 	skew := date.Sub(sent.Add(time.Since(sent) / 2)).Round(time.Second)
 	if skew.Abs() > link.MaxSkew {
 		return Check{Name: "clock", About: endpoint, Outcome: Failed, Code: link.ErrSkew.Code,
-			Seen: fmt.Sprintf("this host's clock is off by %s from the control plane's", -skew), Change: link.ErrSkew.Hint}
+			Seen: fmt.Sprintf("this host's clock is %s", behind(skew)), Change: link.ErrSkew.Hint}
 	}
 	return fine("clock", endpoint, "within %s of the control plane's", max(skew.Abs(), time.Second))
 }

@@ -44,7 +44,7 @@ func Dialler(c config.Config) Dial {
 		}
 		d := wire.Dialer{
 			Endpoint: endpoint, TLS: outer, Proxy: Proxy(c), Anchor: anchors[0], AlsoTrusted: anchors[1:],
-			SeenKeyset: seen, Transport: c.Transport,
+			SeenKeyset: seen, Transport: c.Transport, AnyTime: true,
 		}
 		conn, err := d.Dial(ctx)
 		if err != nil {

@@ -246,8 +246,8 @@ func (s *session) welcomed(ctx context.Context, w *pb.Welcome) error {
 		st.Attempts = 0
 	})
 	if skew.Abs() > MaxSkew {
-		s.log.Warn("the clocks of this host and of the control plane differ", "by", skew.Round(time.Second))
-		s.troubles.note(ErrSkew.WithCause(fmt.Errorf("the control plane is ahead by %s", skew.Round(time.Second))), now)
+		s.log.Warn("the clocks of this host and of the control plane differ", "by", fault.Roughly(skew))
+		s.troubles.note(ErrSkew.WithCause(fmt.Errorf("the control plane is ahead by %s", fault.Roughly(skew))), now)
 	}
 	s.log.Info("linked", "endpoint", s.Status().Endpoint, "transport", s.conn.Transport(), "standing", w.Standing, "server", w.ServerVersion)
 	s.stand(w.Standing, w.Reason)

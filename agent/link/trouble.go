@@ -9,6 +9,7 @@ import (
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/token"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // MaxSkew is the difference between the clocks that is said to be a trouble.
@@ -17,6 +18,9 @@ const MaxSkew = 2 * time.Minute
 // ErrSkew says that the clocks differ by more than MaxSkew. The link does not mind; certificates and logs do.
 var ErrSkew = fault.New(fault.Precondition, "clock_skew", "this host's clock differs from the control plane's").
 	WithHint("turn time synchronisation on: timedatectl set-ntp true")
+
+// ErrCertificateTime says that by this host's clock a certificate is not valid. A link is made all the same.
+var ErrCertificateTime = wire.ErrClock
 
 // refusal is the control plane's no, as an error. errors.Is(err, errFinal) where it is for good.
 func refusal(r *pb.Refusal) error {
