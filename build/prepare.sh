@@ -2,7 +2,7 @@
 # Installs the Debian packages that the demo and the tests use, where they are missing. Needs root only for that.
 set -eu
 
-packages='ca-certificates chromium curl debootstrap git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps prometheus shellcheck squid systemd-container util-linux
+packages='ca-certificates chromium curl debootstrap e2fsprogs git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps prometheus qemu-system-x86 shellcheck squid systemd-container util-linux
 fonts-dejavu-core gcc libc6-dev busybox'
 
 missing=

@@ -45,6 +45,8 @@ type Options struct {
 	CAFile string
 	// PublicURL by which hosts reach it; empty: the address it listens on.
 	PublicURL string
+	// PublicAddress by which hosts reach it, on the port it listens on, where PublicURL is empty.
+	PublicAddress netip.Addr
 }
 
 // ControlPlane is one that runs.
@@ -101,7 +103,11 @@ func (c *ControlPlane) Restart(t testing.TB) {
 func (c *ControlPlane) start(t testing.TB) {
 	t.Helper()
 	public := c.options.PublicURL
-	if public == "" {
+	switch {
+	case public != "":
+	case c.options.PublicAddress.IsValid():
+		public = "https://" + netip.AddrPortFrom(c.options.PublicAddress, netip.MustParseAddrPort(c.address).Port()).String()
+	default:
 		public = c.URL
 	}
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
