@@ -89,7 +89,7 @@ func build(ctx context.Context, dir, image string) error {
 		return err
 	}
 	if newest == "" {
-		return errors.New("Debian's linux-image-cloud-amd64 is not among the packages that apt knows")
+		return errors.New("the package linux-image-cloud-amd64 is not among the packages that apt knows")
 	}
 	if _, err := run(ctx, parts, "apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", newest, "busybox-static"); err != nil {
 		return err
