@@ -1,7 +1,7 @@
 // What people do, and what goes wrong while they do it.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { hosts, key, launch, reader, signIn, url } from "./browser.mjs";
+import { hosts, key, launch, picture, reader, signIn, url } from "./browser.mjs";
 
 let b;
 before(async () => {
@@ -72,6 +72,29 @@ test("an act on a selection shows whom it is done to, and how it went", async ()
   await dialog.getByText("quarantined").nth(1).waitFor();
   await dialog.getByRole("button", { name: "Close" }).click();
   await page.getByRole("row").filter({ hasText: "OPS-1" }).nth(1).waitFor();
+});
+
+test("an act on all that a query finds reaches those that are not shown", async () => {
+  const { page } = b;
+  const many = 230; // the list shows 200 at first
+  for (let i = 0; i < many; i++) await call("HostService/AddHost", { name: `bulk-${i}` });
+  await page.goto(`${url}/hosts?q=bulk-`);
+  await page.getByText(`${many} match`).waitFor();
+  await page.getByLabel("select all that are shown").check();
+  await page.getByRole("toolbar").getByRole("button", { name: `Select all ${many} that match` }).click();
+  await page.getByRole("toolbar").getByText(`${many} selected`).waitFor();
+  await page.getByRole("toolbar").getByRole("button", { name: "Remove" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("heading", { name: `Remove ${many} hosts` }).waitFor();
+  await dialog.getByText("and 130 more").waitFor();
+  await dialog.getByText("The same on the command line").click();
+  await dialog.getByText("loopback host list -o json --query 'bulk-' | jq").waitFor();
+  await dialog.getByLabel("Reason").fill("no longer there");
+  await dialog.getByRole("button", { name: "Remove", exact: true }).click();
+  await dialog.getByText(`${many} of ${many} done`).waitFor({ timeout: 60_000 });
+  await picture(page, "bulk-act");
+  await dialog.getByRole("button", { name: "Close" }).click();
+  await page.getByText("No host matches").waitFor();
 });
 
 test("every host is some keystrokes away", async () => {

@@ -1,15 +1,15 @@
 // Acts on one or many hosts: what they will do and to whom, then how it went, host by host.
-import { useState } from "react";
+import { useRef, useState } from "react";
 import { api, troubleOf } from "../api/client";
 import type { Host } from "../api/gen/loopback/v1/host_pb";
 import { Button, Command, Dialog, Field, Input, Spinner, State } from "../ui/basics";
 
 export type Act = "approve" | "quarantine" | "release" | "remove";
 
-const words: Record<Act, { title: string; means: string; done: string; reason: boolean; danger?: boolean; applies: (h: Host) => boolean; do: (h: Host, reason: string) => Promise<unknown> }> = {
+const words: Record<Act, { title: string; means: [one: string, many: string]; done: string; reason: boolean; danger?: boolean; applies: (h: Host) => boolean; do: (h: Host, reason: string) => Promise<unknown> }> = {
   approve: {
     title: "Approve",
-    means: "It is let in and gets its configuration.",
+    means: ["It is let in and gets its configuration.", "They are let in and get their configuration."],
     done: "approved",
     reason: false,
     applies: (h) => h.state === "pending",
@@ -17,7 +17,7 @@ const words: Record<Act, { title: string; means: string; done: string; reason: b
   },
   quarantine: {
     title: "Quarantine",
-    means: "It stays linked, but receives nothing and may do nothing.",
+    means: ["It stays linked, but receives nothing and may do nothing.", "They stay linked, but receive nothing and may do nothing."],
     done: "quarantined",
     reason: true,
     applies: (h) => h.state !== "removed" && h.state !== "quarantined" && h.state !== "unmanaged",
@@ -25,7 +25,7 @@ const words: Record<Act, { title: string; means: string; done: string; reason: b
   },
   release: {
     title: "Release",
-    means: "Its quarantine ends.",
+    means: ["Its quarantine ends.", "Their quarantine ends."],
     done: "released",
     reason: true,
     applies: (h) => h.state === "quarantined",
@@ -33,7 +33,7 @@ const words: Record<Act, { title: string; means: string; done: string; reason: b
   },
   remove: {
     title: "Remove",
-    means: "Its link closes and its key is dead. To come back it has to be installed anew.",
+    means: ["Its link closes and its key is dead. To come back it has to be installed anew.", "Their links close and their keys are dead. To come back they have to be installed anew."],
     done: "removed",
     reason: true,
     danger: true,
@@ -44,54 +44,80 @@ const words: Record<Act, { title: string; means: string; done: string; reason: b
 
 const atOnce = 8;
 
-export function HostActs({ act, hosts, close }: { act: Act; hosts: Host[]; close: () => void }) {
+/** How many are named; the rest is counted. */
+const named = 100;
+
+/** The same act for a shell: on hosts by id, or on all that a query finds. */
+function commandFor(act: Act, set: Host[], reason: string, query?: { text: string; state: string }): string {
+  const quoted = (s: string) => `'${s.replaceAll("'", "'\\''")}'`;
+  const why = reason ? ` --reason ${quoted(reason)}` : "";
+  if (!query) return `loopback host ${act}${why} ${set.map((h) => h.id).join(" ")}`;
+  const find = `loopback host list -o json${query.text ? ` --query ${quoted(query.text)}` : ""}${query.state ? ` --state ${query.state}` : ""}`;
+  return `${find} | jq -r '.items[].id' | xargs loopback host ${act}${why}`;
+}
+
+/** query is set where the hosts are all that it finds. */
+export function HostActs({ act, hosts, query, close }: { act: Act; hosts: Host[]; query?: { text: string; state: string }; close: () => void }) {
   const w = words[act];
   // The set is fixed when the dialog opens: what the act itself changes must not change whom it is done to.
   const [set] = useState(() => hosts.filter(w.applies));
   const [skipped] = useState(hosts.length - set.length);
   const [reason, setReason] = useState("");
-  const [results, setResults] = useState<Record<string, string>>(); // error by host; empty: done
+  const results = useRef(new Map<string, string>()); // error by host; empty: done
+  const [shown, setShown] = useState(0); // of results: ten thousand hosts are not ten thousand renderings
   const [busy, setBusy] = useState(false);
   async function run(some: Host[]) {
     setBusy(true);
-    const queue = [...some];
-    const all: Record<string, string> = { ...results };
+    const queue = [...some].reverse();
+    for (const h of some) results.current.delete(h.id);
+    const tick = setInterval(() => setShown(results.current.size), 100);
     const worker = async () => {
-      for (let h = queue.shift(); h; h = queue.shift()) {
+      for (let h = queue.pop(); h; h = queue.pop()) {
         try {
           await w.do(h, reason.trim());
-          all[h.id] = "";
+          results.current.set(h.id, "");
         } catch (error) {
           const t = troubleOf(error);
-          all[h.id] = t.hint ? `${t.message} (${t.hint})` : t.message;
+          results.current.set(h.id, t.hint ? `${t.message} (${t.hint})` : t.message);
         }
-        setResults({ ...all });
       }
     };
     await Promise.all(Array.from({ length: Math.min(atOnce, some.length) }, worker));
+    clearInterval(tick);
+    setShown(results.current.size);
     setBusy(false);
   }
-  const failed = results ? set.filter((h) => results[h.id]) : [];
-  const ended = results !== undefined && !busy;
-  const name = set.length === 1 ? set[0]!.name : `${set.length} hosts`;
+  const failed = set.filter((h) => results.current.get(h.id));
+  const ended = shown > 0 && !busy;
+  const list = [...failed, ...set.filter((h) => !results.current.get(h.id))].slice(0, named);
+  const name = set.length === 1 ? set[0]!.name : `${set.length.toLocaleString()} hosts`;
   return (
     <Dialog title={`${w.title} ${name}`} open close={close}>
-      <p>{w.means}</p>
-      {skipped > 0 && <p className="text-soft">{skipped} of the selected hosts are left out: it does not apply to their state.</p>}
+      <p>{w.means[set.length === 1 ? 0 : 1]}</p>
+      {skipped > 0 && <p className="text-soft">{skipped.toLocaleString()} of the selected hosts are left out: it does not apply to their state.</p>}
       <ul aria-label="hosts" className="max-h-48 divide-y divide-line/70 overflow-auto rounded-md border border-line">
-        {set.map((h) => (
+        {list.map((h) => (
           <li key={h.id} className="flex items-center gap-2 px-3 py-1.5">
             <span className="min-w-0 flex-1 truncate">{h.name}</span>
-            {results?.[h.id] === undefined ? busy ? <Spinner /> : <State of={h.state} /> : results[h.id] === "" ? <span className="text-good">{w.done}</span> : <span className="max-w-80 text-right text-[12px] text-bad">{results[h.id]}</span>}
+            {results.current.get(h.id) === undefined ? busy ? <Spinner /> : <State of={h.state} /> : results.current.get(h.id) === "" ? <span className="text-good">{w.done}</span> : <span className="max-w-80 text-right text-[12px] text-bad">{results.current.get(h.id)}</span>}
           </li>
         ))}
+        {set.length > list.length && <li className="px-3 py-1.5 text-soft">and {(set.length - list.length).toLocaleString()} more</li>}
       </ul>
+      {(busy || ended) && set.length > 1 && (
+        <div role="status" className="space-y-1 text-[13px]">
+          <progress className="h-1.5 w-full" style={{ accentColor: "var(--color-accent)" }} max={set.length} value={shown} aria-label="hosts done" />
+          <p>
+            {shown.toLocaleString()} of {set.length.toLocaleString()} done{failed.length > 0 && <span className="text-bad">, {failed.length.toLocaleString()} failed</span>}
+          </p>
+        </div>
+      )}
       {w.reason && !ended && <Field label="Reason" hint="goes to the audit log">{(at) => <Input {...at} value={reason} autoFocus maxLength={500} onChange={(e) => setReason(e.target.value)} />}</Field>}
       {!ended && (
         <details>
           <summary className="text-[13px] text-soft">The same on the command line</summary>
           <div className="mt-2">
-            <Command text={`loopback host ${act} ${set.slice(0, 20).map((h) => h.id).join(" ")}${set.length > 20 ? " …" : ""}${w.reason && reason ? ` --reason ${JSON.stringify(reason)}` : ""}`} />
+            <Command text={commandFor(act, set, w.reason ? reason.trim() : "", query)} />
           </div>
         </details>
       )}

@@ -41,6 +41,9 @@ export function HostList() {
   const { why } = useSession();
   const [selected, setSelected] = useState<ReadonlySet<string>>(new Set());
   const [act, setAct] = useState<Act>();
+  const [whole, setWhole] = useState<Host[]>(); // all that matches, fetched to act on it; more than is shown
+  const [gathering, setGathering] = useState<{ done: number; stop: AbortController }>();
+  const [trouble, setTrouble] = useState<unknown>();
   const order = search.sort ?? "name";
   const state = search.state ?? "";
   const query = search.q ?? "";
@@ -59,8 +62,35 @@ export function HostList() {
   const more = useCallback(() => {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
-  useEffect(() => setSelected(new Set()), [workspace, query, state]);
-  const chosen = rows.filter((h) => selected.has(h.id));
+  const clear = useCallback(() => {
+    setSelected(new Set());
+    setWhole(undefined);
+    setTrouble(undefined);
+    setGathering((g) => void g?.stop.abort());
+  }, []);
+  useEffect(clear, [clear, workspace, query, state]);
+  const chosen = (whole ?? rows).filter((h) => selected.has(h.id));
+  async function selectWhole() {
+    const stop = new AbortController();
+    setGathering({ done: 0, stop });
+    setTrouble(undefined);
+    try {
+      const all: Host[] = [];
+      let token = "";
+      do {
+        const page = await api.hosts.listHosts({ workspace, query, states: state ? [state] : [], orderBy: order, page: { size: 1000, token } }, { signal: stop.signal });
+        all.push(...page.items);
+        token = page.nextPageToken;
+        if (!stop.signal.aborted) setGathering({ done: all.length, stop });
+      } while (token);
+      if (stop.signal.aborted) return;
+      setWhole(all);
+      setSelected(new Set(all.map((h) => h.id)));
+    } catch (error) {
+      if (!stop.signal.aborted) setTrouble(error);
+    }
+    setGathering((g) => (g?.stop === stop ? undefined : g));
+  }
   const filtered = query !== "" || state !== "";
   return (
     <Page
@@ -74,7 +104,7 @@ export function HostList() {
     >
       <div className="flex flex-wrap gap-2">
         <QueryBox value={query} set={(q) => set({ q: q || undefined })} />
-        <Select aria-label="state" value={state} onChange={(e) => set({ state: e.target.value || undefined })} className="w-44!">
+        <Select aria-label="state" value={state} onChange={(e) => set({ state: e.target.value || undefined })} className="w-48!">
           <option value="">All but removed</option>
           {hostStates.map((s) => (
             <option key={s} value={s}>
@@ -86,7 +116,12 @@ export function HostList() {
       {list.error && <Problem error={list.error} retry={() => void list.refetch()} />}
       {selected.size > 0 && (
         <div role="toolbar" aria-label="selected hosts" className="flex flex-wrap items-center gap-2 rounded-lg border border-accent/40 bg-accent-wash px-3 py-2">
-          <span className="font-medium">{selected.size} selected</span>
+          <span className="font-medium">{selected.size.toLocaleString()} selected</span>
+          {total > selected.size && rows.every((h) => selected.has(h.id)) && (
+            <Button kind="quiet" busy={gathering !== undefined} onClick={() => void selectWhole()}>
+              {gathering ? `Reading ${gathering.done.toLocaleString()} of ${total.toLocaleString()}` : `Select all ${total.toLocaleString()} ${filtered ? "that match" : "hosts"}`}
+            </Button>
+          )}
           <Button why={why("hosts.approve")} disabled={!chosen.some((h) => h.state === "pending")} onClick={() => setAct("approve")}>
             Approve
           </Button>
@@ -99,11 +134,12 @@ export function HostList() {
           <Button kind="danger" why={why("hosts.remove")} onClick={() => setAct("remove")}>
             Remove
           </Button>
-          <Button kind="quiet" onClick={() => setSelected(new Set())}>
+          <Button kind="quiet" onClick={clear}>
             Clear
           </Button>
         </div>
       )}
+      {trouble !== undefined && <Problem error={trouble} retry={() => void selectWhole()} />}
       <Card flush>
         {list.isPending ? (
           <Waiting rows={10} />
@@ -145,8 +181,10 @@ export function HostList() {
         <HostActs
           act={act}
           hosts={chosen}
+          query={whole && { text: query, state }}
           close={() => {
             setAct(undefined);
+            if (whole) clear();
             void queries.invalidateQueries({ queryKey: ["hosts"] });
           }}
         />
