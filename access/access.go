@@ -182,6 +182,16 @@ func (a Actor) Readable(p Permission) Sight {
 	return out
 }
 
+// Bears tells whether the actor's credential is good for a permission at the scope, and the principal holds it over
+// something there: what a further credential of the same principal may be good for.
+func (a Actor) Bears(p Permission, at Scope) bool {
+	if a.Kind == System {
+		return true
+	}
+	_, ok := a.within(p, at)
+	return ok && (a.Policy == nil || p == All || a.Policy.sight(&a, p).Within(at))
+}
+
 // Changed is closed when the actor may no longer hold what it held; nil, and so never, where no rules can change. Take it
 // before asking.
 func (a Actor) Changed() <-chan struct{} {

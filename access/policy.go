@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,8 +20,9 @@ type Policy struct {
 	now       func() time.Time
 	current   atomic.Pointer[Snapshot]
 
-	mu      sync.Mutex
-	changed chan struct{} // closed when the snapshot is swapped
+	mu       sync.Mutex
+	changed  chan struct{} // closed when the snapshot is swapped
+	advanced chan struct{} // closed when the version grows; nil while nobody waits for that
 }
 
 // ErrClosed says that who may do what cannot be told at the moment.
@@ -53,6 +55,45 @@ func (p *Policy) Swap(s *Snapshot) {
 	p.current.Store(s)
 	close(p.changed)
 	p.changed = make(chan struct{})
+	p.wake()
+}
+
+// Advance notes that the rules are the same up to a later version.
+func (p *Policy) Advance(version uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := *p.current.Load()
+	s.version = version
+	p.current.Store(&s)
+	p.wake()
+}
+
+func (p *Policy) wake() {
+	if p.advanced != nil {
+		close(p.advanced)
+		p.advanced = nil
+	}
+}
+
+// Reach waits until the rules are known up to a version, or ctx ends: so that who wrote a rule finds it in force.
+func (p *Policy) Reach(ctx context.Context, version uint64) {
+	for {
+		p.mu.Lock()
+		if p.Version() >= version {
+			p.mu.Unlock()
+			return
+		}
+		if p.advanced == nil {
+			p.advanced = make(chan struct{})
+		}
+		advanced := p.advanced
+		p.mu.Unlock()
+		select {
+		case <-advanced:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Close lets nothing be allowed until the next Swap.

@@ -1,7 +1,8 @@
 // Package apikey is the credential of scripts and, until people sign in, of operators.
 //
-// A key is shown once; a keyed hash is kept. It holds a set of permissions over one scope and always ends at a time. It
-// can make other keys that hold no more than it does.
+// A key is shown once; a keyed hash is kept. It belongs to a user or a service account and always ends at a time. It is
+// good for a set of permissions over one scope, as far as its owner holds them: a key never exceeds its owner, and ends
+// with them.
 package apikey
 
 import (
@@ -41,6 +42,7 @@ type Key struct {
 	Hash        []byte
 	ExpiresAt   time.Time
 	CreatedBy   string
+	OwnerID     string // the user or service account on whose behalf it acts
 	LastUsedAt  time.Time
 	RevokedAt   time.Time
 }
@@ -48,9 +50,9 @@ type Key struct {
 // Live tells whether the key opens anything at a time.
 func (k Key) Live(now time.Time) bool { return k.RevokedAt.IsZero() && now.Before(k.ExpiresAt) }
 
-// Actor is who acts with this key.
+// Actor is who acts with this key. Without a policy it is decided on by the key alone.
 func (k Key) Actor() access.Actor {
-	return access.Actor{Kind: access.APIKey, ID: k.ID, Name: k.Name,
+	return access.Actor{Kind: access.APIKey, ID: k.ID, Name: k.Name, Principal: k.OwnerID,
 		Grants: []access.Grant{{ID: k.ID, Permissions: k.Permissions, Scope: k.Scope}}}
 }
 
@@ -76,6 +78,8 @@ var (
 			WithHint("copy it again as a whole, or sign in anew: loopback login")
 	ErrExpired = fault.New(fault.Unauthenticated, "api_key_expired", "the API key has expired").
 			WithHint("have another one made: loopback apikey create")
+	ErrOwner = fault.New(fault.Unauthenticated, "api_key_owner_gone", "the owner of the API key is disabled or was deleted").
+			WithHint("have a key made for somebody else: loopback apikey create")
 	ErrRevoked = fault.New(fault.Unauthenticated, "api_key_revoked", "the API key was revoked")
 	ErrCode    = fault.New(fault.Unauthenticated, "bootstrap_code_invalid", "the bootstrap code is not valid, or was used already").
 			WithHint("loopbackd prints it at first start, while there is no administrator")
@@ -84,5 +88,6 @@ var (
 // Query selects keys, newest first.
 type Query struct {
 	Readable access.Sight // only what is in this sight; the empty one sees nothing
+	Owner    string       // id; empty: anybody's
 	Page     tenant.Page
 }

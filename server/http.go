@@ -24,17 +24,23 @@ import (
 // handler is everything on the one port.
 func (s *Server) handler() http.Handler {
 	api := rpc.Handler(rpc.Services{
-		ApiKeys:       rpc.ApiKeys{Service: s.apikeys},
-		Audit:         rpc.Audit{Service: s.audit},
-		Hosts:         rpc.Hosts{Service: s.hosts},
-		Operations:    rpc.Operations{Service: s.jobs},
-		Organisations: rpc.Organisations{Service: s.tenants},
-		Projects:      rpc.Projects{Service: s.tenants},
-		Releases:      rpc.Releases{Service: s.releases, Install: s.install},
-		Sessions:      rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
-		Settings:      rpc.Settings{Service: s.settings},
-		Tokens:        rpc.Tokens{Service: s.tokens},
-		Workspaces:    rpc.Workspaces{Service: s.tenants},
+		Access:          rpc.Access{Service: s.questions, Policies: s.policies},
+		Bindings:        rpc.Bindings{Service: s.policies},
+		Groups:          rpc.Groups{Service: s.people},
+		Roles:           rpc.Roles{Service: s.policies},
+		ServiceAccounts: rpc.ServiceAccounts{Service: s.people},
+		Users:           rpc.Users{Service: s.people},
+		ApiKeys:         rpc.ApiKeys{Service: s.apikeys},
+		Audit:           rpc.Audit{Service: s.audit},
+		Hosts:           rpc.Hosts{Service: s.hosts},
+		Operations:      rpc.Operations{Service: s.jobs},
+		Organisations:   rpc.Organisations{Service: s.tenants},
+		Projects:        rpc.Projects{Service: s.tenants},
+		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
+		Sessions:        rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
+		Settings:        rpc.Settings{Service: s.settings},
+		Tokens:          rpc.Tokens{Service: s.tokens},
+		Workspaces:      rpc.Workspaces{Service: s.tenants},
 	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,12 +60,18 @@ func (s *Server) Run(ctx context.Context) error {
 	follow("keeping the fleet in memory", func(ctx context.Context, from *feed.Subscription) error {
 		return s.directory.Follow(ctx, from, loaded)
 	})
+	known := make(chan struct{})
+	follow("following who may do what", func(ctx context.Context, from *feed.Subscription) error {
+		return s.engine.Follow(ctx, from, known)
+	})
 	follow("following operations", s.jobs.Follow)
 	follow("waking the worker", s.worker.Follow)
 	follow("following API keys", s.followKeys)
-	select {
-	case <-loaded: // agents are answered from memory
-	case <-ctx.Done():
+	for _, read := range []chan struct{}{loaded, known} {
+		select {
+		case <-read: // agents are answered from memory, and so is who may do what
+		case <-ctx.Done():
+		}
 	}
 	work("settling host states", s.directory.Settle)
 	work("carrying out operations", s.worker.Run)
@@ -130,7 +137,8 @@ func ignoreDeadline(err error) error {
 	return err
 }
 
-// followKeys keeps the cache of API keys true to the feed: a key that was revoked opens nothing from then on.
+// followKeys keeps the cache of API keys true to the feed: a key that was revoked opens nothing from then on, and what it
+// had opened is asked again.
 func (s *Server) followKeys(ctx context.Context, from *feed.Subscription) error {
 	for {
 		changes, anew, err := from.Next(ctx)
@@ -138,6 +146,9 @@ func (s *Server) followKeys(ctx context.Context, from *feed.Subscription) error 
 			return nil
 		}
 		s.apikeys.Changed(changes, anew)
+		if anew || slices.ContainsFunc(changes, func(c feed.Change) bool { return c.Kind == feed.APIKey }) {
+			s.policy.Touch()
+		}
 	}
 }
 

@@ -5,12 +5,16 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/loopbackd/loopback/access"
 	hosts "github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
+	rules "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/enrol"
+	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/link"
 	runner "github.com/loopbackd/loopback/server/operation"
+	policies "github.com/loopbackd/loopback/server/policy"
 	tokens "github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/token"
 )
@@ -57,6 +61,27 @@ func (u uses) Consume(ctx context.Context, tx enrol.Uses, presented token.Secret
 
 func (u uses) Refused(ctx context.Context, presented token.Secret, from netip.Addr, hostName string, cause error) {
 	u.service.Refused(ctx, presented, from, hostName, cause)
+}
+
+// places gives questions about access what bindings find their places by.
+type places struct{ service *policies.Service }
+
+var _ rules.Places = places{}
+
+func (p places) Scope(ctx context.Context, organisation, project, workspace string, need access.Permission) (access.Scope, error) {
+	return p.service.Scope(ctx, policies.Place{Organisation: organisation, Project: project, Workspace: workspace}, need)
+}
+
+// fleetHosts gives them the hosts.
+type fleetHosts struct {
+	*host.Service
+	directory *fleet.Directory
+}
+
+var _ rules.Fleet = fleetHosts{}
+
+func (f fleetHosts) Snapshot(within access.Scope) ([]*hosts.Host, int64) {
+	return f.directory.Snapshot(within)
 }
 
 // presence gives the host slice the hub.

@@ -25,6 +25,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	rules "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/bus"
@@ -39,6 +40,8 @@ import (
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/server/operation"
+	"github.com/loopbackd/loopback/server/policy"
+	"github.com/loopbackd/loopback/server/principal"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/settings"
@@ -81,6 +84,11 @@ type Server struct {
 	directory *fleet.Directory
 	hub       *link.Hub
 	wire      *wire.Server
+	policy    *access.Policy
+	engine    *rules.Engine
+	questions *rules.Service
+	people    *principal.Service
+	policies  *policy.Service
 	tenants   *tenant.Service
 	tokens    *token.Service
 	apikeys   *apikey.Service
@@ -185,7 +193,14 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}
 	anchor := func() trust.AnchorHash { return trust.HashAnchor(s.keys.Anchor) }
 
+	s.policy = access.NewPolicy(rpc.Catalogue(), now)
 	s.tenants = tenant.NewService(storage.Bind[tenant.Reader, tenant.Tx](s.db), limits, now)
+	s.people = principal.NewService(storage.Bind[principal.Reader, principal.Tx](s.db), s.tenants, s.policy, now)
+	s.policies = policy.NewService(storage.Bind[policy.Reader, policy.Tx](s.db), s.tenants, s.people, s.policy, now)
+	s.engine = rules.NewEngine(rules.Options{
+		Store: storage.Bind[rules.Reader, any](s.db), Policy: s.policy, Now: now, Logger: o.Logger,
+		Position: func() int64 { return s.follower.Position() }, Fresh: func() time.Time { return s.follower.Fresh() },
+	})
 
 	blobs, err := release.NewFolder(filepath.Join(set.DataDir, "releases"))
 	if err != nil {
@@ -211,7 +226,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Limits: limits, Pepper: s.keys.Pepper, Anchor: anchor, InstallCommand: s.installCommand, Logger: o.Logger, Now: now,
 	})
 	s.apikeys = apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](s.db), s.tenants, apikey.Options{
-		Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
+		Policy: s.policy, Principals: s.people, Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
 	})
 	if s.sessions, err = console.NewSessions(s.keys.Pepper, s.apikeys, s.address, now); err != nil {
 		return err
@@ -235,6 +250,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.hub.Attach(s.wire)
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
+	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)

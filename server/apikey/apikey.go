@@ -1,12 +1,15 @@
 // Package apikey makes, lists and revokes API keys, tells whose key a caller presents, and hands the first
 // administrator theirs.
 //
-// A key never holds more than its maker: every permission in it is one that the maker holds over the whole scope that
-// the key gets. Permissions that do not exist are refused, so that a misspelt one is not found out at night.
+// A key belongs to whoever makes it, or to a service account, and is good for no more than its maker's own credential.
+// What its owner holds bounds it besides, whenever it is used: a key whose owner is disabled, deleted or stripped of a
+// role is good for as much less. A key for a service account holds nothing that its maker does not hold. Permissions
+// that do not exist are refused, so that a misspelt one is not found out at night.
 //
-// The first way in is a code that loopbackd prints. Only its keyed hash is kept; it makes one key that holds everything
-// over the whole deployment, and dies when it is used or when such a key exists, whichever comes first. A start that
-// finds no live key of that kind, the very first or after all were lost, makes a new code, and the old one dies.
+// The first way in is a code that loopbackd prints. Only its keyed hash is kept; it makes a user who owns the deployment,
+// with a key for everything, and dies when it is used or when an owner has such a key, whichever comes first. A start
+// that finds no owner with a live key of that kind, the very first or after all were lost, makes a new code, and the old
+// one dies.
 //
 // Presented keys are looked up in a small cache. The change feed drops a key from it when it is revoked, and an entry
 // lives for seconds only, so that a replica which lost its feed fails closed soon. Bad keys are in the audit log, merged
@@ -25,6 +28,8 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/label"
+	"github.com/loopbackd/loopback/policy"
+	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -35,9 +40,19 @@ type Reader interface {
 	Deployment(ctx context.Context) (tenant.Deployment, error)
 }
 
+// Owners are who keys belong to.
+type Owners interface {
+	Owners(ctx context.Context) ([]string, error) // of the deployment
+	Principals(ctx context.Context, q principal.Query) ([]principal.Principal, string, error)
+	Principal(ctx context.Context, id string) (principal.Principal, error)
+	PutPrincipal(ctx context.Context, p principal.Principal) (principal.Principal, error)
+	PutBinding(ctx context.Context, b policy.Binding) (policy.Binding, error)
+}
+
 // Tx is one transaction over keys and the bootstrap code.
 type Tx interface {
 	Reader
+	Owners
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
 	TouchKey(ctx context.Context, id string, at time.Time) error
 	PutDeployment(ctx context.Context, d tenant.Deployment) error
@@ -58,12 +73,20 @@ type Tenants interface {
 	Workspace(ctx context.Context, ref string, p access.Permission) (tenant.Workspace, error)
 }
 
+// Principals finds service accounts, where the caller may read them.
+type Principals interface {
+	Get(ctx context.Context, kind access.SubjectKind, ref string) (principal.Principal, error)
+}
+
 // Options of the service.
 type Options struct {
-	Pepper []byte              // keys the hashes
-	Known  []access.Permission // that a key may hold, besides access.All
-	Logger *slog.Logger        // nil: slog.Default
-	Now    func() time.Time
+	// Policy bounds each key by what its owner holds. Without one a key is good for all that it names: for tests.
+	Policy     *access.Policy
+	Principals Principals          // nil: no keys for service accounts
+	Pepper     []byte              // keys the hashes
+	Known      []access.Permission // that a key may hold, besides access.All
+	Logger     *slog.Logger        // nil: slog.Default
+	Now        func() time.Time
 }
 
 // Service is API keys as people and callers work with them.
@@ -93,6 +116,8 @@ type New struct {
 	Workspace    string
 	Permissions  []access.Permission
 	TTL          time.Duration // 0: apikey.DefaultTTL
+	// ServiceAccount is whose key it becomes, by id or name; empty: the maker's own.
+	ServiceAccount string
 }
 
 // Create makes a key. The string is in the answer, for the only time.
@@ -102,6 +127,12 @@ func (s *Service) Create(ctx context.Context, n New) (apikey.Key, string, error)
 		return apikey.Key{}, "", err
 	}
 	actor := access.ActorFrom(ctx)
+	owner := actor.Principal
+	if n.ServiceAccount != "" {
+		if owner, err = s.serviceAccount(ctx, n.ServiceAccount); err != nil {
+			return apikey.Key{}, "", err
+		}
+	}
 	if err := s.check(actor, at, n); err != nil {
 		return apikey.Key{}, "", err
 	}
@@ -109,6 +140,7 @@ func (s *Service) Create(ctx context.Context, n New) (apikey.Key, string, error)
 	slices.Sort(permissions)
 	k, text := s.make(n.Name, n.TTL)
 	k.Description, k.Labels, k.Scope, k.Permissions, k.CreatedBy = n.Description, n.Labels, at, slices.Compact(permissions), actor.ID
+	k.OwnerID = owner
 	err = s.store.Write(ctx, func(tx Tx) error {
 		if actor.Kind == access.APIKey {
 			// A key that was revoked a moment ago leaves no heirs.
@@ -118,6 +150,11 @@ func (s *Service) Create(ctx context.Context, n New) (apikey.Key, string, error)
 			}
 			if err != nil || !maker.Live(s.options.Now()) {
 				return apikey.ErrRevoked
+			}
+		}
+		if owner != "" { // it may have been deleted since
+			if _, err := tx.Principal(ctx, owner); err != nil {
+				return err
 			}
 		}
 		var err error
@@ -130,6 +167,18 @@ func (s *Service) Create(ctx context.Context, n New) (apikey.Key, string, error)
 		return apikey.Key{}, "", err
 	}
 	return k, text, nil
+}
+
+// serviceAccount is the id of one that the caller may make keys for.
+func (s *Service) serviceAccount(ctx context.Context, ref string) (string, error) {
+	if s.options.Principals == nil {
+		return "", access.NotFound("service account " + ref)
+	}
+	p, err := s.options.Principals.Get(ctx, access.ServiceAccount, ref)
+	if err != nil {
+		return "", err
+	}
+	return p.ID, access.ActorFrom(ctx).Require(apikey.Create, p.Scope, principal.ServiceAccountsRead, "service account "+ref)
 }
 
 // make is a key that holds nothing yet, and its string.
@@ -169,7 +218,8 @@ func (s *Service) place(ctx context.Context, n New) (access.Scope, error) {
 		return w.Scope(), err
 	}
 	actor := access.ActorFrom(ctx)
-	if actor.Decide(apikey.Create, access.Scope{}).Allowed {
+	// A key of one's own is bounded by what one holds, wherever that is.
+	if actor.Decide(apikey.Create, access.Scope{}).Allowed || n.ServiceAccount == "" && actor.Policy != nil && actor.Bears(apikey.Create, access.Scope{}) {
 		return access.Scope{}, nil
 	}
 	if actor.Kind == access.Anonymous {
@@ -193,7 +243,8 @@ func (s *Service) check(actor access.Actor, at access.Scope, n New) error {
 		case i >= 256:
 		case p != access.All && !slices.Contains(s.options.Known, p):
 			c.Add("permissions", "has %q, which is no permission", p)
-		case !actor.Decide(p, at).Allowed:
+		case n.ServiceAccount == "" && !actor.Bears(p, at),
+			n.ServiceAccount != "" && len(actor.Covers(access.Rule{Permissions: []access.Permission{p}, Scope: at})) > 0:
 			lacking = append(lacking, p)
 		}
 	}
@@ -276,11 +327,12 @@ type record struct {
 	Description string              `json:"description,omitempty"`
 	Labels      label.Set           `json:"labels,omitempty"`
 	Permissions []access.Permission `json:"permissions"`
+	Owner       string              `json:"owner,omitempty"`
 	ExpiresAt   time.Time           `json:"expiresAt"`
 	RevokedAt   time.Time           `json:"revokedAt,omitzero"`
 }
 
 func describe(k apikey.Key) record {
-	return record{ID: k.ID, Name: k.Name, Description: k.Description, Labels: k.Labels, Permissions: k.Permissions,
+	return record{ID: k.ID, Name: k.Name, Description: k.Description, Labels: k.Labels, Permissions: k.Permissions, Owner: k.OwnerID,
 		ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt}
 }

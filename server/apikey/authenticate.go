@@ -49,8 +49,29 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 			s.options.Logger.WarnContext(ctx, "the last use of an API key could not be noted", "key", keyID, "error", err)
 		}
 	}
-	return k.Actor(), nil
+	actor := k.Actor()
+	policy := s.options.Policy
+	if policy == nil {
+		return actor, nil
+	}
+	if !policy.Active(k.OwnerID) && policy.Version() < uint64(k.Revision) {
+		// Key and owner were made a moment ago: the rules are about to know them.
+		soon, cancel := context.WithTimeout(ctx, patience)
+		policy.Reach(soon, uint64(k.Revision))
+		cancel()
+	}
+	switch {
+	case policy.Closed():
+		return access.Actor{}, access.ErrClosed
+	case !policy.Active(k.OwnerID):
+		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrOwner)
+	}
+	actor.Policy = policy
+	return actor, nil
 }
+
+// patience is how long a key that is newer than the rules waits for them.
+const patience = 2 * time.Second
 
 func (s *Service) lookup(ctx context.Context, keyID string, now time.Time) (apikey.Key, error) {
 	k, ok, generation := s.cache.get(keyID, now)

@@ -14,6 +14,8 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/policy"
+	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -25,8 +27,8 @@ const issueCode access.Permission = "bootstrap.issue"
 
 const codeSize = 20 // bytes
 
-// EnsureBootstrap makes a bootstrap code where no live key administers the whole deployment, and is not needed
-// otherwise. Only its hash is kept: a code that was lost is replaced by the next start.
+// EnsureBootstrap makes a bootstrap code where no owner of the deployment has a live key for everything, and is not
+// needed otherwise. Only its hash is kept: a code that was lost is replaced by the next start.
 func (s *Service) EnsureBootstrap(ctx context.Context) (code string, needed bool, err error) {
 	raw := make([]byte, codeSize)
 	rand.Read(raw)
@@ -64,8 +66,12 @@ func (s *Service) EnsureBootstrap(ctx context.Context) (code string, needed bool
 	return code, true, nil
 }
 
-// administered tells whether some live key holds everything over the whole deployment.
-func (s *Service) administered(ctx context.Context, r Reader) (bool, error) {
+// administered tells whether some owner of the deployment has a live key for everything.
+func (s *Service) administered(ctx context.Context, r Tx) (bool, error) {
+	owners, err := r.Owners(ctx)
+	if err != nil {
+		return false, err
+	}
 	q := apikey.Query{Readable: access.Everywhere(), Page: tenant.Page{Size: tenant.MaxPage}}
 	for {
 		keys, next, err := r.Keys(ctx, q)
@@ -73,7 +79,8 @@ func (s *Service) administered(ctx context.Context, r Reader) (bool, error) {
 			return false, err
 		}
 		for _, k := range keys {
-			if k.Scope == (access.Scope{}) && slices.Contains(k.Permissions, access.All) && k.Live(s.options.Now()) {
+			if k.Scope == (access.Scope{}) && slices.Contains(k.Permissions, access.All) && k.Live(s.options.Now()) &&
+				(slices.Contains(owners, k.OwnerID) || s.options.Policy == nil && k.OwnerID == "") {
 				return true, nil
 			}
 		}
@@ -84,7 +91,7 @@ func (s *Service) administered(ctx context.Context, r Reader) (bool, error) {
 	}
 }
 
-// Redeem trades the code for the first administrator's key. It works once, and only while there is no administrator.
+// Redeem trades the code for the key of an owner, whom it makes. It works once, and only while no owner has such a key.
 func (s *Service) Redeem(ctx context.Context, code, name string) (apikey.Key, string, error) {
 	if name == "" {
 		name = Administrator
@@ -117,6 +124,9 @@ func (s *Service) Redeem(ctx context.Context, code, name string) (apikey.Key, st
 		if err := tx.PutDeployment(ctx, d); err != nil {
 			return err
 		}
+		if k.OwnerID, err = s.owner(ctx, tx, name); err != nil {
+			return err
+		}
 		if k, err = tx.PutKey(ctx, k); err != nil {
 			return err
 		}
@@ -130,6 +140,32 @@ func (s *Service) Redeem(ctx context.Context, code, name string) (apikey.Key, st
 		return apikey.Key{}, "", err
 	}
 	return k, text, nil
+}
+
+// owner is a user of the deployment of this name, made an owner; one who is there already is enabled.
+func (s *Service) owner(ctx context.Context, tx Tx, name string) (string, error) {
+	now := s.options.Now()
+	found, _, err := tx.Principals(ctx, principal.Query{Readable: access.Everywhere(), Kind: access.User, Name: name, Page: tenant.Page{Size: tenant.MaxPage}})
+	if err != nil {
+		return "", err
+	}
+	u := principal.Principal{Meta: tenant.Meta{ID: id.New("usr", now), Name: name, CreatedAt: now}, Kind: access.User, Description: "made by the bootstrap code"}
+	for _, f := range found {
+		if f.Scope == (access.Scope{}) {
+			u = f
+		}
+	}
+	u.DisabledAt = time.Time{}
+	if u, err = tx.PutPrincipal(ctx, u); err != nil {
+		return "", err
+	}
+	owners, err := tx.Owners(ctx)
+	if err != nil || slices.Contains(owners, u.ID) {
+		return u.ID, err
+	}
+	_, err = tx.PutBinding(ctx, policy.Binding{Meta: tenant.Meta{ID: id.New("bnd", now), CreatedAt: now}, Subject: u.Subject(), RoleID: policy.Owner,
+		Description: "made by the bootstrap code", CreatedBy: "bootstrap"})
+	return u.ID, err
 }
 
 // grouped is a code as it is printed: "abcd-efgh-…". plain is what is compared, however it was typed.

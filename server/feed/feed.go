@@ -26,6 +26,10 @@ const (
 	Operation    Kind = "operation"
 	APIKey       Kind = "api_key"
 	Release      Kind = "release"
+	Principal    Kind = "principal" // a user or a service account
+	Group        Kind = "group"
+	Role         Kind = "role"
+	Binding      Kind = "binding"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

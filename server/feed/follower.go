@@ -36,6 +36,7 @@ const (
 type Follower struct {
 	options  Options
 	position atomic.Int64
+	read     atomic.Pointer[time.Time] // when the feed was last read to its end; nil: never
 
 	mu      sync.Mutex
 	started bool // position is known
@@ -56,6 +57,14 @@ func NewFollower(o Options) *Follower {
 // Position is that of the last change handed out.
 func (f *Follower) Position() int64 { return f.position.Load() }
 
+// Fresh is when the feed was last read to its end: until then nothing was missed. The zero time before the first.
+func (f *Follower) Fresh() time.Time {
+	if at := f.read.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
+}
+
 // Run follows until ctx ends.
 func (f *Follower) Run(ctx context.Context) {
 	nudges, cancel := f.options.Source.Nudges()
@@ -64,11 +73,13 @@ func (f *Follower) Run(ctx context.Context) {
 	defer ticker.Stop()
 	var said string
 	for {
+		began := time.Now()
 		err := f.follow(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
+			f.read.Store(&began)
 			said = ""
 		case err.Error() != said: // once, not every second
 			said = err.Error()

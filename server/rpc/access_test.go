@@ -31,7 +31,8 @@ import (
 var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
-	"target": "host", "actor": "key",
+	"target": "host", "actor": "key", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
+	"subject": "user", "remove_bindings": "binding",
 }
 
 // plain are the other fields that hold text or bytes, with something that they accept.
@@ -40,6 +41,7 @@ var plain = map[protoreflect.Name]string{
 	"selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
 	"keep": "x", "copy": "x", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
+	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }
 
@@ -345,6 +347,10 @@ func TestWhoMayFindsWhatTheReferencesName(t *testing.T) {
 						if g.Name() != f.Name() && (g.Name() != "organisation" && g.Name() != "project" && g.Name() != "workspace" || needsBoth(m)) {
 							refs[g.Name()] = w.foreign[references[g.Name()]]["id"]
 						}
+					}
+					if strings.HasPrefix(string(m.Descriptor.Name()), "Delete") {
+						w = newWorld(t) // where it is still there
+						refs[f.Name()] = w.foreign[references[f.Name()]][form]
 					}
 					status, got := w.call(t, m, "administrator", request(t, m, refs))
 					if status != http.StatusOK && (strings.Contains(got, "not_found") || strings.Contains(got, "permission_denied") || strings.Contains(got, "unimplemented")) {

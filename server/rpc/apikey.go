@@ -20,7 +20,7 @@ func (h ApiKeys) CreateApiKey(ctx context.Context, r *connect.Request[v1.CreateA
 	m := r.Msg
 	in := apikey.New{
 		Name: m.GetName(), Description: m.GetDescription(), Labels: m.GetLabels(), Organisation: m.GetOrganisation(),
-		Project: m.GetProject(), Workspace: m.GetWorkspace(), TTL: f.duration("ttl", m.GetTtl()),
+		Project: m.GetProject(), Workspace: m.GetWorkspace(), ServiceAccount: m.GetServiceAccount(), TTL: f.duration("ttl", m.GetTtl()),
 		Permissions: each(m.GetPermissions(), func(p string) access.Permission { return access.Permission(p) }),
 	}
 	if err := f.err(); err != nil {
@@ -60,6 +60,7 @@ func (h Sessions) WhoAmI(ctx context.Context, _ *connect.Request[v1.WhoAmIReques
 	actor := access.ActorFrom(ctx)
 	out := &v1.WhoAmIResponse{
 		Kind: string(actor.Kind), Id: actor.ID, Name: actor.Name, Deployment: h.Deployment, ServerVersion: h.Version,
+		PrincipalId: actor.Principal,
 		Grants: each(actor.Grants, func(g access.Grant) *v1.PermissionGrant {
 			return &v1.PermissionGrant{Id: g.ID, Permissions: texts(g.Permissions), Scope: scope(g.Scope)}
 		}),
@@ -80,5 +81,6 @@ func apiKey(k noun.Key) *v1.ApiKey {
 		Id: k.ID, Name: k.Name, Labels: k.Labels, CreatedAt: timestamp(k.CreatedAt), UpdatedAt: timestamp(k.UpdatedAt),
 		Revision: k.Revision, Scope: scope(k.Scope), Description: k.Description, Permissions: texts(k.Permissions),
 		ExpiresAt: timestamp(k.ExpiresAt), CreatedBy: k.CreatedBy, LastUsedAt: timestamp(k.LastUsedAt), RevokedAt: timestamp(k.RevokedAt),
+		OwnerId: k.OwnerID,
 	}
 }

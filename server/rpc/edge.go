@@ -190,6 +190,8 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			var end context.CancelFunc
 			bounded, end = e.untilStopping(bounded)
 			defer end()
+			bounded, end = e.untilRefused(bounded, req.Spec(), req.Header())
+			defer end()
 		}
 		bounded, span := e.span(bounded, req.Spec(), req.Header())
 		defer func() { finish(span, err) }()
@@ -226,11 +228,60 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		}()
 		lasting, cancel := e.untilStopping(ctx)
 		defer cancel()
+		lasting, end := e.untilRefused(lasting, conn.Spec(), conn.RequestHeader())
+		defer end()
 		lasting, span := e.span(lasting, conn.Spec(), conn.RequestHeader())
 		defer func() { finish(span, err) }()
 		return stopped(lasting, next(lasting, boundConn{conn}))
 	}
 }
+
+// untilRefused is ctx until the caller may not call the method any more: whenever the rules changed they are asked again,
+// as at the start.
+func (e *edge) untilRefused(ctx context.Context, spec connect.Spec, header http.Header) (context.Context, context.CancelFunc) {
+	actor := access.ActorFrom(ctx)
+	changed := actor.Changed()
+	if changed == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+			changed = actor.Changed() // before asking: what changes meanwhile is seen next time
+			if err := e.again(ctx, spec, header); err != nil {
+				cancel(refusal{err})
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil); <-ended }
+}
+
+// again tells whether a caller whose call goes on may still call.
+func (e *edge) again(ctx context.Context, spec connect.Spec, header http.Header) error {
+	_, credential, _ := strings.Cut(header.Get("Authorization"), " ")
+	actor, err := e.authenticate.Authenticate(ctx, strings.TrimSpace(credential), originFrom(ctx).address)
+	if err != nil {
+		return err
+	}
+	actor.Address = access.ActorFrom(ctx).Address
+	if need := e.permissions[spec.Procedure]; !actor.Touches(need) {
+		return access.Denied(need)
+	}
+	return nil
+}
+
+// refusal is why a call that was under way was ended.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
 
 // errStopping ends calls that would keep us from stopping. It is Unavailable: callers come back, to whoever is there.
 var errStopping = fault.New(fault.Unavailable, "stopping", "the control plane is stopping").WithHint("try again in a moment")
@@ -250,8 +301,12 @@ func (e *edge) untilStopping(ctx context.Context) (context.Context, context.Canc
 	return ctx, func() { cancel(nil); <-ended }
 }
 
-// stopped is err, or that we are stopping where that is what ended the call.
+// stopped is err, or that we are stopping or that the caller may not go on, where that is what ended the call.
 func stopped(ctx context.Context, err error) error {
+	var r refusal
+	if err != nil && errors.As(context.Cause(ctx), &r) {
+		return r.error
+	}
 	if err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		return errStopping
 	}

@@ -16,6 +16,8 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_audit_proto,
 	v1.File_loopback_v1_host_proto,
 	v1.File_loopback_v1_operation_proto,
+	v1.File_loopback_v1_policy_proto,
+	v1.File_loopback_v1_principal_proto,
 	v1.File_loopback_v1_release_proto,
 	v1.File_loopback_v1_settings_proto,
 	v1.File_loopback_v1_tenant_proto,

@@ -6,6 +6,8 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/policy"
+	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/tenant"
@@ -55,6 +57,26 @@ var Permissions = []Permission{
 	{apikey.Read, "see API keys, without their secrets"},
 	{apikey.Revoke, "revoke API keys"},
 	{audit.Read, "read the audit log"},
+	{principal.UsersCreate, "create users"},
+	{principal.UsersRead, "see users"},
+	{principal.UsersUpdate, "change, disable and enable users"},
+	{principal.UsersDelete, "delete users with their bindings and API keys"},
+	{principal.GroupsCreate, "create groups"},
+	{principal.GroupsRead, "see groups and who is in them"},
+	{principal.GroupsUpdate, "put users into groups and take them out, as far as one holds what that gives"},
+	{principal.GroupsDelete, "delete groups with their bindings"},
+	{principal.ServiceAccountsCreate, "create service accounts"},
+	{principal.ServiceAccountsRead, "see service accounts"},
+	{principal.ServiceAccountsUpdate, "change, disable and enable service accounts"},
+	{principal.ServiceAccountsDelete, "delete service accounts with their bindings and API keys"},
+	{policy.RolesCreate, "create roles"},
+	{policy.RolesRead, "see roles"},
+	{policy.RolesUpdate, "change what roles give, as far as one holds it"},
+	{policy.RolesDelete, "delete roles that no binding names"},
+	{policy.BindingsCreate, "give roles, as far as one holds what they give, and deny them"},
+	{policy.BindingsRead, "see bindings: who was given what"},
+	{policy.BindingsDelete, "end bindings"},
+	{policy.Explain, "ask who may do what and why, and what a change would do"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},
 	{access.BootstrapRedeem, "trade the bootstrap code for the first administrator's key; everybody holds it, the code is the credential"},
 }
@@ -68,4 +90,10 @@ func Grantable() []access.Permission {
 		}
 	}
 	return out
+}
+
+// Catalogue is what rules may name.
+func Catalogue() *access.Catalogue {
+	return access.NewCatalogue(Grantable(), access.TierZero(),
+		[]access.Permission{tenant.OrganisationsRead, tenant.ProjectsRead, tenant.WorkspacesRead})
 }

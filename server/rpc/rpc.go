@@ -40,17 +40,23 @@ const DefaultTimeout = 30 * time.Second
 // Services are what the API consists of: one field for each service of the .proto files. A service left out answers
 // that it is not implemented.
 type Services struct {
-	ApiKeys       loopbackv1connect.ApiKeyServiceHandler
-	Audit         loopbackv1connect.AuditServiceHandler
-	Hosts         loopbackv1connect.HostServiceHandler
-	Operations    loopbackv1connect.OperationServiceHandler
-	Organisations loopbackv1connect.OrganisationServiceHandler
-	Projects      loopbackv1connect.ProjectServiceHandler
-	Releases      loopbackv1connect.ReleaseServiceHandler
-	Sessions      loopbackv1connect.SessionServiceHandler
-	Settings      loopbackv1connect.SettingsServiceHandler
-	Tokens        loopbackv1connect.TokenServiceHandler
-	Workspaces    loopbackv1connect.WorkspaceServiceHandler
+	ApiKeys         loopbackv1connect.ApiKeyServiceHandler
+	Audit           loopbackv1connect.AuditServiceHandler
+	Hosts           loopbackv1connect.HostServiceHandler
+	Operations      loopbackv1connect.OperationServiceHandler
+	Organisations   loopbackv1connect.OrganisationServiceHandler
+	Projects        loopbackv1connect.ProjectServiceHandler
+	Releases        loopbackv1connect.ReleaseServiceHandler
+	Sessions        loopbackv1connect.SessionServiceHandler
+	Settings        loopbackv1connect.SettingsServiceHandler
+	Tokens          loopbackv1connect.TokenServiceHandler
+	Access          loopbackv1connect.AccessServiceHandler
+	Bindings        loopbackv1connect.BindingServiceHandler
+	Groups          loopbackv1connect.GroupServiceHandler
+	Roles           loopbackv1connect.RoleServiceHandler
+	ServiceAccounts loopbackv1connect.ServiceAccountServiceHandler
+	Users           loopbackv1connect.UserServiceHandler
+	Workspaces      loopbackv1connect.WorkspaceServiceHandler
 }
 
 // Options of the handler.
@@ -112,6 +118,12 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewSessionServiceHandler(or[loopbackv1connect.SessionServiceHandler](s.Sessions, loopbackv1connect.UnimplementedSessionServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSettingsServiceHandler(or[loopbackv1connect.SettingsServiceHandler](s.Settings, loopbackv1connect.UnimplementedSettingsServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewTokenServiceHandler(or[loopbackv1connect.TokenServiceHandler](s.Tokens, loopbackv1connect.UnimplementedTokenServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewAccessServiceHandler(or[loopbackv1connect.AccessServiceHandler](s.Access, loopbackv1connect.UnimplementedAccessServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewBindingServiceHandler(or[loopbackv1connect.BindingServiceHandler](s.Bindings, loopbackv1connect.UnimplementedBindingServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewGroupServiceHandler(or[loopbackv1connect.GroupServiceHandler](s.Groups, loopbackv1connect.UnimplementedGroupServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewRoleServiceHandler(or[loopbackv1connect.RoleServiceHandler](s.Roles, loopbackv1connect.UnimplementedRoleServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewServiceAccountServiceHandler(or[loopbackv1connect.ServiceAccountServiceHandler](s.ServiceAccounts, loopbackv1connect.UnimplementedServiceAccountServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewUserServiceHandler(or[loopbackv1connect.UserServiceHandler](s.Users, loopbackv1connect.UnimplementedUserServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewWorkspaceServiceHandler(or[loopbackv1connect.WorkspaceServiceHandler](s.Workspaces, loopbackv1connect.UnimplementedWorkspaceServiceHandler{}), opts...))
 	mux.HandleFunc("/", e.unknown)
 	return e.identify(mux)

@@ -1,8 +1,10 @@
 package rpc_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
+	"log/slog"
 	"reflect"
 	"strings"
 	"testing"
@@ -13,10 +15,17 @@ import (
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/operation"
+	written "github.com/loopbackd/loopback/policy"
+	person "github.com/loopbackd/loopback/principal"
+	questions "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/server/fleet"
+	machines "github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
+	"github.com/loopbackd/loopback/server/policy"
+	"github.com/loopbackd/loopback/server/principal"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/storage"
@@ -55,7 +64,12 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](p.DB), p.Tenants, apikey.Options{Pepper: []byte("pepper"), Known: rpc.Grantable(), Now: now})
+	rules := access.NewPolicy(rpc.Catalogue(), now)
+	people := principal.NewService(storage.Bind[principal.Reader, principal.Tx](p.DB), p.Tenants, rules, now)
+	policies := policy.NewService(storage.Bind[policy.Reader, policy.Tx](p.DB), p.Tenants, people, rules, now)
+	engine := questions.NewEngine(questions.Options{Store: storage.Bind[questions.Reader, any](p.DB), Policy: rules, Now: now, Logger: slog.New(slog.DiscardHandler),
+		Position: func() int64 { return 0 }, Fresh: time.Now})
+	keys := apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](p.DB), p.Tenants, apikey.Options{Principals: people, Pepper: []byte("pepper"), Known: rpc.Grantable(), Now: now})
 	w.services = rpc.Services{
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
@@ -63,6 +77,9 @@ func newWorld(t *testing.T) *world {
 		Audit:    rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants)},
 		Hosts:    rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p),
+		Users:    rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
+		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
+		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
 	}
 	w.holder(t, "administrator", access.Scope{})
 	w.a, w.foreign = w.populate(t, marker)
@@ -81,6 +98,9 @@ func newWorld(t *testing.T) *world {
 		}
 	}
 	p.Follow(t)
+	if err := engine.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	w.bench = serve(t, w.services, w.doors, 0)
 	return w
 }
@@ -122,7 +142,21 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		State: host.Pending, StateReason: name}
 	op := operation.Operation{Meta: place.Meta{ID: id.New("op", w.plane.Clock.Now()), Name: string(operation.RemoveHost)}, Kind: operation.RemoveHost, Scope: at,
 		Target: machine.ID, State: operation.Pending, Input: []byte(`{}`), Actor: name, RequestID: name}
+	o1 := access.Scope{Organisation: o.ID}
+	user := person.Principal{Meta: place.Meta{ID: id.New("usr", w.plane.Clock.Now()), Name: name}, Kind: access.User, Scope: o1, Description: name}
+	account := person.Principal{Meta: place.Meta{ID: id.New("sa", w.plane.Clock.Now()), Name: name}, Kind: access.ServiceAccount, Scope: o1, Description: name}
+	group := person.Group{Meta: place.Meta{ID: id.New("grp", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Members: []string{user.ID}}
+	role := written.Role{Meta: place.Meta{ID: id.New("rol", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Permissions: []access.Permission{"hosts.read"}}
+	binding := written.Binding{Meta: place.Meta{ID: id.New("bnd", w.plane.Clock.Now())}, Scope: at, Description: name, Subject: user.Subject(), RoleID: role.ID}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
+		_, e1 := tx.PutPrincipal(t.Context(), user)
+		_, e2 := tx.PutPrincipal(t.Context(), account)
+		_, e3 := tx.PutGroup(t.Context(), group)
+		_, e4 := tx.PutRole(t.Context(), role)
+		_, e5 := tx.PutBinding(t.Context(), binding)
+		if err := errors.Join(e1, e2, e3, e4, e5); err != nil {
+			return err
+		}
 		if _, err := tx.PutKey(t.Context(), key); err != nil {
 			return err
 		}
@@ -140,7 +174,28 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"host":         {"id": machine.ID, "name": name},
 		"operation":    {"id": op.ID},
 		"key":          {"id": key.ID},
+		"user":         {"id": user.ID, "name": name},
+		"account":      {"id": account.ID, "name": name},
+		"group":        {"id": group.ID, "name": name},
+		"role":         {"id": role.ID, "name": name},
+		"binding":      {"id": binding.ID},
 	}
+}
+
+// places and hosts are what questions about access go by, as the server gives it to them.
+type places struct{ *policy.Service }
+
+func (p places) Scope(ctx context.Context, organisation, project, workspace string, need access.Permission) (access.Scope, error) {
+	return p.Service.Scope(ctx, policy.Place{Organisation: organisation, Project: project, Workspace: workspace}, need)
+}
+
+type hosts struct {
+	*machines.Service
+	directory *fleet.Directory
+}
+
+func (h hosts) Snapshot(within access.Scope) ([]*host.Host, int64) {
+	return h.directory.Snapshot(within)
 }
 
 // catalogue is an empty one.
@@ -169,7 +224,7 @@ func (w *world) mustServe(t *testing.T, m rpc.Method) {
 	t.Helper()
 	name := string(m.Descriptor.Parent().Name())
 	switch f := reflect.ValueOf(w.services).FieldByName(strings.TrimSuffix(name, "Service") + "s"); {
-	case f.IsValid() && !f.IsNil(), name == "AuditService" && w.services.Audit != nil, name == "SettingsService" && w.services.Settings != nil:
+	case f.IsValid() && !f.IsNil(), name == "AccessService" && w.services.Access != nil, name == "AuditService" && w.services.Audit != nil, name == "SettingsService" && w.services.Settings != nil:
 	default:
 		t.Fatalf("%s is not served by this test's control plane: give it a service in newWorld", name)
 	}

@@ -12,7 +12,7 @@ import (
 var keysTable = newTable("api_keys", func(k *apikey.Key) []column {
 	return append(append(metaColumns(&k.Meta), scopeColumns(&k.Scope)...),
 		column{"description", &k.Description}, column{"permissions", document{&k.Permissions}}, column{"hash", &k.Hash},
-		column{"expires_at", moment{&k.ExpiresAt}}, column{"created_by", &k.CreatedBy},
+		column{"expires_at", moment{&k.ExpiresAt}}, column{"created_by", &k.CreatedBy}, column{"owner_id", &k.OwnerID},
 		column{"last_used_at", moment{&k.LastUsedAt}}, column{"revoked_at", moment{&k.RevokedAt}})
 })
 
@@ -25,7 +25,8 @@ func (v *View) Key(ctx context.Context, id string) (apikey.Key, error) {
 func (v *View) Keys(ctx context.Context, q apikey.Query) ([]apikey.Key, string, error) {
 	var f filter
 	f.readable(anywhere, q.Readable, nil)
-	k := keyset{descending: true, list: fingerprint("api_keys")}
+	f.equal("owner_id", q.Owner)
+	k := keyset{descending: true, list: fingerprint("api_keys", q.Owner)}
 	if err := k.after(&f, q.Page.Token, false); err != nil {
 		return nil, "", err
 	}

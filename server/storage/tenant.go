@@ -152,6 +152,9 @@ func (tx *Tx) DeleteOrganisation(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if err := tx.forget(ctx, o.Scope()); err != nil {
+		return err
+	}
 	return tx.remove(ctx, feed.Organisation, "organisations", id, o.Scope())
 }
 
@@ -162,6 +165,9 @@ func (tx *Tx) DeleteProject(ctx context.Context, id string) error {
 		err = tx.empty(ctx, p.Name, p.Scope())
 	}
 	if err != nil {
+		return err
+	}
+	if err := tx.forget(ctx, p.Scope()); err != nil {
 		return err
 	}
 	return tx.remove(ctx, feed.Project, "projects", id, p.Scope())
@@ -179,6 +185,9 @@ func (tx *Tx) DeleteWorkspace(ctx context.Context, id string) error {
 	}
 	if err := tx.session.exec(ctx, "DELETE FROM settings WHERE id = $1", id); err != nil {
 		return fmt.Errorf("deleting settings: %w", err)
+	}
+	if err := tx.forget(ctx, w.Scope()); err != nil {
+		return err
 	}
 	return tx.remove(ctx, feed.Workspace, "workspaces", id, w.Scope())
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/policy"
+	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/settings"
@@ -240,6 +242,28 @@ var nouns = []test{
 				}
 			}
 		}
+	}},
+	{"principal", func(t *testing.T, b *bench) {
+		kept(t, b, func(p *principal.Principal, id string) { p.ID = "usr_" + id }, func(ctx context.Context, tx *storage.Tx, p principal.Principal) (principal.Principal, error) {
+			return tx.PutPrincipal(ctx, p)
+		}, func(ctx context.Context, id string) (principal.Principal, error) {
+			return b.DB.View().Principal(ctx, "usr_"+id)
+		})
+	}},
+	{"group", func(t *testing.T, b *bench) {
+		kept(t, b, func(g *principal.Group, id string) { g.ID = id }, func(ctx context.Context, tx *storage.Tx, g principal.Group) (principal.Group, error) {
+			return tx.PutGroup(ctx, g)
+		}, func(ctx context.Context, id string) (principal.Group, error) { return b.DB.View().Group(ctx, id) })
+	}},
+	{"role", func(t *testing.T, b *bench) {
+		kept(t, b, func(r *policy.Role, id string) { r.ID, r.BuiltIn = id, false }, func(ctx context.Context, tx *storage.Tx, r policy.Role) (policy.Role, error) {
+			return tx.PutRole(ctx, r)
+		}, func(ctx context.Context, id string) (policy.Role, error) { return b.DB.View().Role(ctx, id) })
+	}},
+	{"binding", func(t *testing.T, b *bench) {
+		kept(t, b, func(v *policy.Binding, id string) { v.ID = id }, func(ctx context.Context, tx *storage.Tx, v policy.Binding) (policy.Binding, error) {
+			return tx.PutBinding(ctx, v)
+		}, func(ctx context.Context, id string) (policy.Binding, error) { return b.DB.View().Binding(ctx, id) })
 	}},
 	{"audit entry", func(t *testing.T, b *bench) {
 		given := filled[audit.Entry]()

@@ -1,0 +1,326 @@
+package access
+
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+	"time"
+
+	"github.com/loopbackd/loopback/label"
+)
+
+// Query is a question about one principal and one thing.
+type Query struct {
+	Principal  string
+	Permission Permission
+	At         Scope
+	Host       bool // whether it is about a host with these labels
+	Labels     label.Set
+	Now        time.Time
+	Address    string
+	MFA        time.Time
+	Ticket     string
+}
+
+// Reason is what one rule says to a query.
+type Reason struct {
+	Rule    Rule
+	Applies bool
+	Why     string // it does not
+}
+
+// Explain decides a query and says what each rule has to say that is about the principal and the permission. known is
+// false where there is no such principal; reason says why nothing is allowed where no rule is to blame.
+func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason, known bool) {
+	d.Snapshot = s.version
+	sheet := s.sheets[q.Principal]
+	n, ok := c.index[q.Permission]
+	if sheet == nil || !ok {
+		return d, nil, sheet != nil
+	}
+	why := &circumstances{now: func() time.Time { return q.Now }, address: q.Address, mfa: q.MFA, ticket: q.Ticket}
+	for _, r := range sheet.rules {
+		if !r.set.Has(n) {
+			continue
+		}
+		reason := Reason{Rule: *r.Rule}
+		switch {
+		case !r.Scope.Contains(q.At):
+			reason.Why = "it holds elsewhere"
+		case len(r.Hosts) > 0 && !q.Host:
+			reason.Why = "it is about selected hosts only"
+		case !r.matches(q.Host, q.Labels):
+			reason.Why = "the host's labels do not match " + r.Hosts.String()
+		case !r.NotBefore.IsZero() && q.Now.Before(r.NotBefore):
+			reason.Why = "it does not hold yet"
+		case !r.NotAfter.IsZero() && !q.Now.Before(r.NotAfter):
+			reason.Why = "its time is over"
+		case r.met(why) != "":
+			reason.Why = r.met(why)
+		case !sheet.active:
+			reason.Why = "the principal is disabled"
+		default:
+			reason.Applies = true
+		}
+		reasons = append(reasons, reason)
+	}
+	if sheet.active && !s.closed {
+		d = sheet.decide(n, q.At, q.Host, q.Labels, why)
+		d.Snapshot = s.version
+	}
+	return d, reasons, true
+}
+
+// Hosts are the hosts that a question is about, grouped by place and labels: what decides of one host of a group decides
+// of all. It belongs to one goroutine.
+type Hosts struct {
+	groups    []hostGroup
+	total     int
+	scopes    map[Scope]hostSet
+	selectors map[string]hostSet
+}
+
+type hostGroup struct {
+	at     Scope
+	labels label.Set
+	count  int
+}
+
+// hostSet is a set of groups.
+type hostSet []uint64
+
+// NewHosts is no hosts.
+func NewHosts() *Hosts {
+	return &Hosts{scopes: map[Scope]hostSet{}, selectors: map[string]hostSet{}}
+}
+
+// Group is hosts of one place that have the same labels. What Hosts was asked before is forgotten.
+func (h *Hosts) Group(at Scope, labels label.Set, count int) {
+	h.groups = append(h.groups, hostGroup{at, labels, count})
+	h.total += count
+	clear(h.scopes)
+	clear(h.selectors)
+}
+
+// Total is how many hosts there are.
+func (h *Hosts) Total() int { return h.total }
+
+// Groups is how many groups there are.
+func (h *Hosts) Groups() int { return len(h.groups) }
+
+func (h *Hosts) none() hostSet { return make(hostSet, (len(h.groups)+63)/64) }
+
+func (h *Hosts) where(matches func(hostGroup) bool) hostSet {
+	out := h.none()
+	for i, g := range h.groups {
+		if matches(g) {
+			out[i/64] |= 1 << (i % 64)
+		}
+	}
+	return out
+}
+
+func (h *Hosts) count(s hostSet) int {
+	n := 0
+	for w, word := range s {
+		for ; word != 0; word &= word - 1 {
+			n += h.groups[w*64+bits.TrailingZeros64(word)].count
+		}
+	}
+	return n
+}
+
+// of are the hosts that a rule is about; nil where it is about none of them.
+func (h *Hosts) of(r *compiled) (scope, selected hostSet) {
+	scope, ok := h.scopes[r.Scope]
+	if !ok {
+		scope = h.where(func(g hostGroup) bool { return r.Scope.Contains(g.at) })
+		h.scopes[r.Scope] = scope
+	}
+	if len(r.Hosts) == 0 {
+		return scope, nil
+	}
+	key := r.Hosts.String()
+	if selected, ok = h.selectors[key]; !ok {
+		selected = h.where(func(g hostGroup) bool { return r.Hosts.Matches(g.labels) })
+		h.selectors[key] = selected
+	}
+	return scope, selected
+}
+
+func (s hostSet) add(scope, selected hostSet) {
+	for i := range s {
+		if selected == nil {
+			s[i] |= scope[i]
+		} else {
+			s[i] |= scope[i] & selected[i]
+		}
+	}
+}
+
+// Reach is how far a principal holds a permission. Conditions are taken to be met where they allow, and not to be met
+// where they deny: it is what the principal can do at best.
+type Reach struct {
+	Principal   Principal
+	Permission  Permission
+	Everything  bool     // all that lies at the place, not only hosts
+	Hosts       int      // how many hosts of the question
+	Rules       []string // ids of the rules that allow it
+	Conditional bool     // one of these has conditions
+	set         hostSet
+}
+
+func (r Reach) none() bool { return !r.Everything && r.Hosts == 0 }
+
+// reach is how far a sheet reaches.
+func (s *sheet) reach(n uint16, at Scope, hosts *Hosts, now time.Time) Reach {
+	out := Reach{Principal: s.Principal}
+	if !s.active {
+		return out
+	}
+	out.set = hosts.none()
+	var denied hostSet
+	all := true
+	for _, r := range s.rules { // denials come first
+		if !r.set.Has(n) || r.timed && !r.at(now) || r.Deny && r.asks {
+			continue
+		}
+		if _, ok := r.Scope.Intersect(at); !ok {
+			continue
+		}
+		whole := len(r.Hosts) == 0 && r.Scope.Contains(at)
+		scope, selected := hosts.of(r)
+		if r.Deny {
+			if denied == nil {
+				denied = hosts.none()
+			}
+			denied.add(scope, selected)
+			all = all && !whole
+			continue
+		}
+		out.Everything = out.Everything || whole
+		out.set.add(scope, selected)
+		out.Rules = append(out.Rules, r.ID)
+		out.Conditional = out.Conditional || r.asks
+	}
+	out.Everything = out.Everything && all
+	for i := range denied {
+		out.set[i] &^= denied[i]
+	}
+	out.Hosts = hosts.count(out.set)
+	slices.Sort(out.Rules)
+	out.Rules = slices.Compact(out.Rules)
+	return out
+}
+
+// WhoCan is everybody who holds a permission at a place, or on hosts there, by name.
+func (s *Snapshot) WhoCan(c *Catalogue, p Permission, at Scope, hosts *Hosts, now time.Time) []Reach {
+	n, ok := c.index[p]
+	if !ok {
+		return nil
+	}
+	var out []Reach
+	for _, sheet := range s.sheets {
+		if !sheet.may(n) {
+			continue
+		}
+		if r := sheet.reach(n, at, hosts, now); !r.none() {
+			r.Permission = p
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Reach) int {
+		return cmp.Or(cmp.Compare(a.Principal.Kind, b.Principal.Kind), cmp.Compare(a.Principal.Name, b.Principal.Name), cmp.Compare(a.Principal.ID, b.Principal.ID))
+	})
+	return out
+}
+
+// may tells quickly whether a permission is allowed anywhere.
+func (s *sheet) may(n uint16) bool {
+	if s.global != nil && s.global.allow.Has(n) {
+		return true
+	}
+	for _, c := range s.cells {
+		if c.allow.Has(n) {
+			return true
+		}
+	}
+	return false
+}
+
+// WhatCan is what a principal holds at a place, or on hosts there, in the order of the catalogue.
+func (s *Snapshot) WhatCan(c *Catalogue, principal string, at Scope, hosts *Hosts, now time.Time) []Reach {
+	sheet := s.sheets[principal]
+	if sheet == nil {
+		return nil
+	}
+	var out []Reach
+	for i, p := range c.names {
+		if r := sheet.reach(uint16(i), at, hosts, now); !r.none() {
+			r.Permission = p
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Difference is what a principal gains and loses of one permission.
+type Difference struct {
+	Principal       Principal
+	Permission      Permission
+	Before, After   bool // holds it on all that lies at the place
+	Gained, Lost    int  // hosts
+	BeforeN, AfterN int
+}
+
+// Diff is what would change at a place, or on hosts there, if the rules became others.
+func (s *Snapshot) Diff(c *Catalogue, to *Snapshot, at Scope, hosts *Hosts, now time.Time) []Difference {
+	var out []Difference
+	ids := map[string]bool{}
+	for id, sheet := range s.sheets {
+		if to.sheets[id] != sheet { // what did not change is shared
+			ids[id] = true
+		}
+	}
+	for id, sheet := range to.sheets {
+		if s.sheets[id] != sheet {
+			ids[id] = true
+		}
+	}
+	for id := range ids {
+		before, after := s.sheets[id], to.sheets[id]
+		for i, p := range c.names {
+			var b, a Reach
+			if before != nil {
+				b = before.reach(uint16(i), at, hosts, now)
+			}
+			if after != nil {
+				a = after.reach(uint16(i), at, hosts, now)
+			}
+			d := Difference{Principal: a.Principal, Permission: p, Before: b.Everything, After: a.Everything, BeforeN: b.Hosts, AfterN: a.Hosts}
+			if after == nil {
+				d.Principal = b.Principal
+			}
+			d.Gained, d.Lost = hosts.without(a.set, b.set), hosts.without(b.set, a.set)
+			if d.Before != d.After || d.Gained > 0 || d.Lost > 0 {
+				out = append(out, d)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Difference) int {
+		return cmp.Or(cmp.Compare(a.Principal.Name, b.Principal.Name), cmp.Compare(a.Principal.ID, b.Principal.ID), cmp.Compare(c.index[a.Permission], c.index[b.Permission]))
+	})
+	return out
+}
+
+// without counts the hosts of a that are not in b.
+func (h *Hosts) without(a, b hostSet) int {
+	if a == nil {
+		return 0
+	}
+	left := slices.Clone(a)
+	for i := range b {
+		left[i] &^= b[i]
+	}
+	return h.count(left)
+}
