@@ -14,7 +14,7 @@ func (a *app) apiKeyCommand() *cobra.Command {
 	type T = *pb.ApiKey
 	show := func(k T) error {
 		return a.print(k, [2]string{"id", k.Id}, [2]string{"name", k.Name}, [2]string{"description", k.Description},
-			[2]string{"scope", scope(k.Scope)}, [2]string{"permissions", strings.Join(k.Permissions, ",")},
+			[2]string{"owner", k.OwnerId}, [2]string{"scope", scope(k.Scope)}, [2]string{"permissions", strings.Join(k.Permissions, ",")},
 			[2]string{"created", stamp(k.CreatedAt)}, [2]string{"created by", k.CreatedBy}, [2]string{"expires", stamp(k.ExpiresAt)},
 			[2]string{"last used", stamp(k.LastUsedAt)}, [2]string{"revoked", stamp(k.RevokedAt)})
 	}
@@ -38,6 +38,7 @@ func (a *app) apiKeyCommand() *cobra.Command {
 	f.StringVar(&q.Project, "in-project", "", "holds in this `PROJECT`")
 	f.StringVar(&q.Workspace, "in-workspace", "", "holds in this `WORKSPACE` (default: wherever you do)")
 	f.StringSliceVar(&q.Permissions, "permission", nil, "`PERMISSION`, noun.verb or * (repeatable)")
+	f.StringVar(&q.ServiceAccount, "service-account", "", "whose key it becomes: a service `ACCOUNT` (default: your own)")
 	f.Var(&ttl, "ttl", "how long it works (default: 90d)")
 	return noun("apikey", "API keys: credentials of scripts",
 		create,
@@ -92,7 +93,7 @@ func (a *app) whoamiCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fields := [][2]string{{"kind", me.Kind}, {"name", me.Name}, {"id", me.Id}, {"expires", stamp(me.ExpiresAt)}, {"control plane", s.URL}, {"deployment", me.Deployment}, {"version", me.ServerVersion}}
+		fields := [][2]string{{"kind", me.Kind}, {"name", me.Name}, {"id", me.Id}, {"on behalf of", me.PrincipalId}, {"expires", stamp(me.ExpiresAt)}, {"control plane", s.URL}, {"deployment", me.Deployment}, {"version", me.ServerVersion}}
 		for _, g := range me.Grants {
 			fields = append(fields, [2]string{"may", strings.Join(g.Permissions, ",") + " in " + scope(g.Scope)})
 		}

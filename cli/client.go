@@ -37,6 +37,12 @@ type api struct {
 	audit         loopbackv1connect.AuditServiceClient
 	settings      loopbackv1connect.SettingsServiceClient
 	releases      loopbackv1connect.ReleaseServiceClient
+	users         loopbackv1connect.UserServiceClient
+	accounts      loopbackv1connect.ServiceAccountServiceClient
+	groups        loopbackv1connect.GroupServiceClient
+	roles         loopbackv1connect.RoleServiceClient
+	bindings      loopbackv1connect.BindingServiceClient
+	access        loopbackv1connect.AccessServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -89,6 +95,12 @@ func newAPI(s account, version string) (*api, error) {
 		audit:         loopbackv1connect.NewAuditServiceClient(c, u, o),
 		settings:      loopbackv1connect.NewSettingsServiceClient(c, u, o),
 		releases:      loopbackv1connect.NewReleaseServiceClient(c, u, o),
+		users:         loopbackv1connect.NewUserServiceClient(c, u, o),
+		accounts:      loopbackv1connect.NewServiceAccountServiceClient(c, u, o),
+		groups:        loopbackv1connect.NewGroupServiceClient(c, u, o),
+		roles:         loopbackv1connect.NewRoleServiceClient(c, u, o),
+		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
+		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
 	}, nil
 }
 

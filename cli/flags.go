@@ -61,7 +61,10 @@ func (d *days) proto() *durationpb.Duration {
 }
 
 // moment is a flag for a point in time: RFC 3339, a day, or a span before now.
-type moment struct{ t time.Time }
+type moment struct {
+	t     time.Time
+	ahead bool // a span is one after now
+}
 
 func (m *moment) String() string {
 	if m.t.IsZero() {
@@ -80,8 +83,14 @@ func (m *moment) Set(s string) error {
 		}
 	}
 	d, err := parseSpan(s)
+	if m.ahead && (err != nil || d < 0) {
+		return usage("%q is not a time; for example 2026-01-31, 2026-01-31T15:04:05Z, or 2h for two hours from now", s)
+	}
 	if err != nil || d < 0 {
 		return usage("%q is not a time; for example 2026-01-31, 2026-01-31T15:04:05Z, or 2h for two hours ago", s)
+	}
+	if m.ahead {
+		d = -d
 	}
 	m.t = time.Now().Add(-d)
 	return nil
