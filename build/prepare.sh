@@ -3,7 +3,7 @@
 set -eu
 
 packages='ca-certificates chromium curl debootstrap e2fsprogs git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps prometheus qemu-system-x86 shellcheck squid systemd-container util-linux
-fonts-dejavu-core gcc libc6-dev busybox'
+fonts-dejavu-core gcc libc6-dev busybox qemu-user-static rpm'
 
 missing=
 for p in $packages; do

@@ -24,8 +24,8 @@ func (a *app) releasePublish() *cobra.Command {
 		Use: "publish --keys FOLDER --version VERSION FOLDER", Short: "Sign programs with keys held here, and publish them",
 		Long: `Sign programs with keys held here, and publish them.
 
-The folder holds one folder a platform, each with the programs for it: linux-amd64/loopback-agent. The keys never leave
-their folder; where it does not exist they are made. Publishing the same again changes nothing; a publication that was
+The folder holds one folder a platform, each with the programs for it: linux-amd64/loopback-agent; and beside them, where
+` + "`loopback release package`" + ` made them, packages and lists of parts. The keys never leave their folder; where it does not exist they are made. Publishing the same again changes nothing; a publication that was
 cut off goes on where it stopped. Without a folder of programs only signatures that are due are renewed.`,
 		Example: "  loopback release publish --keys ~/release-keys --version 1.2.3 --channel preview dist/",
 		Args: func(_ *cobra.Command, w []string) error {
@@ -89,7 +89,7 @@ cut off goes on where it stopped. Without a folder of programs only signatures t
 	return c
 }
 
-// programs finds OS-ARCH/NAME below a folder.
+// programs finds OS-ARCH/NAME below a folder, and what goes with them.
 func programs(dir, version, channel string) ([]publish.Artefact, error) {
 	if !release.ValidVersion(version) {
 		return nil, usage("--version is %q, not a version like 1.2.3", version)
@@ -101,7 +101,11 @@ func programs(dir, version, channel string) ([]publish.Artefact, error) {
 	var out []publish.Artefact
 	for _, f := range files {
 		system, arch, _ := strings.Cut(filepath.Base(filepath.Dir(f)), "-")
-		out = append(out, publish.Artefact{File: f, Name: filepath.Base(f), Version: version, OS: system, Architecture: arch, Channel: channel})
+		name, format, err := formatOf(f, version, arch)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, publish.Artefact{File: f, Name: name, Version: version, OS: system, Architecture: arch, Channel: channel, Format: format})
 	}
 	return out, nil
 }
@@ -133,7 +137,7 @@ func (p publisher) Publish(ctx context.Context, roots [][]byte, targets []byte) 
 			if err != nil {
 				return nil, fault.New(fault.Internal, "answer_invalid", "the control plane's answer cannot be read").WithCause(err)
 			}
-			one.Targets = append(one.Targets, release.Target{Path: t.Path, OS: t.Os, Architecture: t.Architecture, Length: t.Length, SHA256: sum})
+			one.Targets = append(one.Targets, release.Target{Path: t.Path, OS: t.Os, Architecture: t.Architecture, Length: t.Length, SHA256: sum, Format: t.Format})
 		}
 		out = append(out, one)
 	}

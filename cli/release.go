@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +25,7 @@ func (a *app) releaseCommand() *cobra.Command {
 	ls.Flags().StringVar(&q.Program, "program", "", "only of this `PROGRAM`")
 	ls.Flags().StringVar(&q.Channel, "channel", "", "only on this `CHANNEL`: stable or preview")
 	return noun("release", "Releases: the agents and modules that hosts may run",
-		ls, a.releasePublish(),
+		ls, a.releasePublish(), a.releasePackage(),
 		&cobra.Command{Use: "show RELEASE", Short: "Show a release and its artefacts", Args: args("RELEASE"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
 			r, err := call(ctx, s, s.releases.GetRelease, &pb.GetReleaseRequest{Release: w[0]})
 			if err != nil {
@@ -32,7 +33,7 @@ func (a *app) releaseCommand() *cobra.Command {
 			}
 			fields := [][2]string{{"id", r.Id}, {"program", r.Program}, {"version", r.Version}, {"channel", r.Channel}, {"published", stamp(r.PublishedAt)}}
 			for _, t := range r.Targets {
-				fields = append(fields, [2]string{t.Os + "/" + t.Architecture, fmt.Sprintf("%s, SHA-256 %s", bytesize(t.Length), t.Sha256)})
+				fields = append(fields, [2]string{strings.TrimSpace(t.Os + "/" + t.Architecture + " " + t.Format), fmt.Sprintf("%s, SHA-256 %s", bytesize(t.Length), t.Sha256)})
 			}
 			return a.print(r, fields...)
 		})},

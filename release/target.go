@@ -13,6 +13,7 @@ const MaxLength = 512 << 20
 var (
 	program  = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
 	platform = regexp.MustCompile(`^[a-z0-9]{1,16}$`)
+	format   = regexp.MustCompile(`^[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?$`)
 )
 
 // Validate says what is wrong with a target. Its path follows from the other fields, so that one signed entry cannot
@@ -30,12 +31,14 @@ func (t Target) Validate() error {
 		return wrong("its platform %q is not an operating system and an architecture", t.OS+"-"+t.Architecture)
 	case t.Channel != Stable && t.Channel != Preview:
 		return wrong("its channel %q is neither stable nor preview", t.Channel)
+	case t.Format != FormatProgram && !format.MatchString(t.Format):
+		return wrong("its format %q is not the ending of a file's name", t.Format)
 	case t.Length < 1 || t.Length > MaxLength:
 		return wrong("its length %d is not within 1 and %d", t.Length, MaxLength)
 	case len(t.SHA256) != sha256.Size:
 		return wrong("its SHA-256 has %d bytes", len(t.SHA256))
-	case t.Path != TargetPath(t.Name, t.Version, t.OS, t.Architecture):
-		return wrong("its path should be %q", TargetPath(t.Name, t.Version, t.OS, t.Architecture))
+	case t.Path != t.FilePath():
+		return wrong("its path should be %q", t.FilePath())
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func On(follows, released string) bool {
 func Newest(targets []Target, program, channel, os, arch string) (Target, bool) {
 	var best Target
 	for _, t := range targets {
-		if t.Name == program && t.OS == os && t.Architecture == arch && On(channel, t.Channel) &&
+		if t.Format == FormatProgram && t.Name == program && t.OS == os && t.Architecture == arch && On(channel, t.Channel) &&
 			(best.Version == "" || CompareVersions(t.Version, best.Version) > 0) {
 			best = t
 		}

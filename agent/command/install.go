@@ -16,6 +16,16 @@ import (
 )
 
 func runInstall(ctx context.Context, env Environment, args []string) error {
+	p, other, err := install.ParsePackageOptions(args, env.Stdout)
+	if errors.Is(err, install.ErrHelp) {
+		return flag.ErrHelp
+	}
+	if err != nil {
+		return err
+	}
+	if !other {
+		return installer(env).ConfigurePackage(ctx, p)
+	}
 	o, err := install.ParseOptions(args, env.Stdin, env.Stdout)
 	if errors.Is(err, install.ErrHelp) {
 		return flag.ErrHelp

@@ -16,6 +16,7 @@ const (
 	programs = "opt/loopback"
 	current  = "opt/loopback/current/bin/loopback-agent"
 	unit     = "etc/systemd/system/loopback-agent.service"
+	brought  = "usr/lib/systemd/system/loopback-agent.service" // by a package
 	enabled  = "etc/systemd/system/multi-user.target.wants/loopback-agent.service"
 	manager  = "run/systemd/system" // there exactly while systemd is process 1, see sd_booted(3)
 	enforce  = "sys/fs/selinux/enforce"
@@ -30,7 +31,7 @@ func checkMachine(root string) []Check {
 	if _, err := os.Stat(at(programs)); errors.Is(err, fs.ErrNotExist) {
 		return []Check{{Name: "programs", About: at(programs), Outcome: Skipped, Code: "skipped", Seen: "nothing is installed there; this agent was put somewhere else by hand"}}
 	}
-	out := []Check{checkPrograms(at(programs), at(current)), checkUnit(at(manager), at(unit), at(enabled))}
+	out := []Check{checkPrograms(at(programs), at(current)), checkUnit(at(manager), firstThere(at(unit), at(brought)), at(enabled))}
 	if c, on := checkSELinux(at(enforce), at(current)); on {
 		out = append(out, c)
 	}
@@ -51,6 +52,16 @@ func checkPrograms(dir, program string) Check {
 			Change: "run the installer again: it stages what is missing, and needs no token"}
 	}
 	return fine("programs", dir, "may be executed")
+}
+
+// firstThere is the first of the paths at which something is, else the first.
+func firstThere(paths ...string) string {
+	for _, p := range paths {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return paths[0]
 }
 
 func checkUnit(manager, unit, enabled string) Check {

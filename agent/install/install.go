@@ -8,6 +8,9 @@
 //	/var/lib/loopback                                        identity, last good configuration
 //	/var/lib/loopback/releases                               the newest release metadata that was seen
 //
+// Where a package brought the agent (package agent/packaged), unit and link are the package's, and /opt/loopback/packaged
+// leads to the version that it put in place.
+//
 // The program that runs is the one that is installed: it looks for itself in the signed metadata of the releases, whose
 // root the install script brought (or an earlier install kept), and does nothing unless it is there. Then it checks the
 // host, copies itself beside the other versions, writes the settings, enrols, switches the link, starts the unit and
@@ -35,6 +38,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/packaged"
 	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
@@ -186,6 +190,11 @@ func (r *run) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.layout.isPackaged() && !r.DryRun {
+		if err := r.layout.laySettings(); err != nil {
+			return err
+		}
+	}
 	if err := r.readToken(text); err != nil {
 		return err
 	}
@@ -290,6 +299,9 @@ func (r *run) switchTo(staged string) error {
 		r.changed, r.result.Changed = true, true
 		r.step("loopback-agent %s is current", r.target.Version)
 	}
+	if _, err := os.Lstat(r.layout.at(packaged.Link)); err == nil && r.layout.isPackaged() {
+		return nil // people have it in their path already
+	}
 	link := r.layout.Link()
 	if held, err := os.Lstat(link); err == nil && held.Mode()&os.ModeSymlink == 0 {
 		r.step("%s is not ours and stays as it is", link)
@@ -320,7 +332,7 @@ func (r *run) describe(before config.Config, identity state.Identity) error {
 	} else {
 		say("enrol this host at %s as %s", strings.Join(r.config.Endpoints, ", "), r.Name)
 	}
-	if held, err := os.ReadFile(r.layout.Unit()); err != nil || string(held) != r.layout.unit() {
+	if held, err := os.ReadFile(r.layout.Unit()); !r.layout.unitIsBrought() && (err != nil || string(held) != r.layout.unit()) {
 		say("write %s", r.layout.Unit())
 	}
 	say("start %s where something changed, and wait until it is managed", UnitName)

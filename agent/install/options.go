@@ -53,11 +53,20 @@ How
   --lock-wait DURATION  for another installation to end (5m)
 `
 
+const packageUsage = `Usage: loopback-agent install --packaged --version VERSION
+
+What the scripts of a package call once it is unpacked: puts the program in place, without enrolling.
+
+  --version VERSION     of the package
+  --lock-wait DURATION  for another installation to end (5m)
+`
+
 const uninstallUsage = `Usage: loopback-agent uninstall [OPTION]...
 
 Stops the agent and removes all that install made. The identity and the settings stay unless --purge is given.
 
   --purge               remove the identity and the settings as well
+  --packaged            what the scripts of a package call before its files go
   --dry-run             say what would be removed
   --lock-wait DURATION  for an installation to end (5m)
 `
@@ -109,11 +118,29 @@ func ParseOptions(args []string, stdin io.Reader, help io.Writer) (Options, erro
 	return o, c.Err("usage", "the command line is not valid")
 }
 
+// ParsePackageOptions reads the arguments of `loopback-agent install --packaged`; other says that they are those of
+// another installation.
+func ParsePackageOptions(args []string, help io.Writer) (o PackageOptions, other bool, err error) {
+	if len(args) == 0 || args[0] != "--packaged" {
+		return PackageOptions{}, true, nil
+	}
+	f := flags(help, packageUsage)
+	f.StringVar(&o.Version, "version", "", "")
+	f.DurationVar(&o.LockWait, "lock-wait", defaultLockWait, "")
+	if err := parse(f, args[1:]); err != nil {
+		return PackageOptions{}, false, err
+	}
+	var c fault.Check
+	c.That(release.ValidVersion(o.Version), "--version", "is not a version like 1.2.3")
+	return o, false, c.Err("usage", "the command line is not valid")
+}
+
 // ParseUninstallOptions reads the arguments of `loopback-agent uninstall`.
 func ParseUninstallOptions(args []string, help io.Writer) (UninstallOptions, error) {
 	var o UninstallOptions
 	f := flags(help, uninstallUsage)
 	f.BoolVar(&o.Purge, "purge", false, "")
+	f.BoolVar(&o.Packaged, "packaged", false, "")
 	f.BoolVar(&o.DryRun, "dry-run", false, "")
 	f.DurationVar(&o.LockWait, "lock-wait", defaultLockWait, "")
 	return o, parse(f, args)

@@ -1,28 +1,46 @@
 package install
 
 import (
+	"bytes"
 	"context"
-	_ "embed"
+	"errors"
 	"fmt"
-	"strings"
+	"io/fs"
+	"os"
 	"time"
 
+	"github.com/loopbackd/loopback/agent/packaged"
 	"github.com/loopbackd/loopback/fault"
 )
 
-//go:embed loopback-agent.service
-var unitText string
-
 // unit is the unit's text for this layout.
 func (l Layout) unit() string {
-	return strings.NewReplacer("@PROGRAM@", l.inside(l.Current()+"/bin/loopback-agent")).Replace(unitText)
+	return packaged.UnitText(l.inside(l.Current() + "/bin/loopback-agent"))
+}
+
+// isOurUnit tells our unit from one that the host's administrator wrote in its place.
+func isOurUnit(text []byte) bool { return bytes.HasPrefix(text, []byte(unitMark)) }
+
+const unitMark = "# As `loopback-agent install` and packages bring it"
+
+// unitIsBrought tells whether the unit that a package brought is the one wanted, and none hides it.
+func (l Layout) unitIsBrought() bool {
+	brought, err := os.ReadFile(l.at(packaged.Unit))
+	if err != nil || string(brought) != l.unit() {
+		return false
+	}
+	_, err = os.Lstat(l.Unit())
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // start writes the unit, enables it, and starts or restarts the agent where something changed or it does not run.
 func (r *run) start(ctx context.Context) error {
-	written, err := replace(r.layout.Unit(), []byte(r.layout.unit()), 0o644)
-	if err != nil {
-		return err
+	written := false
+	if !r.layout.unitIsBrought() {
+		var err error
+		if written, err = replace(r.layout.Unit(), []byte(r.layout.unit()), 0o644); err != nil {
+			return err
+		}
 	}
 	if written {
 		r.changed, r.result.Changed = true, true

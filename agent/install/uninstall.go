@@ -16,12 +16,13 @@ import (
 // UninstallOptions say how much to remove.
 type UninstallOptions struct {
 	Purge    bool // the identity and the settings as well
+	Packaged bool // the package goes as well, and the program with it
 	DryRun   bool
 	LockWait time.Duration
 }
 
 // Uninstall stops the agent and removes all that Install made. Without Purge the identity and the settings stay, so that
-// installing again needs no token. What is not there is not missed: an uninstall that was interrupted is repeated.
+// installing again needs no token. What a package brought stays unless the package itself is going. What is not there is not missed: an uninstall that was interrupted is repeated.
 func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	if err := i.layout.checkRoot(); err != nil {
 		return err
@@ -32,7 +33,8 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 		return fault.Of(err)
 	}
 	defer unlock()
-	gone := i.made(o.Purge)
+	keep := i.layout.isPackaged() && !o.Packaged
+	gone := i.made(o.Purge, keep)
 	if o.DryRun {
 		for _, path := range gone {
 			step("would remove %s", path)
@@ -60,6 +62,10 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 		}
 	}
 	switch {
+	case keep:
+		step("the program stays, which a package brought: remove the package loopback-agent to be rid of it, too")
+	case o.Packaged:
+		step("the identity (%s) and the settings (%s) stay", i.layout.State(), filepath.Dir(i.layout.Config()))
 	case len(gone) == 0:
 		step("nothing is installed here")
 	case !o.Purge:
@@ -73,15 +79,23 @@ func (i *Installer) Uninstall(ctx context.Context, o UninstallOptions) error {
 	return nil
 }
 
-// made are the paths of ours that are there.
-func (i *Installer) made(purge bool) []string {
+// made are the paths of ours that are there. keepProgram leaves what a package put in place, and the folder that it owns.
+func (i *Installer) made(purge, keepProgram bool) []string {
 	l := i.layout
-	all := []string{l.Unit(), l.Base(), filepath.Dir(l.Socket())}
+	all := []string{l.Unit(), filepath.Dir(l.Socket())}
+	if !keepProgram {
+		all = append(all, l.Base())
+	}
 	if target, err := os.Readlink(l.Link()); err == nil && strings.HasPrefix(target, l.inside(l.Base())+"/") {
 		all = append(all, l.Link())
 	}
 	if purge {
-		all = append(all, filepath.Dir(l.Config()), l.State())
+		all = append(all, l.State())
+		if keepProgram {
+			all = append(all, l.Config(), l.CAFile())
+		} else {
+			all = append(all, filepath.Dir(l.Config()))
+		}
 	}
 	var out []string
 	for _, path := range all {

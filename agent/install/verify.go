@@ -16,6 +16,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
+	"github.com/loopbackd/loopback/agent/packaged"
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
@@ -67,7 +68,7 @@ func (r *run) verify(ctx context.Context) error {
 		return err
 	}
 	for _, t := range targets {
-		if t.Name == release.Agent && t.OS == runtime.GOOS && t.Architecture == runtime.GOARCH && bytes.Equal(t.SHA256, sum) {
+		if t.Format == release.FormatProgram && t.Name == release.Agent && t.OS == runtime.GOOS && t.Architecture == runtime.GOARCH && bytes.Equal(t.SHA256, sum) {
 			r.target = t
 		}
 	}
@@ -199,10 +200,11 @@ func (r *run) root(work string) ([]byte, error) {
 	if cached != nil {
 		return cached, nil
 	}
-	if r.TrustRoot == "" {
-		return nil, errNoRoot
+	path := r.TrustRoot
+	if path == "" {
+		path = r.layout.at(packaged.Root)
 	}
-	given, err := os.ReadFile(r.TrustRoot)
+	given, err := os.ReadFile(path)
 	if err != nil {
 		return nil, errNoRoot.WithCause(err)
 	}

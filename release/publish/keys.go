@@ -211,6 +211,19 @@ func (k *Keys) readRoots() ([]root, error) {
 	}
 }
 
+// Root is the newest root in the folder.
+func (k *Keys) Root() ([]byte, error) {
+	roots, err := k.readRoots()
+	if err != nil {
+		return nil, err
+	}
+	if len(roots) == 0 {
+		return nil, fault.New(fault.Precondition, "publisher_root_missing", "no root was signed with these keys yet").
+			WithHint("publish the agent first, which signs one: loopback release publish")
+	}
+	return roots[len(roots)-1].file, nil
+}
+
 // isOurs demands that the keys of the folder are those that signed its first root.
 func (k *Keys) isOurs(first root) error {
 	ours, err := keyIDs(k.public.Root)

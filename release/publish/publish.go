@@ -65,6 +65,7 @@ type Artefact struct {
 	OS           string // as Go names it
 	Architecture string // as Go names it
 	Channel      string
+	Format       string // release.FormatDeb …; empty: the program itself
 }
 
 // Progress is told while a publication runs.

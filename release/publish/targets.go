@@ -141,9 +141,10 @@ func measure(artefacts []Artefact) (measured, error) {
 			return out, fault.New(fault.Invalid, "artefact_unreadable", "the artefact cannot be read").WithCause(err)
 		}
 		f.target = release.Target{
-			Path: release.TargetPath(a.Name, a.Version, a.OS, a.Architecture), Name: a.Name, Version: a.Version,
-			OS: a.OS, Architecture: a.Architecture, Channel: a.Channel, Length: n, SHA256: hash.Sum(nil),
+			Name: a.Name, Version: a.Version, OS: a.OS, Architecture: a.Architecture, Channel: a.Channel, Format: a.Format,
+			Length: n, SHA256: hash.Sum(nil),
 		}
+		f.target.Path = f.target.FilePath()
 		if err := f.target.Validate(); err != nil {
 			return out, fault.New(fault.Invalid, "artefact_invalid", "%s cannot be published", a.File).WithCause(err)
 		}

@@ -223,8 +223,8 @@ func (s *Service) Get(ctx context.Context, ref string) (release.Release, error) 
 }
 
 // Resolve finds what a host that follows the channel should install: the version, or the newest where that is empty. A
-// version that is asked for by name may be on any channel unless a channel is named too. The targets are those of that
-// version, one a platform.
+// version that is asked for by name may be on any channel unless a channel is named too. The targets are the programs of
+// that version, one a platform.
 func (s *Service) Resolve(program, channel, version string) ([]release.Target, error) {
 	r := s.current.Load()
 	if channel != "" && channel != release.Stable && channel != release.Preview {
@@ -242,13 +242,13 @@ func (s *Service) Resolve(program, channel, version string) ([]release.Target, e
 	wanted := version
 	var found []release.Target
 	for _, t := range r.targets {
-		if wanted == "" && t.Name == program && release.On(follows, t.Channel) &&
+		if wanted == "" && t.Format == release.FormatProgram && t.Name == program && release.On(follows, t.Channel) &&
 			(version == "" || release.CompareVersions(t.Version, version) > 0) {
 			version = t.Version
 		}
 	}
 	for _, t := range r.targets {
-		if t.Name == program && t.Version == version && (channel == "" && wanted != "" || release.On(follows, t.Channel)) {
+		if t.Format == release.FormatProgram && t.Name == program && t.Version == version && (channel == "" && wanted != "" || release.On(follows, t.Channel)) {
 			found = append(found, t)
 		}
 	}

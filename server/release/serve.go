@@ -80,7 +80,7 @@ func (s *Service) serveTarget(w http.ResponseWriter, r *http.Request, name strin
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Disposition", "attachment; filename="+t.Name)
+	w.Header().Set("Content-Disposition", "attachment; filename="+path.Base(t.Path))
 	w.Header().Set("ETag", `"`+hex.EncodeToString(t.SHA256)+`"`)
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable") // a path never means other bytes
 	body := &seeker{ctx: r.Context(), blobs: s.blobs, key: key, size: t.Length}

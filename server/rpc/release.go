@@ -62,7 +62,7 @@ func releaseOf(r noun.Release) *v1.Release {
 		Program: r.Program, Version: r.Version, Channel: r.Channel, PublishedAt: timestamp(r.PublishedAt),
 	}
 	for _, t := range r.Targets {
-		out.Targets = append(out.Targets, &v1.ReleaseTarget{Path: t.Path, Os: t.OS, Architecture: t.Architecture, Length: t.Length, Sha256: hex.EncodeToString(t.SHA256)})
+		out.Targets = append(out.Targets, &v1.ReleaseTarget{Path: t.Path, Os: t.OS, Architecture: t.Architecture, Length: t.Length, Sha256: hex.EncodeToString(t.SHA256), Format: t.Format})
 	}
 	return out
 }

@@ -25,6 +25,7 @@ type storedTarget struct {
 	OS           string `json:"os"`
 	Architecture string `json:"arch"`
 	Channel      string `json:"channel"`
+	Format       string `json:"format,omitempty"`
 	Length       int64  `json:"length"`
 	SHA256       []byte `json:"sha256"`
 }

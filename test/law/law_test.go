@@ -30,6 +30,8 @@ var rules = map[string]struct {
 }{
 	"wire":            {may: []string{"nouns", "api"}},
 	"release/publish": {may: []string{"nouns"}},
+	"release/sbom":    {may: []string{"nouns"}},
+	"release/pack":    {may: []string{"nouns", "agent/packaged"}}, // packs what the agent's installer finds again
 
 	"server/backup":  {may: []string{"nouns", "server/storage"}},                                   // copies and renews what storage keeps
 	"server/doctor":  {may: []string{"nouns", "server/config", "server/backup", "server/storage"}}, // looks at what all of them need
@@ -48,11 +50,11 @@ var rules = map[string]struct {
 	"server":               {may: []string{"nouns", "server/feed"}}, // every slice: nouns, and the order of changes
 
 	// A module of the agent makes the machine match a section: it knows nouns and what is stored on the host, not who sent it.
-	"agent":         {may: []string{"nouns", "agent/state", "agent/config"}},
+	"agent":         {may: []string{"nouns", "agent/state", "agent/config", "agent/packaged"}},
 	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
 	"agent/doctor":  {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
 	"agent/command": {may: []string{"nouns", "agent"}},                                                     // assembles
-	"cli":           {may: []string{"nouns", "api", "release/publish"}},
+	"cli":           {may: []string{"nouns", "api", "release/publish", "release/pack", "release/sbom"}},
 	"api":           {may: []string{"api"}},
 	"test":          {may: []string{""}},
 	"bench":         {may: []string{""}},

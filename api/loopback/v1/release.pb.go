@@ -155,7 +155,9 @@ type ReleaseTarget struct {
 	Architecture string                 `protobuf:"bytes,3,opt,name=architecture,proto3" json:"architecture,omitempty"`
 	Length       int64                  `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	// Hexadecimal.
-	Sha256        string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	Sha256 string `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Empty: the program itself. "deb" and "rpm" are packages of it, "cdx.json" lists what it was built from (CycloneDX).
+	Format        string `protobuf:"bytes,6,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +223,13 @@ func (x *ReleaseTarget) GetLength() int64 {
 func (x *ReleaseTarget) GetSha256() string {
 	if x != nil {
 		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ReleaseTarget) GetFormat() string {
+	if x != nil {
+		return x.Format
 	}
 	return ""
 }
@@ -834,13 +843,14 @@ const file_loopback_v1_release_proto_rawDesc = "" +
 	"\atargets\x18\v \x03(\v2\x1a.loopback.v1.ReleaseTargetR\atargets\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x87\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x01\n" +
 	"\rReleaseTarget\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\"\n" +
 	"\farchitecture\x18\x03 \x01(\tR\farchitecture\x12\x16\n" +
 	"\x06length\x18\x04 \x01(\x03R\x06length\x12\x16\n" +
-	"\x06sha256\x18\x05 \x01(\tR\x06sha256\"p\n" +
+	"\x06sha256\x18\x05 \x01(\tR\x06sha256\x12\x16\n" +
+	"\x06format\x18\x06 \x01(\tR\x06format\"p\n" +
 	"\x13ListReleasesRequest\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12%\n" +

@@ -231,6 +231,19 @@ func (c *ControlPlane) Publish(t testing.TB, version, channel string) {
 		filepath.Join(Programs(t), "agents", version))
 }
 
+// PublishPackages makes packages of the agent of a version, publishes them beside it and returns their folder.
+func (c *ControlPlane) PublishPackages(t testing.TB, version, channel string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(Programs(t), "agents", version))); err != nil {
+		t.Fatal(err)
+	}
+	keys := filepath.Join(c.dir, "release-keys")
+	c.Must(t, "release", "package", "--keys", keys, "--version", version, dir)
+	c.Must(t, "release", "publish", "--keys", keys, "--version", version, "--channel", channel, dir)
+	return dir
+}
+
 // Result is what a run of the command line left behind.
 type Result struct {
 	Stdout, Stderr string
