@@ -6,7 +6,9 @@ set -eu
 
 CGO_ENABLED=1
 export CGO_ENABLED
-heavy='/test/(console|e2e|fault|fleet|lab)(/|$)'
+heavy='/test/(console|e2e|fault|fleet|lab|reproduce)(/|$)'
+LOOPBACK_TEST_REPRODUCE=1
+export LOOPBACK_TEST_REPRODUCE
 
 run() {
 	go tool -modfile=tools/check/go.mod gotestsum --format pkgname-and-test-fails --hide-summary skipped -- -race -timeout 30m "$@"

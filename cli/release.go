@@ -25,7 +25,7 @@ func (a *app) releaseCommand() *cobra.Command {
 	ls.Flags().StringVar(&q.Program, "program", "", "only of this `PROGRAM`")
 	ls.Flags().StringVar(&q.Channel, "channel", "", "only on this `CHANNEL`: stable or preview")
 	return noun("release", "Releases: the agents and modules that hosts may run",
-		ls, a.releasePublish(), a.releasePackage(),
+		ls, a.releasePublish(), a.releasePackage(), a.releaseBundle(), a.releaseMirror(),
 		&cobra.Command{Use: "show RELEASE", Short: "Show a release and its artefacts", Args: args("RELEASE"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
 			r, err := call(ctx, s, s.releases.GetRelease, &pb.GetReleaseRequest{Release: w[0]})
 			if err != nil {

@@ -71,6 +71,27 @@ func On(follows, released string) bool {
 	return released == follows || follows == Preview && released == Stable
 }
 
+// Resolve finds the targets of a program's version, one a platform: of the one that is named, else of the newest that a
+// follower of the channel (stable where it is empty) is offered. A version that is named may be on any channel unless a
+// channel is named, too. There are none where it is not published.
+func Resolve(targets []Target, program, channel, version string) []Target {
+	follows := cmp.Or(channel, Stable)
+	named := version != ""
+	for _, t := range targets {
+		if !named && t.Format == FormatProgram && t.Name == program && On(follows, t.Channel) &&
+			(version == "" || CompareVersions(t.Version, version) > 0) {
+			version = t.Version
+		}
+	}
+	var found []Target
+	for _, t := range targets {
+		if t.Format == FormatProgram && t.Name == program && t.Version == version && (channel == "" && named || On(follows, t.Channel)) {
+			found = append(found, t)
+		}
+	}
+	return found
+}
+
 // Newest is the highest version of a program for a platform that a follower of the channel is offered.
 func Newest(targets []Target, program, channel, os, arch string) (Target, bool) {
 	var best Target

@@ -65,6 +65,7 @@ func installer(env Environment) *install.Installer {
 		Open: func(c config.Config, outer *tls.Config, endpoint string) install.Opener {
 			return agentlink.Open(c, outer, endpoint)
 		},
+		Proxy:  agentlink.Proxy,
 		Getenv: os.Getenv,
 		Out:    env.Stdout,
 	})

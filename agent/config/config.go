@@ -60,6 +60,7 @@ type Config struct {
 	CAFile      string           // PEM file that the endpoints' certificates are checked by; empty: the system's
 	Anchor      trust.AnchorHash // hash of the deployment's anchor key
 	Proxy       string           // http[s]://[user:password@]host:port by which the endpoints are reached; empty: directly
+	Mirror      string           // http[s]://host[:port]/path of a copy of the releases; empty: the control plane's
 	NoProxy     []string         // host names, .domains and networks that are reached directly in spite of Proxy
 	LogLevel    string           // debug, info, warn or error; empty: as the control plane's settings say
 	Verbose     bool             // log what the link does, as it does it
@@ -155,6 +156,19 @@ func wrongProxy(s string) string {
 		return fmt.Sprintf("has the scheme %q; http and https proxies are supported", u.Scheme)
 	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return "has more than scheme, credentials, host and port"
+	}
+	return ""
+}
+
+func wrongMirror(s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case s == "":
+		return ""
+	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Sprintf("is %q, not a URL; write https://files.example.com/loopback", s)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return fmt.Sprintf("is %q; give only scheme, host, port and path", u.Redacted())
 	}
 	return ""
 }

@@ -36,6 +36,8 @@ var topSettings = []setting{
 		c.Anchor, wrong = parseAnchor(s)
 		r.wrong(at, n, wrong)
 	}, func(c Config) any { return orNil(c.anchor()) }},
+	{"mirror", text(func(c *Config) *string { return &c.Mirror }, wrongMirror),
+		func(c Config) any { return orNil(c.Mirror) }},
 	{"proxy", text(func(c *Config) *string { return &c.Proxy }, wrongProxy),
 		func(c Config) any { return orNil(c.Proxy) }},
 	{"no_proxy", list(func(c *Config) *[]string { return &c.NoProxy }, wrongNoProxy),

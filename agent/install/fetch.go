@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -24,6 +25,8 @@ const (
 // for what its parser would stumble over.
 type fetcher struct {
 	ctx    context.Context // of the installation: the client's interface has none
+	from   source
+	folder string // where a bundle's metadata lies
 	client *http.Client
 	clock  func() time.Time
 	detail func(string, ...any)
@@ -58,6 +61,9 @@ func (f *fetcher) DownloadFile(url string, limit int64, _ time.Duration) ([]byte
 }
 
 func (f *fetcher) once(url string, limit int64) ([]byte, error) {
+	if f.from == aBundle {
+		return f.read(path.Base(url), limit)
+	}
 	ctx, cancel := context.WithTimeout(f.ctx, fetchTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -77,10 +83,10 @@ func (f *fetcher) once(url string, limit int64) ([]byte, error) {
 	case answer.StatusCode == http.StatusNotFound:
 		return nil, &metadata.ErrDownloadHTTP{StatusCode: answer.StatusCode, URL: url}
 	case answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests:
-		return nil, fault.New(fault.Unavailable, "http_status", "the control plane answers %s", answer.Status).WithHint("see its log, or what stands before it")
+		return nil, fault.New(fault.Unavailable, "http_status", "%s answers %s", f.from, answer.Status).WithHint("see its log, or what stands before it")
 	case answer.StatusCode != http.StatusOK:
-		return nil, fault.New(fault.Precondition, "http_status", "what answers is not the control plane: %s", answer.Status).
-			WithHint("check the endpoint; a proxy or a login page may answer in its place")
+		return nil, fault.New(fault.Precondition, "http_status", "what answers is not %s: %s", f.from, answer.Status).
+			WithHint("check the address; a proxy or a login page may answer in its place")
 	}
 	file, err := io.ReadAll(io.LimitReader(answer.Body, limit+1))
 	if err != nil {

@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +65,9 @@ type Options struct {
 	Name      string    // of the host; empty: the system's
 	Labels    label.Set // that the host asks for
 	Allow     Allow     // what the control plane may do here
+
+	Mirror string // URL of a copy of the releases; "none": the control plane's own; empty: as agent.yaml says
+	Bundle string // folder with a copy of the releases, used this once; empty: there is none
 
 	Proxy   string // "none": directly; empty: as agent.yaml or the environment says
 	Verbose bool
@@ -103,6 +107,7 @@ type Installer struct {
 	// Status asks the running agent; an error means that it does not answer yet.
 	status  func(ctx context.Context, socket string) (Standing, error)
 	open    func(c config.Config, outer *tls.Config, endpoint string) Opener
+	proxy   func(config.Config) func(*http.Request) (*url.URL, error)
 	systemd systemd
 	getenv  func(string) string
 	out     io.Writer
@@ -116,8 +121,9 @@ type Seams struct {
 	// Open makes TLS connections by the way that the link will take, proxies included; package agent/link does it. Its
 	// errors have the link's codes.
 	Open   func(c config.Config, outer *tls.Config, endpoint string) Opener
-	Getenv func(string) string // of proxy settings
-	Out    io.Writer           // where the steps are printed
+	Proxy  func(config.Config) func(*http.Request) (*url.URL, error) // by which a mirror is reached; package agent/link does it
+	Getenv func(string) string                                       // of proxy settings
+	Out    io.Writer                                                 // where the steps are printed
 }
 
 // Opener makes one connection.
@@ -126,7 +132,7 @@ type Opener func(context.Context) (*tls.Conn, error)
 // New makes an installer for this machine.
 func New(l Layout, s Seams) *Installer {
 	return &Installer{
-		layout: l, enrol: s.Enrol, status: s.Status, open: s.Open, systemd: systemctl{}, getenv: s.Getenv, out: s.Out, clock: time.Now,
+		layout: l, enrol: s.Enrol, status: s.Status, open: s.Open, proxy: s.Proxy, systemd: systemctl{}, getenv: s.Getenv, out: s.Out, clock: time.Now,
 	}
 }
 

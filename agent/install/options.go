@@ -36,6 +36,8 @@ Where to
   --ca-file FILE        PEM that the endpoint's certificate is checked by
   --proxy URL           reach the control plane by this proxy; none: directly
 What
+  --mirror URL          fetch releases from a copy of them, now and later; none: from the control plane
+  --bundle FOLDER       verify by the release metadata in an unpacked bundle
   --trust-root FILE     root of the release metadata
   --version VERSION     refuse to be any other version
   --channel NAME        refuse to be from another channel: stable or preview
@@ -83,6 +85,8 @@ func ParseOptions(args []string, stdin io.Reader, help io.Writer) (Options, erro
 	f.StringVar(&anchor, "anchor", "", "")
 	f.StringVar(&o.CAFile, "ca-file", "", "")
 	f.StringVar(&o.Proxy, "proxy", "", "")
+	f.StringVar(&o.Mirror, "mirror", "", "")
+	f.StringVar(&o.Bundle, "bundle", "", "")
 	f.StringVar(&o.TrustRoot, "trust-root", "", "")
 	f.StringVar(&o.Version, "version", "", "")
 	f.StringVar(&o.Channel, "channel", "", "")

@@ -45,6 +45,11 @@ func (r *run) settle() (before config.Config, err error) {
 		return config.Config{}, err
 	}
 	r.settleProxy(&c)
+	if r.Mirror == "none" {
+		c.Mirror = ""
+	} else if r.Mirror != "" {
+		c.Mirror = strings.TrimRight(r.Mirror, "/")
+	}
 	c.Verbose = c.Verbose || r.Verbose
 	for _, a := range []struct {
 		to   *bool
@@ -179,15 +184,20 @@ func (r *run) endpoint() string {
 var errCAFile = fault.New(fault.Precondition, "ca_file_unusable", "the CA file cannot be used").
 	WithHint("give a PEM file with the control plane's CA certificate, or none where its certificate is publicly trusted")
 
+// caFile is the CA that the control plane's certificate is checked by; empty where it is publicly trusted.
+func (r *run) caFile() string {
+	if r.CAFile != "" || r.config.CAFile == "" {
+		return r.CAFile
+	}
+	if r.config.CAFile != r.layout.inside(r.layout.CAFile()) {
+		return r.config.CAFile
+	}
+	return r.layout.at(r.config.CAFile)
+}
+
 // connect makes the client that reaches the control plane as the agent will.
 func (r *run) connect() error {
-	path := r.CAFile
-	if path == "" && r.config.CAFile != "" {
-		path = r.layout.at(r.config.CAFile)
-		if r.config.CAFile != r.layout.inside(r.layout.CAFile()) {
-			path = r.config.CAFile
-		}
-	}
+	path := r.caFile()
 	outer := &tls.Config{MinVersion: tls.VersionTLS12, Time: r.clock}
 	if path != "" {
 		pem, err := os.ReadFile(path)

@@ -73,7 +73,7 @@ func (r *run) verify(ctx context.Context) error {
 		}
 	}
 	if r.target.Path == "" {
-		return errUnknownProgram
+		return r.source().advise(errUnknownProgram)
 	}
 	if r.Version != "" && r.target.Version != r.Version {
 		return fault.New(fault.Unauthenticated, "release_mismatch", "this program is loopback-agent %s, and %s was to be installed", r.target.Version, r.Version).
@@ -136,15 +136,14 @@ func (r *run) refresh(ctx context.Context) (targets []release.Target, err error)
 	if err != nil {
 		return nil, err
 	}
-	if r.endpoint() == "" {
-		return nil, errNoEndpoint
+	base, fetch, err := r.fetcher(ctx)
+	if err != nil {
+		return nil, err
 	}
-	base := strings.TrimSuffix(r.endpoint(), "/") + "/dl/metadata"
 	c, err := config.New(base, root)
 	if err != nil {
 		return nil, fmt.Errorf("prepare to verify: %w", err)
 	}
-	fetch := &fetcher{ctx: ctx, client: r.client, clock: r.clock, detail: r.detail}
 	c.RootMaxLength, c.TimestampMaxLength, c.SnapshotMaxLength, c.TargetsMaxLength = maxRoot, maxTimestamp, maxSnapshot, maxTargets
 	c.LocalMetadataDir, c.LocalTargetsDir = work, filepath.Join(work, "targets")
 	c.Fetcher = fetch
@@ -157,7 +156,7 @@ func (r *run) refresh(ctx context.Context) (targets []release.Target, err error)
 		err = errors.Join(err, r.keep(work))
 	}
 	if err != nil {
-		return nil, classify(err)
+		return nil, fetch.from.advise(classify(err))
 	}
 	r.skew(fetch)
 	for path, file := range u.GetTopLevelTargets() {
@@ -259,7 +258,7 @@ func classify(err error) error {
 
 // skew says when the clocks differ by more than certificates and logs like.
 func (r *run) skew(f *fetcher) {
-	if f.date.IsZero() {
+	if f.date.IsZero() || f.from != controlPlane {
 		return
 	}
 	if d := f.at.Sub(f.date).Round(time.Second); d > maxSkew || d < -maxSkew {

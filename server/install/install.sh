@@ -53,6 +53,8 @@ usage() {
 	  --allow-exec, --allow-shell, --allow-files, --allow-power
 	                        what the control plane may do here; nothing by default
 	  --proxy URL           reach the control plane by this proxy
+  --mirror URL          fetch programs from a copy of the releases, now and later
+  --bundle FOLDER       take the program from an unpacked bundle; found by itself where the script lies in one
 	  --dry-run             check everything, change nothing
 	  --download-only DIR   fetch and verify into DIR, install nothing
 	  --verbose             say what is done, and let the agent log what its link does
@@ -65,10 +67,15 @@ usage() {
 }
 
 main() {
-	verbose='' dry='' download='' proxy='' uninstall='' want_channel=$channel want_version=''
+	verbose='' dry='' download='' proxy='' mirror='' bundle='' uninstall='' want_channel=$channel want_version=''
 	token=${LOOPBACK_TOKEN-}
 	unset LOOPBACK_TOKEN # what is started from here on does not see it, except for the agent
 	umask 022
+	case $0 in
+	*/install.sh) bundle=${0%/*} ;;
+	install.sh) bundle=. ;;
+	esac
+	if [ ! -f "$bundle/metadata/timestamp.json" ]; then bundle=''; fi
 
 	# Options that the script acts upon are taken out of "$@"; the rest is the agent's.
 	left=$#
@@ -77,13 +84,13 @@ main() {
 		shift
 		left=$((left - 1))
 		case $option in
-		--channel | --version | --download-only | --proxy)
+		--channel | --version | --download-only | --proxy | --mirror | --bundle)
 			[ "$left" -gt 0 ] || fail "$option needs a value" "see --help" 2
 			value=$1
 			shift
 			left=$((left - 1))
 			;;
-		--channel=* | --version=* | --download-only=* | --proxy=*)
+		--channel=* | --version=* | --download-only=* | --proxy=* | --mirror=* | --bundle=*)
 			value=${option#*=}
 			option=${option%%=*}
 			;;
@@ -93,6 +100,8 @@ main() {
 		--version) want_version=$value ;;
 		--download-only) download=$value ;;
 		--proxy) proxy=$value ;;
+		--mirror) mirror=${value%/} ;;
+		--bundle) bundle=$value ;;
 		--dry-run) dry=yes ;;
 		--verbose) verbose=yes ;;
 		--uninstall) uninstall=yes ;;
@@ -119,6 +128,12 @@ main() {
 	if [ -n "$proxy" ]; then
 		export https_proxy="$proxy" HTTPS_PROXY="$proxy"
 	fi
+	source=$mirror
+	case $mirror in
+	none) source='' ;;
+	'' | http://* | https://*) ;;
+	*) fail "$mirror is not a mirror's address" "give http:// or https://, a host and a path" 2 ;;
+	esac
 	trap clean EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
@@ -136,8 +151,12 @@ main() {
 	esac
 	artefact "$arch" || fail "loopback-agent $version is not published for $arch" "publish it: loopback release publish"
 	stage "${download:-$base}"
-	say "fetching loopback-agent $version for linux-$arch ($((length / 1048576)) MiB)"
-	fetch "$url/dl/targets/$path" "$staging/loopback-agent" "$length"
+	if [ -n "$bundle" ]; then
+		take "$bundle/targets/$path"
+	else
+		say "fetching loopback-agent $version for linux-$arch ($((length / 1048576)) MiB)"
+		fetch "${source:-$url/dl}/targets/$path" "$staging/loopback-agent" "$length"
+	fi
 	verify "$staging/loopback-agent"
 	chmod 755 "$staging/loopback-agent"
 	if [ -n "$download" ]; then
@@ -147,6 +166,8 @@ main() {
 
 	set -- install --endpoint "$url" --anchor "$anchor" --version "$version" --trust-root "$staging/root.json" "$@"
 	if [ -n "$ca" ]; then set -- "$@" --ca-file "$staging/ca.pem"; fi
+	if [ -n "$mirror" ]; then set -- "$@" --mirror "$mirror"; fi
+	if [ -n "$bundle" ]; then set -- "$@" --bundle "$bundle"; fi
 	if [ -n "$channel" ]; then set -- "$@" --channel "$channel"; fi
 	if [ -n "$pinned" ]; then set -- "$@" --allow-downgrade; fi
 	if [ -n "$dry" ]; then set -- "$@" --dry-run; fi
@@ -174,10 +195,15 @@ remove() {
 
 # tools finds what to fetch and to hash with.
 tools() {
-	if command -v curl >/dev/null 2>&1; then
+	tool=none
+	if [ -n "$bundle" ]; then
+		: # nothing is fetched
+	elif command -v curl >/dev/null 2>&1; then
 		tool=curl
 	elif wget --help 2>&1 | grep -q -e --ca-certificate; then
 		tool=wget
+	elif [ "${source#http://}" != "$source" ] && command -v wget >/dev/null 2>&1; then
+		tool=busybox # without TLS to get wrong; what comes is verified by its hash
 	else # the wget of busybox verifies nothing, and is too old for a server's TLS
 		fail "neither curl nor GNU wget is installed" "install one of them and run this again"
 	fi
@@ -200,6 +226,12 @@ other() {
 	case $want_version in
 	*[!0-9A-Za-z.+-]*) fail "$want_version is not a version" "a version looks like 1.2.3 or 1.2.3-rc.1" 2 ;;
 	esac
+	if [ -n "$bundle" ]; then
+		fail "the bundle is of loopback-agent $version" "make one of what you want: loopback release bundle --version VERSION" 2
+	fi
+	if [ "$tool" = busybox ]; then
+		fail "another version needs another script, which this wget cannot fetch safely" "install curl or GNU wget and run this again"
+	fi
 	stage "${download:-$base}"
 	query="channel=$want_channel"
 	if [ -n "$want_version" ]; then
@@ -209,6 +241,7 @@ other() {
 	fetch "$url/install.sh?$query" "$staging/install.sh"
 	if [ -n "$dry" ]; then set -- "$@" --dry-run; fi
 	if [ -n "$verbose" ]; then set -- "$@" --verbose; fi
+	if [ -n "$mirror" ]; then set -- "$@" --mirror "$mirror"; fi
 	if [ -n "$download" ]; then set -- "$@" --download-only "$download"; fi
 	status=0
 	if [ -n "$token" ]; then
@@ -254,9 +287,20 @@ clean() {
 	fi
 }
 
+# take FILE copies the program from a bundle, and no more than was published.
+take() {
+	[ -f "$1" ] || fail "the bundle lacks ${1#"$bundle"/}" "copy it whole, or make it anew for this platform: loopback release bundle"
+	head -c $((length + 1)) "$1" >"$staging/loopback-agent" ||
+		fail "the program cannot be copied to $staging" "the disk is full or failing: df -h $staging"
+}
+
 # fetch URL FILE [LENGTH] goes on where a broken download stopped, and never takes more than LENGTH bytes.
 fetch() {
-	attempt=1 limit=${3:-1048576}
+	attempt=1 limit=${3:-1048576} from=$url
+	case $1 in
+	"$url"/*) ;;
+	*) from=$source ;;
+	esac
 	: >"$2"
 	while :; do
 		have=$(($(wc -c <"$2")))
@@ -271,7 +315,7 @@ fetch() {
 			fail "the download cannot be written to $staging" "the disk is full or failing: df -h $staging"
 		fi
 		if [ "$have" -gt "$limit" ]; then
-			fail "what $url serves is longer than what was published" "something between here and the control plane alters downloads; see --help for --proxy"
+			fail "what $from serves is longer than what was published" "something between here and the control plane alters downloads; see --help for --proxy"
 		fi
 		if [ "${3-}" = "$have" ]; then return 0; fi
 		if [ -z "${3-}" ] && [ "$status" = 0 ]; then return 0; fi
@@ -294,15 +338,23 @@ get() {
 	curl)
 		set -- "$1" -r "$2-"
 		if [ "$2 $3" = '-r 0-' ]; then set -- "$1"; fi
-		if [ -n "$ca" ]; then set -- "$@" --cacert "$staging/ca.pem"; fi
+		if [ -n "$ca" ] && [ "$from" = "$url" ]; then set -- "$@" --cacert "$staging/ca.pem"; fi
+		protocol='=https'
+		case $from in
+		http://*) protocol='=http,https' ;; # a mirror's; its program is verified by its hash
+		esac
 		# --proxy-anyauth: a proxy may want a digest; nothing is said before it asks.
-		curl -fsSL --proto =https --proxy-anyauth --connect-timeout 15 --speed-limit 1 --speed-time 30 "$@"
+		curl -fsSL --proto "$protocol" --proxy-anyauth --connect-timeout 15 --speed-limit 1 --speed-time 30 "$@"
 		;;
 	wget)
 		set -- "$1" "--start-pos=$2"
 		if [ "$2" = --start-pos=0 ]; then set -- "$1"; fi # the option is younger than wget
-		if [ -n "$ca" ]; then set -- "$@" --ca-certificate="$staging/ca.pem"; fi
+		if [ -n "$ca" ] && [ "$from" = "$url" ]; then set -- "$@" --ca-certificate="$staging/ca.pem"; fi
 		wget -nv -O - --tries=1 --timeout=30 "$@"
+		;;
+	busybox)
+		[ "$2" = 0 ] || return 33 # it cannot go on
+		wget -q -O - "$1" # its -T crashes where busybox was built without
 		;;
 	esac
 }
@@ -312,19 +364,25 @@ explain() {
 	# Of a certificate curl writes a paragraph; what is wrong is in the first line.
 	problem=$(grep -m 1 '^curl: (' "$staging/problem") || problem=$(tail -n 1 "$staging/problem")
 	# Of a proxy that was not content with the password, curl says only that some answer was an error.
-	if [ "$tool" = curl ] && [ "$(curl -s -o /dev/null --proxy-anyauth --connect-timeout 15 -w '%{http_connect}' "$url" 2>>"$staging/problem")" = 407 ]; then
+	if [ "$tool" = curl ] && [ "$(curl -s -o /dev/null --proxy-anyauth --connect-timeout 15 -w '%{http_connect}' "$from" 2>>"$staging/problem")" = 407 ]; then
 		problem='the proxy answered 407'
 	fi
 	case $problem in
 	*407* | *'Proxy Auth'*) fail "the proxy wants credentials ($problem)" "give them: --proxy http://USER:PASSWORD@HOST:PORT" ;;
-	*404*) fail "the control plane does not serve $1 ($problem)" "fetch the install script again: it may have published another version meanwhile" ;;
-	*' 403'*) fail "access to $1 is forbidden ($problem)" "a proxy or a firewall between here and the control plane forbids it; allow $url" ;;
+	*404*)
+		if [ "$from" != "$url" ]; then fail "the mirror does not have $1 ($problem)" "copy it again: loopback release mirror; and see that $from is above metadata and targets"; fi
+		fail "the control plane does not serve $1 ($problem)" "fetch the install script again: it may have published another version meanwhile"
+		;;
+	*' 403'*) fail "access to $1 is forbidden ($problem)" "a proxy or a firewall between here and there forbids it; allow $from" ;;
 	*[Pp]roxy*) fail "the proxy does not let this through ($problem)" "check https_proxy, or give another one with --proxy" ;;
 	*'not yet valid'* | *'not yet activated'* | *expired*) clock ;;
-	*resolve*) fail "the name in $url cannot be resolved ($problem)" "check /etc/resolv.conf, or whether this network needs --proxy" ;;
-	*certificate* | *SSL* | *TLS*) fail "the certificate of $url is not the control plane's ($problem)" "something between here and the control plane intercepts TLS, this host's clock is wrong ($(date)), or the script is out of date: fetch it again" ;;
-	*refused* | *'timed out'* | *Timeout* | *'Failed to connect'* | *'connect to'* | *unreachable*) fail "$url cannot be reached ($problem)" "allow this host to connect there, or give a proxy with --proxy" ;;
-	*) fail "the download failed (${problem:-it ended early})" "check the way to $url: curl -v $url/healthz" ;;
+	*resolve*) fail "the name in $from cannot be resolved ($problem)" "check /etc/resolv.conf, or whether this network needs --proxy" ;;
+	*certificate* | *SSL* | *TLS*)
+		if [ "$from" != "$url" ]; then fail "the certificate of $from is not trusted here ($problem)" "install its CA on this host, or use http: what a mirror serves is verified by its hash"; fi
+		fail "the certificate of $url is not the control plane's ($problem)" "something between here and the control plane intercepts TLS, this host's clock is wrong ($(date)), or the script is out of date: fetch it again"
+		;;
+	*refused* | *'timed out'* | *Timeout* | *'Failed to connect'* | *'connect to'* | *unreachable*) fail "$from cannot be reached ($problem)" "allow this host to connect there, or give a proxy with --proxy" ;;
+	*) fail "the download failed (${problem:-it ended early})" "check the way to $from: curl -v $1" ;;
 	esac
 }
 
@@ -335,12 +393,16 @@ clock() {
 	if [ "$tool" = curl ]; then
 		theirs=$(curl -skI --proxy-anyauth --connect-timeout 15 "$url/healthz" 2>/dev/null | tr -d '\r' | sed -n 's/^[Dd]ate: //p')
 	fi
-	fail "this host's clock is wrong, or the certificate of $url is out of date ($problem)" \
+	fail "this host's clock is wrong, or the certificate of $from is out of date ($problem)" \
 		"this host says $(date -u '+%a, %d %b %Y %H:%M:%S GMT')${theirs:+, the control plane $theirs}; set the clock (timedatectl set-ntp true, or date -s) and run this again"
 }
 
 verify() {
 	got=$($hash <"$1" | cut -c 1-64)
+	if [ "$got" != "$sha256" ] && [ -n "$bundle" ]; then
+		fail "what is in the bundle is not loopback-agent $version: its SHA-256 is $got, wanted $sha256" \
+			"the bundle was altered or damaged; copy it again, or make it anew: loopback release bundle; nothing was run"
+	fi
 	if [ "$got" != "$sha256" ]; then
 		fail "what was downloaded is not loopback-agent $version: its SHA-256 is $got, wanted $sha256" \
 			"something between here and the control plane alters downloads, or the disk is failing; nothing was run"
@@ -355,7 +417,7 @@ keep() {
 	done
 	say "fetched and verified loopback-agent $version into $download; to install it from there:"
 	printf '%s/loopback-agent install --endpoint %s --anchor %s --version %s --trust-root %s/root.json%s\n' \
-		"$download" "$url" "$anchor" "$version" "$download" "${ca:+ --ca-file $download/ca.pem}"
+		"$download" "$url" "$anchor" "$version" "$download" "${ca:+ --ca-file $download/ca.pem}${mirror:+ --mirror $mirror}${bundle:+ --bundle $bundle}"
 }
 
 main "$@"

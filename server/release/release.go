@@ -239,24 +239,12 @@ func (s *Service) Resolve(program, channel, version string) ([]release.Target, e
 	if follows == "" {
 		follows = release.Stable
 	}
-	wanted := version
-	var found []release.Target
-	for _, t := range r.targets {
-		if wanted == "" && t.Format == release.FormatProgram && t.Name == program && release.On(follows, t.Channel) &&
-			(version == "" || release.CompareVersions(t.Version, version) > 0) {
-			version = t.Version
-		}
-	}
-	for _, t := range r.targets {
-		if t.Format == release.FormatProgram && t.Name == program && t.Version == version && (channel == "" && wanted != "" || release.On(follows, t.Channel)) {
-			found = append(found, t)
-		}
-	}
+	found := release.Resolve(r.targets, program, channel, version)
 	switch {
 	case len(found) > 0:
 		return found, nil
-	case wanted != "":
-		return nil, fault.New(fault.NotFound, "release_not_found", "%s %s is not published here", program, wanted).
+	case version != "":
+		return nil, fault.New(fault.NotFound, "release_not_found", "%s %s is not published here", program, version).
 			WithHint("see what is: loopback release list")
 	default:
 		return nil, fault.New(fault.NotFound, "release_not_found", "no %s is published on the channel %s", program, follows).

@@ -31,6 +31,7 @@ var rules = map[string]struct {
 	"wire":            {may: []string{"nouns", "api"}},
 	"release/publish": {may: []string{"nouns"}},
 	"release/sbom":    {may: []string{"nouns"}},
+	"release/mirror":  {may: []string{"nouns"}},
 	"release/pack":    {may: []string{"nouns", "agent/packaged"}}, // packs what the agent's installer finds again
 
 	"server/backup":  {may: []string{"nouns", "server/storage"}},                                   // copies and renews what storage keeps
@@ -54,7 +55,7 @@ var rules = map[string]struct {
 	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
 	"agent/doctor":  {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
 	"agent/command": {may: []string{"nouns", "agent"}},                                                     // assembles
-	"cli":           {may: []string{"nouns", "api", "release/publish", "release/pack", "release/sbom"}},
+	"cli":           {may: []string{"nouns", "api", "release/publish", "release/pack", "release/sbom", "release/mirror"}},
 	"api":           {may: []string{"api"}},
 	"test":          {may: []string{""}},
 	"bench":         {may: []string{""}},
