@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/release/pack"
@@ -165,8 +165,8 @@ func packAll(dir, version string, agent pack.Agent) ([]packed, error) {
 		}
 		for format, body := range files {
 			file := filepath.Join(filepath.Dir(p.File), release.FileName(p.Name, version, p.Architecture, format))
-			if err := writeWhole(file, body); err != nil {
-				return nil, err
+			if err := durable.WriteFile(file, body, 0o644); err != nil {
+				return nil, fmt.Errorf("write %s: %w", file, err)
 			}
 			sum := sha256.Sum256(body)
 			made = append(made, packed{file, format, int64(len(body)), hex.EncodeToString(sum[:])})
@@ -174,22 +174,6 @@ func packAll(dir, version string, agent pack.Agent) ([]packed, error) {
 	}
 	slices.SortFunc(made, func(a, b packed) int { return cmp.Compare(a.File, b.File) })
 	return made, nil
-}
-
-// writeWhole leaves the old file or the new one, never a half.
-func writeWhole(path string, body []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = f.Write(body)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // formatOf tells a program from what goes with it by the file's name, and the program's name.

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/loopbackd/loopback/agent/packaged"
 	"github.com/loopbackd/loopback/fault"
@@ -159,6 +160,24 @@ func TestPackageOfAnAgentThatDoesNotStartIsStillConfigured(t *testing.T) {
 	if !strings.Contains(m.out.String(), "warning: the agent does not start") {
 		t.Errorf("said %q, wanted a warning", m.out.String())
 	}
+}
+
+func TestPackageWaitsForAnInstallation(t *testing.T) {
+	_, m := published(t)
+	m.unpack()
+	unlock, err := m.layout.lock(t.Context(), time.Second, func(string) {}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := PackageOptions{Version: "1.0.0", LockWait: 200 * time.Millisecond}
+	if err := m.installer.ConfigurePackage(t.Context(), o); code(err) != "install_busy" {
+		t.Errorf("beside another installation: got %v, wanted install_busy", err)
+	}
+	if _, err := os.Lstat(m.layout.Base()); err == nil {
+		t.Error("something was put in place beside another installation")
+	}
+	unlock()
+	m.configure("1.0.0")
 }
 
 func TestOtherFormatsAreNotTakenForTheProgram(t *testing.T) {

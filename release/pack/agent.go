@@ -2,6 +2,7 @@ package pack
 
 import (
 	"bytes"
+	"compress/gzip"
 	"debug/buildinfo"
 	"debug/elf"
 	"encoding/hex"
@@ -54,15 +55,17 @@ After installing: loopback-agent install --endpoint URL --token-file FILE`,
 			{Path: packaged.Root, Mode: 0o644, Body: a.Root},
 			{Path: packaged.Settings, Mode: 0o644, Body: a.settings()},
 			{Path: "/usr/share/doc/" + release.Agent + "/copyright", Mode: 0o644, Body: []byte(copyright)},
+			{Path: "/usr/share/man/man8/" + release.Agent + ".8.gz", Mode: 0o644, Body: squeeze(manual)},
 			folder("/etc/loopback"), folder("/usr/lib/loopback"), folder("/usr/share/loopback"), folder("/usr/share/doc/" + release.Agent),
 		},
 		Scripts: scripts(a.Version),
 	}
-	if len(a.CA) > 0 {
-		p.Files = append(p.Files, File{Path: packaged.CA, Mode: 0o644, Body: a.CA})
-	}
 	if p.Time.IsZero() {
 		p.Time = builtAt(a.Program)
+	}
+	p.Files = append(p.Files, File{Path: "/usr/share/doc/" + release.Agent + "/changelog.gz", Mode: 0o644, Body: squeeze(changelog(p))})
+	if len(a.CA) > 0 {
+		p.Files = append(p.Files, File{Path: packaged.CA, Mode: 0o644, Body: a.CA})
 	}
 	return p, nil
 }
@@ -130,12 +133,76 @@ func scripts(version string) Scripts {
 	}
 }
 
+// changelog is what Debian's tools look for; what changed is told where all releases are.
+func changelog(p Package) string {
+	return fmt.Sprintf("%s (%s) stable; urgency=medium\n\n  * See %s/blob/main/CHANGELOG.md\n\n -- %s  %s\n",
+		p.Name, release.PackageVersion(p.Version), p.Homepage, p.Maintainer, p.Time.Format("Mon, 02 Jan 2006 15:04:05 -0700"))
+}
+
+// manual is loopback-agent(8). What an option does is told by --help, which cannot be of another version.
+const manual = `.TH LOOPBACK-AGENT 8
+.SH NAME
+loopback-agent \- keep this host linked to its Loopback control plane
+.SH SYNOPSIS
+.B loopback-agent
+.I COMMAND
+.RI [ OPTION ]...
+.SH DESCRIPTION
+The agent opens no port. What the control plane may do on this host is in
+.IR /etc/loopback/agent.yaml .
+.SH COMMANDS
+.TP
+.B install
+Enrol this host and start the agent. Run again, it changes only what has to change.
+.TP
+.B status
+Show how the agent is.
+.TP
+.B doctor
+Find out what stands in its way, and what to change.
+.TP
+.B uninstall
+Stop the agent. With
+.BR --purge ,
+this host forgets who it is.
+.TP
+.B version
+Print the version.
+.PP
+.B loopback-agent
+.I COMMAND
+.B --help
+shows the options of a command.
+.SH FILES
+.I /etc/loopback/agent.yaml
+settings,
+.I /var/lib/loopback
+identity and last good configuration,
+.I /opt/loopback
+the programs that run.
+.SH SEE ALSO
+.UR https://github.com/loopbackd/loopback
+.UE
+`
+
+// squeeze packs a text as Debian wants them packed: without a time or a name.
+func squeeze(text string) []byte {
+	var out bytes.Buffer
+	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		panic(err) // the level is one of the library's own
+	}
+	_, _ = w.Write([]byte(text)) // to memory, which takes everything
+	_ = w.Close()
+	return out.Bytes()
+}
+
 const copyright = `Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: Loopback
 Source: https://github.com/loopbackd/loopback
 
 Files: *
-Copyright: the Loopback authors
+Copyright: 2026 the Loopback authors
 License: Apache-2.0
  On Debian systems, the text of the Apache License 2.0 is in
  /usr/share/common-licenses/Apache-2.0.

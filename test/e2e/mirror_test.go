@@ -53,6 +53,13 @@ func TestHostsThatCannotDownload(t *testing.T) {
 		if r := w.Run(t, "release", "bundle", file); r.ExitCode != 0 || !strings.Contains(r.Stderr, "hosts install from this until") {
 			t.Fatalf("exit code %d, wanted 0 and how long it is good\n%s%s", r.ExitCode, r.Stdout, r.Stderr)
 		}
+		for words, code := range map[string]int{"--version 9.9.9": 5, "--platform linux-riscv64": 5, "--channel nightly": 2, "--version one": 2} {
+			other := filepath.Join(t.TempDir(), "other.tar.gz")
+			r := w.Run(t, append([]string{"release", "bundle", other}, strings.Fields(words)...)...)
+			if _, err := os.Stat(other); r.ExitCode != code || hintOf(r.Stderr) == "" || err == nil {
+				t.Errorf("bundle %s: exit code %d, wanted %d, a hint and no file\n%s", words, r.ExitCode, code, r.Stderr)
+			}
+		}
 		f, err := os.Open(file)
 		if err != nil {
 			t.Fatal(err)
