@@ -76,7 +76,7 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 type Hosts struct {
 	groups    []hostGroup
 	total     int
-	scopes    map[Scope]hostSet
+	scopes    map[string]hostSet // by what names them
 	selectors map[string]hostSet
 }
 
@@ -91,7 +91,7 @@ type hostSet []uint64
 
 // NewHosts is no hosts.
 func NewHosts() *Hosts {
-	return &Hosts{scopes: map[Scope]hostSet{}, selectors: map[string]hostSet{}}
+	return &Hosts{scopes: map[string]hostSet{}, selectors: map[string]hostSet{}}
 }
 
 // Group is hosts of one place that have the same labels. What Hosts was asked before is forgotten.
@@ -132,18 +132,17 @@ func (h *Hosts) count(s hostSet) int {
 
 // of are the hosts that a rule is about; nil where it is about none of them.
 func (h *Hosts) of(r *compiled) (scope, selected hostSet) {
-	scope, ok := h.scopes[r.Scope]
+	scope, ok := h.scopes[r.Scope.narrowest()]
 	if !ok {
 		scope = h.where(func(g hostGroup) bool { return r.Scope.Contains(g.at) })
-		h.scopes[r.Scope] = scope
+		h.scopes[r.Scope.narrowest()] = scope
 	}
 	if len(r.Hosts) == 0 {
 		return scope, nil
 	}
-	key := r.Hosts.String()
-	if selected, ok = h.selectors[key]; !ok {
+	if selected, ok = h.selectors[r.where]; !ok {
 		selected = h.where(func(g hostGroup) bool { return r.Hosts.Matches(g.labels) })
-		h.selectors[key] = selected
+		h.selectors[r.where] = selected
 	}
 	return scope, selected
 }

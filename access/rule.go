@@ -175,12 +175,13 @@ type compiled struct {
 	set    Set
 	timed  bool
 	asks   bool
+	where  string         // the selector as text
 	ticket *regexp.Regexp // nil where none is asked for, or the pattern is broken: then nothing matches
 }
 
 // compile makes what a rule comes to: one part, or two where places follow from selected hosts.
 func (c *Catalogue) compile(r *Rule) []*compiled {
-	one := &compiled{Rule: r, set: c.Expand(r.Permissions), timed: !r.NotBefore.IsZero() || !r.NotAfter.IsZero(), asks: !r.Conditions.None()}
+	one := &compiled{Rule: r, set: c.Expand(r.Permissions), timed: !r.NotBefore.IsZero() || !r.NotAfter.IsZero(), asks: !r.Conditions.None(), where: r.Hosts.String()}
 	if r.Conditions.Ticket != "" {
 		one.ticket, _ = regexp.Compile("^(?:" + r.Conditions.Ticket + ")$")
 	}
@@ -203,7 +204,7 @@ func (c *Catalogue) compile(r *Rule) []*compiled {
 	all := *r
 	all.Hosts = nil
 	also := *one
-	also.Rule, also.set = &all, places
+	also.Rule, also.set, also.where = &all, places, ""
 	return []*compiled{one, &also}
 }
 

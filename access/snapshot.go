@@ -36,10 +36,48 @@ type sheet struct {
 	cells  map[string]*cell // by the id of organisation, project or workspace
 }
 
-// cell is the rules over one scope.
+// cell is the rules over one scope: bits to pass over what does not matter, and the rules side by side in memory, denials
+// first, then those that allow whatever the host, the time and the circumstances, then the rest.
 type cell struct {
-	allow, deny Set
-	rules       []*compiled // denials first
+	allow, deny, plain Set
+	entries            []entry
+}
+
+// entry is of a rule what decides.
+type entry struct {
+	set   Set
+	hosts label.Selector
+	deny  bool
+	plain bool // no hosts, no time, no conditions
+	rule  *compiled
+}
+
+func (c *cell) add(r *compiled) {
+	e := entry{set: r.set, hosts: r.Hosts, deny: r.Deny, plain: len(r.Hosts) == 0 && !r.timed && !r.asks, rule: r}
+	c.entries = append(c.entries, e)
+	switch {
+	case e.deny:
+		c.deny.union(&e.set)
+	case e.plain:
+		c.plain.union(&e.set)
+		fallthrough
+	default:
+		c.allow.union(&e.set)
+	}
+}
+
+func (c *cell) sort() {
+	rank := func(e entry) int {
+		switch {
+		case e.deny:
+			return 0
+		case e.plain:
+			return 1
+		default:
+			return 2
+		}
+	}
+	slices.SortStableFunc(c.entries, func(a, b entry) int { return rank(a) - rank(b) })
 }
 
 func newSheet(p Principal, rules []*compiled) *sheet {
@@ -75,12 +113,13 @@ func newSheet(p Principal, rules []*compiled) *sheet {
 				s.cells[at] = c
 			}
 		}
-		c.rules = append(c.rules, r)
-		if r.Deny {
-			c.deny.union(&r.set)
-		} else {
-			c.allow.union(&r.set)
-		}
+		c.add(r)
+	}
+	if s.global != nil {
+		s.global.sort()
+	}
+	for _, c := range s.cells {
+		c.sort()
 	}
 	return s
 }
@@ -99,21 +138,22 @@ func (s *sheet) decide(n uint16, at Scope, host bool, labels label.Set, c *circu
 			cells[3] = s.cells[at.Workspace]
 		}
 	}
-	may := false
+	may, plain := false, false
 	for _, cell := range &cells {
 		if cell == nil {
 			continue
 		}
-		may = may || cell.allow.Has(n)
+		may, plain = may || cell.allow.Has(n), plain || cell.plain.Has(n)
 		if !cell.deny.Has(n) {
 			continue
 		}
-		for _, r := range cell.rules {
-			if !r.Deny {
+		for i := range cell.entries {
+			e := &cell.entries[i]
+			if !e.deny {
 				break
 			}
-			if r.set.Has(n) && r.matches(host, labels) && r.holds(c) {
-				return Decision{Denial: r.ID}
+			if e.set.Has(n) && e.matches(host, labels) && e.rule.holds(c) {
+				return Decision{Denial: e.rule.ID}
 			}
 		}
 	}
@@ -121,16 +161,22 @@ func (s *sheet) decide(n uint16, at Scope, host bool, labels label.Set, c *circu
 		return Decision{}
 	}
 	for _, cell := range &cells {
-		if cell == nil || !cell.allow.Has(n) {
+		if cell == nil || plain && !cell.plain.Has(n) || !cell.allow.Has(n) {
 			continue
 		}
-		for _, r := range cell.rules {
-			if !r.Deny && r.set.Has(n) && r.matches(host, labels) && r.holds(c) {
-				return Decision{Allowed: true, Grant: r.ID}
+		for i := range cell.entries {
+			e := &cell.entries[i]
+			if !e.deny && e.set.Has(n) && (e.plain || e.matches(host, labels) && e.rule.holds(c)) {
+				return Decision{Allowed: true, Grant: e.rule.ID}
 			}
 		}
 	}
 	return Decision{}
+}
+
+// matches tells whether the rule is about what is asked for: a rule on selected hosts is about those hosts only.
+func (e *entry) matches(host bool, labels label.Set) bool {
+	return len(e.hosts) == 0 || host && e.hosts.Matches(labels)
 }
 
 // matches tells whether the rule is about what is asked for: a rule on selected hosts is about those hosts only.

@@ -106,6 +106,7 @@ var areas = []struct {
 	{"storage", (*bench).storage},
 	{"install", (*bench).install},
 	{"console", (*bench).console},
+	{"access", (*bench).access},
 }
 
 const limit = 29 * time.Minute // for all areas
@@ -119,7 +120,7 @@ func main() {
 		return
 	}
 	b := &bench{}
-	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, install or console")
+	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, install, console or access")
 	out := flag.String("out", filepath.Join("bench", "results.json"), "`FILE` for the results")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each figure")
 	flag.IntVar(&b.agents, "agents", 2000, "simulated agents")

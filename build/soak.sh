@@ -17,6 +17,9 @@ area_link() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./wire ./server/l
 # Group commit, both databases.
 area_storage() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./server/storage/... ./server/feed; }
 
+# Ten million random decisions, ours and Cedar's.
+area_access() { (cd tools/oracle && LOOPBACK_DECISIONS=10000000 LOOPBACK_SPAN=90m go test -count=1 -v -timeout 2h .); }
+
 # Every fuzz target of the module, one after the other.
 area_fuzz() {
 	local package target
@@ -29,7 +32,7 @@ area_fuzz() {
 	done
 }
 
-areas=(fault link storage fuzz)
+areas=(fault link storage access fuzz)
 chosen=${1:-}
 if [ -n "$chosen" ]; then
 	declare -F "area_$chosen" >/dev/null || {
