@@ -74,20 +74,21 @@ func TestHostsThatCannotDownload(t *testing.T) {
 			t.Helper()
 			return runInput(t, m, token.Secret, "LOOPBACK_TOKEN=$(cat) && export LOOPBACK_TOKEN && sh /root/"+folder+"/install.sh")
 		}
-		for name, c := range map[string]struct{ harm, says string }{
-			"an altered program":   {"f=$(find /root/bad/targets -type f) && printf x >>$f", "is not loopback-agent 0.1.0"},
-			"altered metadata":     {"sed -i s/0.1.0/0.1.9/ /root/bad/metadata/*.targets.json", "not validly signed"},
-			"a missing program":    {"rm -r /root/bad/targets", "the bundle lacks targets/"},
-			"missing metadata":     {"rm /root/bad/metadata/*.snapshot.json", "the bundle lacks metadata/"},
-			"a metadata folder no": {"rm -r /root/bad/metadata", "403"},
+		// In this order: what was verified of one attempt is kept, and the next may do with it.
+		for _, c := range []struct{ name, harm, says string }{
+			{"missing metadata", "rm /root/bad/metadata/*.snapshot.json", "the bundle lacks metadata/"},
+			{"a missing program", "rm -r /root/bad/targets", "the bundle lacks targets/"},
+			{"an altered program", "f=$(find /root/bad/targets -type f) && printf x >>$f", "is not loopback-agent 0.1.0"},
+			{"no metadata", "rm -r /root/bad/metadata", "403"},
+			{"altered metadata", "sed -i s/0.1.0/0.1.9/ /root/bad/metadata/*.targets.json", "not validly signed"},
 		} {
 			must(t, m, "rm -rf /root/bad && cp -r /root/loopback-0.1.0 /root/bad && "+c.harm)
 			r := from("bad")
 			if text := r.Stdout + r.Stderr; r.ExitCode == 0 || !strings.Contains(text, c.says) || hintOf(text) == "" {
-				t.Errorf("%s: got exit code %d, wanted a refusal that says %q, and a hint\n%s", name, r.ExitCode, c.says, text)
+				t.Errorf("%s: got exit code %d, wanted a refusal that says %q, and a hint\n%s", c.name, r.ExitCode, c.says, text)
 			}
 			if left := run(t, m, "ls -A /opt/loopback 2>/dev/null").Stdout; strings.TrimSpace(left) != "" {
-				t.Errorf("%s left %s", name, left)
+				t.Errorf("%s left %s", c.name, left)
 			}
 		}
 		if r := from("loopback-0.1.0"); r.ExitCode != 0 || !strings.Contains(r.Stdout, "by the publisher's signature") {
