@@ -160,6 +160,56 @@ func TestDecisionsAndSightsAgreeWithTheRulesReadOneByOne(t *testing.T) {
 	})
 }
 
+// Questions are answered as decisions fall: host by host.
+func TestAnswersAgreeWithDecisions(t *testing.T) {
+	type machine struct {
+		at     Scope
+		labels label.Set
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		catalogue := testCatalogue()
+		policy := NewPolicy(catalogue, func() time.Time { return noon })
+		rules := NewRules(catalogue)
+		rules.PutPrincipal(Principal{Kind: User, ID: "u1", Active: true})
+		rules.PutPrincipal(Principal{Kind: User, ID: "u2", Active: rapid.Bool().Draw(t, "active")})
+		rules.PutGroup("g1", []string{"u1", "u2"})
+		for i := range rapid.IntRange(1, 8).Draw(t, "rules") {
+			r := drawRule(t, fmt.Sprint("b", i))
+			r.Conditions = Conditions{}
+			rules.PutRule(r)
+		}
+		policy.Swap(rules.Snapshot(1))
+		var fleet []machine
+		hosts := NewHosts()
+		at := rapid.SampledFrom([]Scope{{}, {Organisation: "o1"}, {"o1", "p1", "w1"}}).Draw(t, "at")
+		for range rapid.IntRange(0, 70).Draw(t, "hosts") {
+			m := machine{rapid.SampledFrom([]Scope{{"o1", "p1", "w1"}, {"o1", "p1", "w2"}, {"o2", "p2", "w3"}}).Draw(t, "place"), drawLabels.Draw(t, "labels")}
+			if at.Contains(m.at) {
+				fleet = append(fleet, m)
+				hosts.Group(m.at, m.labels, 1)
+			}
+		}
+		for _, p := range all {
+			reached := map[string]Reach{}
+			for _, r := range policy.Snapshot().WhoCan(catalogue, p, at, hosts, noon) {
+				reached[r.Principal.ID] = r
+			}
+			for _, who := range []string{"u1", "u2"} {
+				a := Actor{Kind: APIKey, Principal: who, Policy: policy, Grants: []Grant{{ID: "k", Permissions: []Permission{All, zero}}}}
+				want := 0
+				for _, m := range fleet {
+					if a.DecideHost(p, m.at, m.labels).Allowed {
+						want++
+					}
+				}
+				if got := reached[who]; got.Hosts != want || got.Everything != a.Decide(p, at).Allowed {
+					t.Fatalf("%s %s at %v: got %+v, want %d of %d hosts, everything %v", who, p, at, got, want, len(fleet), a.Decide(p, at).Allowed)
+				}
+			}
+		}
+	})
+}
+
 // What one may give reaches no further than what one holds: whatever the receiver may do, the giver may do.
 func TestNobodyGivesWhatTheyDoNotHold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -76,8 +76,8 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 type Hosts struct {
 	groups    []hostGroup
 	total     int
-	scopes    map[string]hostSet // by what names them
-	selectors map[string]hostSet
+	scopes    []hostSet // by their number, nil where nobody asked yet
+	selectors []hostSet
 }
 
 type hostGroup struct {
@@ -91,15 +91,14 @@ type hostSet []uint64
 
 // NewHosts is no hosts.
 func NewHosts() *Hosts {
-	return &Hosts{scopes: map[string]hostSet{}, selectors: map[string]hostSet{}}
+	return &Hosts{}
 }
 
 // Group is hosts of one place that have the same labels. What Hosts was asked before is forgotten.
 func (h *Hosts) Group(at Scope, labels label.Set, count int) {
 	h.groups = append(h.groups, hostGroup{at, labels, count})
 	h.total += count
-	clear(h.scopes)
-	clear(h.selectors)
+	h.scopes, h.selectors = nil, nil
 }
 
 // Total is how many hosts there are.
@@ -130,21 +129,28 @@ func (h *Hosts) count(s hostSet) int {
 	return n
 }
 
-// of are the hosts that a rule is about; nil where it is about none of them.
-func (h *Hosts) of(r *compiled) (scope, selected hostSet) {
-	scope, ok := h.scopes[r.Scope.narrowest()]
-	if !ok {
-		scope = h.where(func(g hostGroup) bool { return r.Scope.Contains(g.at) })
-		h.scopes[r.Scope.narrowest()] = scope
+// within are the hosts in a cell's scope.
+func (h *Hosts) within(c *cell) hostSet {
+	return h.known(&h.scopes, c.scopeN, func(g hostGroup) bool { return c.scope.Contains(g.at) })
+}
+
+// selected are the hosts that a rule's selector matches, wherever they are; nil: all.
+func (h *Hosts) selected(e *entry) hostSet {
+	if len(e.hosts) == 0 {
+		return nil
 	}
-	if len(r.Hosts) == 0 {
-		return scope, nil
+	return h.known(&h.selectors, e.whereN, func(g hostGroup) bool { return e.hosts.Matches(g.labels) })
+}
+
+// known is a set that was found out before, or is now.
+func (h *Hosts) known(sets *[]hostSet, n int, matches func(hostGroup) bool) hostSet {
+	for len(*sets) <= n {
+		*sets = append(*sets, nil)
 	}
-	if selected, ok = h.selectors[r.where]; !ok {
-		selected = h.where(func(g hostGroup) bool { return r.Hosts.Matches(g.labels) })
-		h.selectors[r.where] = selected
+	if (*sets)[n] == nil {
+		(*sets)[n] = append(h.where(matches), 0) // never nil, were there no hosts
 	}
-	return scope, selected
+	return (*sets)[n]
 }
 
 func (s hostSet) add(scope, selected hostSet) {
@@ -180,27 +186,37 @@ func (s *sheet) reach(n uint16, at Scope, hosts *Hosts, now time.Time) Reach {
 	out.set = hosts.none()
 	var denied hostSet
 	all := true
-	for _, r := range s.rules { // denials come first
-		if !r.set.Has(n) || r.timed && !r.at(now) || r.Deny && r.asks {
-			continue
+	look := func(c *cell) {
+		if _, ok := c.scope.Intersect(at); !ok || !c.allow.Has(n) && !c.deny.Has(n) {
+			return
 		}
-		if _, ok := r.Scope.Intersect(at); !ok {
-			continue
-		}
-		whole := len(r.Hosts) == 0 && r.Scope.Contains(at)
-		scope, selected := hosts.of(r)
-		if r.Deny {
-			if denied == nil {
-				denied = hosts.none()
+		scope := hosts.within(c)
+		for i := range c.entries {
+			e := &c.entries[i]
+			if !e.set.Has(n) || e.timed && !e.rule.at(now) || e.deny && e.asks {
+				continue
 			}
-			denied.add(scope, selected)
-			all = all && !whole
-			continue
+			whole := len(e.hosts) == 0 && c.scope.Contains(at)
+			selected := hosts.selected(e)
+			if e.deny {
+				if denied == nil {
+					denied = hosts.none()
+				}
+				denied.add(scope, selected)
+				all = all && !whole
+				continue
+			}
+			out.Everything = out.Everything || whole
+			out.set.add(scope, selected)
+			out.Rules = append(out.Rules, e.id)
+			out.Conditional = out.Conditional || e.asks
 		}
-		out.Everything = out.Everything || whole
-		out.set.add(scope, selected)
-		out.Rules = append(out.Rules, r.ID)
-		out.Conditional = out.Conditional || r.asks
+	}
+	if s.global != nil {
+		look(s.global)
+	}
+	for _, c := range s.cells {
+		look(c)
 	}
 	out.Everything = out.Everything && all
 	for i := range denied {

@@ -175,7 +175,9 @@ type compiled struct {
 	set    Set
 	timed  bool
 	asks   bool
-	where  string         // the selector as text
+	where  string // the selector as text
+	scopeN int    // numbers of scope and selector among those of the rules, so that questions need not compare text
+	whereN int
 	ticket *regexp.Regexp // nil where none is asked for, or the pattern is broken: then nothing matches
 }
 

@@ -39,21 +39,29 @@ type sheet struct {
 // cell is the rules over one scope: bits to pass over what does not matter, and the rules side by side in memory, denials
 // first, then those that allow whatever the host, the time and the circumstances, then the rest.
 type cell struct {
+	scope              Scope
+	scopeN             int
 	allow, deny, plain Set
 	entries            []entry
 }
 
 // entry is of a rule what decides.
 type entry struct {
-	set   Set
-	hosts label.Selector
-	deny  bool
-	plain bool // no hosts, no time, no conditions
-	rule  *compiled
+	set    Set
+	id     string
+	hosts  label.Selector
+	whereN int
+	deny   bool
+	timed  bool
+	asks   bool
+	plain  bool // no hosts, no time, no conditions
+	rule   *compiled
 }
 
 func (c *cell) add(r *compiled) {
-	e := entry{set: r.set, hosts: r.Hosts, deny: r.Deny, plain: len(r.Hosts) == 0 && !r.timed && !r.asks, rule: r}
+	c.scope, c.scopeN = r.Scope, r.scopeN
+	e := entry{set: r.set, id: r.ID, hosts: r.Hosts, whereN: r.whereN, deny: r.Deny, timed: r.timed, asks: r.asks,
+		plain: len(r.Hosts) == 0 && !r.timed && !r.asks, rule: r}
 	c.entries = append(c.entries, e)
 	switch {
 	case e.deny:
@@ -152,8 +160,8 @@ func (s *sheet) decide(n uint16, at Scope, host bool, labels label.Set, c *circu
 			if !e.deny {
 				break
 			}
-			if e.set.Has(n) && e.matches(host, labels) && e.rule.holds(c) {
-				return Decision{Denial: e.rule.ID}
+			if e.set.Has(n) && e.matches(host, labels) && e.holds(c) {
+				return Decision{Denial: e.id}
 			}
 		}
 	}
@@ -166,8 +174,8 @@ func (s *sheet) decide(n uint16, at Scope, host bool, labels label.Set, c *circu
 		}
 		for i := range cell.entries {
 			e := &cell.entries[i]
-			if !e.deny && e.set.Has(n) && (e.plain || e.matches(host, labels) && e.rule.holds(c)) {
-				return Decision{Allowed: true, Grant: e.rule.ID}
+			if !e.deny && e.set.Has(n) && (e.plain || e.matches(host, labels) && e.holds(c)) {
+				return Decision{Allowed: true, Grant: e.id}
 			}
 		}
 	}
@@ -184,6 +192,8 @@ func (r *compiled) matches(host bool, labels label.Set) bool {
 	return len(r.Hosts) == 0 || host && r.Hosts.Matches(labels)
 }
 
+func (e *entry) holds(c *circumstances) bool { return !e.timed && !e.asks || e.rule.holds(c) }
+
 // Rules is what snapshots are compiled from. It belongs to one goroutine, which changes it and asks for a Snapshot now
 // and then; only what concerns those whom the changes touch is compiled anew.
 type Rules struct {
@@ -195,12 +205,25 @@ type Rules struct {
 	subjects   map[string]Subject // of rules
 	sheets     map[string]*sheet
 	dirty      map[string]bool // principals to compile anew
+	scopes     map[string]int  // numbers of scopes, by what names them
+	selectors  map[string]int
 }
 
 // NewRules is no rules.
 func NewRules(c *Catalogue) *Rules {
 	return &Rules{catalogue: c, principals: map[string]Principal{}, members: map[string][]string{}, groups: map[string][]string{},
-		bySubject: map[Subject]map[string][]*compiled{}, subjects: map[string]Subject{}, sheets: map[string]*sheet{}, dirty: map[string]bool{}}
+		bySubject: map[Subject]map[string][]*compiled{}, subjects: map[string]Subject{}, sheets: map[string]*sheet{}, dirty: map[string]bool{},
+		scopes: map[string]int{}, selectors: map[string]int{}}
+}
+
+// number is that of a text, which gets the next one where it is new.
+func number(in map[string]int, text string) int {
+	n, ok := in[text]
+	if !ok {
+		n = len(in)
+		in[text] = n
+	}
+	return n
 }
 
 // PutPrincipal notes a user or a service account.
@@ -235,7 +258,11 @@ func (r *Rules) PutRule(rule Rule) {
 	if r.bySubject[rule.Subject] == nil {
 		r.bySubject[rule.Subject] = map[string][]*compiled{}
 	}
-	r.bySubject[rule.Subject][rule.ID] = r.catalogue.compile(&rule)
+	parts := r.catalogue.compile(&rule)
+	for _, p := range parts {
+		p.scopeN, p.whereN = number(r.scopes, p.Scope.narrowest()), number(r.selectors, p.where)
+	}
+	r.bySubject[rule.Subject][rule.ID] = parts
 	r.soil(rule.Subject)
 }
 
@@ -263,7 +290,8 @@ func (r *Rules) soil(s Subject) {
 // Clone is a copy that can be changed apart from the original.
 func (r *Rules) Clone() *Rules {
 	c := &Rules{catalogue: r.catalogue, principals: maps.Clone(r.principals), members: maps.Clone(r.members), groups: map[string][]string{},
-		bySubject: map[Subject]map[string][]*compiled{}, subjects: maps.Clone(r.subjects), sheets: maps.Clone(r.sheets), dirty: maps.Clone(r.dirty)}
+		bySubject: map[Subject]map[string][]*compiled{}, subjects: maps.Clone(r.subjects), sheets: maps.Clone(r.sheets), dirty: maps.Clone(r.dirty),
+		scopes: maps.Clone(r.scopes), selectors: maps.Clone(r.selectors)}
 	for k, v := range r.groups {
 		c.groups[k] = slices.Clone(v)
 	}

@@ -23,7 +23,7 @@ func (b *bench) access(ctx context.Context) ([]Result, error) {
 		return nil, fmt.Errorf("starting the oracle: %w", err)
 	}
 	targets := map[string]float64{"decision at 100,000 bindings": 150, "allocations of a decision": 0, "decision at 520 bindings": 150,
-		"who-can on 10,000 hosts, 100,000 bindings": 50, "a binding taken into the snapshot of 100,000": 50}
+		"who-can on 10,000 hosts, 100,000 bindings": 50, "who-can on 10,000 hosts, 520 bindings": 50, "a binding taken into the snapshot of 100,000": 50}
 	var own []Result
 	rivals := map[string]map[string]float64{}
 	for in := json.NewDecoder(out); in.More(); {
