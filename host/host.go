@@ -165,6 +165,7 @@ type Host struct {
 
 	AgentVersion string
 	OnlineSince  time.Time // of the current link
+	Link         Link      // where it is linked; empty in a control plane of one replica
 	OfflineSince time.Time // zero while online
 	Inventory    Inventory
 	Ceiling      Ceiling
@@ -190,6 +191,24 @@ type Inventory struct {
 	MachineID      string    `json:"machineId"` // hashed, a signal only
 	AgentVersion   string    `json:"agentVersion"`
 	Digest         []byte    `json:"digest,omitempty"` // SHA-256 of inventory and ceiling as the agent computed it: what it names to say that nothing changed
+}
+
+// Link is which replica of the control plane took a host's link up last, and which of its links that was. It is written
+// when the link moves to another replica, not at each reconnection.
+type Link struct {
+	Replica    string    `json:"replica,omitempty"`
+	BootID     string    `json:"boot,omitempty"`
+	Connection uint64    `json:"connection,omitempty"` // counts the host's links since boot
+	At         time.Time `json:"at,omitzero"`          // when it was welcomed
+}
+
+// Newer tells whether l came after o. Within a boot the host's own count decides; between boots the time does, since a
+// link cannot be proved ahead of time.
+func (l Link) Newer(o Link) bool {
+	if l.BootID == o.BootID && l.Connection != o.Connection {
+		return l.Connection > o.Connection
+	}
+	return l.At.After(o.At)
 }
 
 // Disk is a mounted file system on a device.

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/storage"
@@ -100,6 +101,18 @@ func (m *meters) watch(s *Server) {
 	now("api_calls", "API calls that are under way.", func() float64 { n, _, _ := s.limits.Load(); return float64(n) })
 	now("api_calls_waiting", "API calls that wait for their turn.", func() float64 { _, n, _ := s.limits.Load(); return float64(n) })
 	now("api_streams", "Watches and waits that are open.", func() float64 { _, _, n := s.limits.Load(); return float64(n) })
+	now("bus_peers", "Routes to other replicas' buses, or 1 while the bus outside is there.", func() float64 { return float64(s.bus.Connected()) })
+	now("replica_lease_age_seconds", "How long ago this replica renewed its lease; 0: it is alone.", func() float64 { return s.replicas.LeaseAge().Seconds() })
+	for _, state := range []replica.State{replica.Serving, replica.Leaving, replica.Left, replica.Gone} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "loopback_replicas", Help: "Replicas as this one sees them, by state; none where it is alone.", ConstLabels: prometheus.Labels{"state": string(state)},
+		}, func() float64 { return float64(s.replicas.Count(state)) }))
+	}
+	count := func(name, help string, value func() int64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "loopback_" + name, Help: help}, func() float64 { return float64(value()) }))
+	}
+	count("bus_messages_total", "Messages of the bus that came.", func() int64 { all, _ := s.bus.Heard(); return all })
+	count("bus_forged_total", "Messages of the bus that no replica had signed, or long ago; they were dropped.", func() int64 { _, forged := s.bus.Heard(); return forged })
 	now("database_changes_waiting", "Changes that wait for the writer.", func() float64 { return float64(s.db.Waiting()) })
 }
 

@@ -41,6 +41,18 @@ func (a announcer) Ask(q link.Question) {
 	}
 }
 
+// recheck looks for a host in the database where the feed may not have brought it yet; nil where nobody else writes.
+func (s *Server) recheck() func(ctx context.Context, hostID string) {
+	if !s.options.Settings.Cluster.On() {
+		return nil
+	}
+	return func(ctx context.Context, hostID string) {
+		if h, err := s.db.View().Host(ctx, hostID); err == nil {
+			s.directory.Learn(ctx, h)
+		}
+	}
+}
+
 // hear hands the hub what the bus brings.
 func (s *Server) hear() error {
 	if _, err := s.bus.OnPresence(func(batch []bus.Presence) {

@@ -38,6 +38,13 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.Join(err, s.listener.Close(), s.Close())
 	}
 
+	if s.peers, err = s.listenToPeers(); err != nil {
+		return errors.Join(err, s.listener.Close(), s.Close())
+	}
+	if s.peers != nil {
+		s.wire.Forward = s.peers.forward
+	}
+
 	// Workers outlive the calls that are under way at shutdown, hence a context of their own.
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
@@ -84,6 +91,13 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.hear(); err != nil {
 		failed <- wrap("listening to replicas", err)
 	}
+	clustered := s.options.Settings.Cluster.On()
+	if clustered {
+		if err := s.replicas.Look(ctx); err != nil { // whose hosts are not to be waited for here
+			s.log.Warn("the other replicas are not known yet", "error", err)
+		}
+		work("keeping this replica's lease", s.replicas.Run)
+	}
 	s.hub.Start()
 	if err := s.bus.CallRoll(bus.Roll{Replica: s.replica}); err != nil {
 		s.log.Warn("asking the other replicas for their links", "error", err)
@@ -95,6 +109,9 @@ func (s *Server) Run(ctx context.Context) error {
 				failed <- wrap(name, err)
 			}
 		})
+	}
+	if s.peers != nil {
+		serve("serving other replicas", func() error { return s.peers.server.ServeTLS(s.peers.listener, "", "") })
 	}
 	serve("serving HTTPS", func() error { return public.ServeTLS(s.listener, "", "") })
 	if metrics != nil {
@@ -111,12 +128,25 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.stopping) // not ready from here on
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Settings.ShutdownTimeout)
 	defer cancel()
+	if clustered {
+		if left := s.replicas.Leaving(end); left != nil {
+			s.log.Warn("the other replicas were not told that this one stops", "error", left)
+		}
+	}
 	err = errors.Join(err, wrap("parting from agents", s.hub.Close(end)))
 	err = errors.Join(err, wrap("closing links", s.wire.Close(end)))
 	err = errors.Join(err, ignoreDeadline(wrap("ending calls", public.Shutdown(end))))
 	_ = public.Close()
+	if s.peers != nil {
+		err = errors.Join(err, wrap("ending other replicas' calls", s.peers.close(end)))
+	}
 	stopWorking()
 	workers.Wait()
+	if clustered {
+		if left := s.replicas.Leave(end); left != nil {
+			s.log.Warn("this replica's lease was not given back", "error", left)
+		}
+	}
 	if metrics != nil {
 		_ = metrics.server.Close()
 	}

@@ -43,6 +43,7 @@ import (
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
 	"github.com/loopbackd/loopback/server/release"
+	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/settings"
 	"github.com/loopbackd/loopback/server/storage"
@@ -79,6 +80,8 @@ type Server struct {
 	certs *keys.Certificates
 	db    *storage.DB
 
+	replicas  *replica.Service
+	peers     *peers // nil: this replica is alone
 	bus       *bus.Bus
 	follower  *feed.Follower
 	directory *fleet.Directory
@@ -121,8 +124,12 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
-	s := &Server{options: o, log: o.Logger, replica: "replica-1", stopping: make(chan struct{})}
+	s := &Server{options: o, log: o.Logger, stopping: make(chan struct{})}
 	set := o.Settings
+	if s.keys, err = keys.Open(filepath.Join(set.DataDir, "keys"), o.Clock()); err != nil {
+		return nil, err
+	}
+	s.replica = s.keys.Name()
 	if s.tracers, s.closeTracers, err = tracing.Open(ctx, tracing.Options{
 		Endpoint: set.TraceEndpoint, Share: set.TraceShare, Version: o.Version, Replica: s.replica, Logger: o.Logger,
 	}); err != nil {
@@ -133,9 +140,6 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		SourceRate: set.Limits.SourceRate, HandshakeRate: set.Limits.SourceHandshakes, CallerRate: set.Limits.CallerRate, Calls: set.Limits.Calls, CallerCalls: set.Limits.CallerCalls,
 		Streams: set.Limits.Streams, CallerStreams: set.Limits.CallerStreams, Refused: s.meters.refuse,
 	})
-	if s.keys, err = keys.Open(filepath.Join(set.DataDir, "keys"), o.Clock()); err != nil {
-		return nil, err
-	}
 	if set.TLSCertificate != "" {
 		s.certs, err = keys.FromFiles(set.TLSCertificate, set.TLSKey, o.Clock)
 	} else {
@@ -152,10 +156,13 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.bus, err = bus.Open(bus.Options{Logger: o.Logger, Lost: func() { s.hub.RollCall() }}); err != nil {
+	if err := s.adopt(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.adopt(ctx); err != nil {
+	if err := s.joinReplicas(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openBus(); err != nil {
 		return nil, err
 	}
 	if err := s.wireSlices(ctx); err != nil {
@@ -240,13 +247,13 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{
 		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},
-		Replica: s.replica, Version: o.Version, ReconnectWindow: set.ReconnectWindow,
+		Replica: s.replica, Shared: set.Cluster.On(), Recheck: s.recheck(), Version: o.Version, ReconnectWindow: set.ReconnectWindow,
 		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, EnrolmentRate: set.EnrolmentRate, Proven: s.limits.Shaken, Clock: now, Logger: o.Logger, Registerer: o.Registry,
 	}); err != nil {
 		return err
 	}
 	s.directory.Tell(s.hub)
-	s.wire = &wire.Server{Keys: s.linkKeys, TrustedProxies: set.Proxies(), Replica: strings.ReplaceAll(s.replica, "-", "")}
+	s.wire = &wire.Server{Keys: s.linkKeys, TrustedProxies: set.Proxies(), Replica: shortName(s.replica)}
 	s.hub.Attach(s.wire)
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
@@ -289,7 +296,8 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) linkKeys() wire.ServerKeys {
-	return wire.ServerKeys{Private: s.keys.Link.Bytes(), Public: s.keys.Link.PublicKey().Bytes(), Keyset: s.keys.Signed}
+	_, signed := s.keys.Current()
+	return wire.ServerKeys{Private: s.keys.Link.Bytes(), Public: s.keys.Link.PublicKey().Bytes(), Keyset: signed}
 }
 
 func (s *Server) installCommand(channel string) string {

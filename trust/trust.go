@@ -37,6 +37,34 @@ type Keyset struct {
 	Anchor     ed25519.PublicKey `json:"anchor"`
 	NextAnchor ed25519.PublicKey `json:"nextAnchor,omitempty"`
 	LinkKeys   [][]byte          `json:"linkKeys"` // X25519 public keys, 32 bytes each
+
+	// Replicas say which of the link keys is whose, and by what key each speaks to the others. Agents have no use for it.
+	// Empty in a deployment that never had a second one.
+	Replicas []Replica `json:"replicas,omitempty"`
+}
+
+// Replica is one process of the control plane that the anchor vouches for.
+type Replica struct {
+	Name    string            `json:"name"`
+	LinkKey []byte            `json:"linkKey"` // X25519, one of LinkKeys
+	PeerKey ed25519.PublicKey `json:"peerKey"` // answers for it on connections between replicas and on the bus
+}
+
+// Replica by its name.
+func (k Keyset) Replica(name string) (Replica, bool) {
+	return k.replica(func(r Replica) bool { return r.Name == name })
+}
+
+// Peer is the replica that this key answers for.
+func (k Keyset) Peer(key ed25519.PublicKey) (Replica, bool) {
+	return k.replica(func(r Replica) bool { return len(key) == ed25519.PublicKeySize && key.Equal(r.PeerKey) })
+}
+
+func (k Keyset) replica(is func(Replica) bool) (Replica, bool) {
+	if i := slices.IndexFunc(k.Replicas, is); i >= 0 {
+		return k.Replicas[i], true
+	}
+	return Replica{}, false
 }
 
 // Signed is a keyset as it travels: exactly the bytes that were signed.

@@ -53,7 +53,8 @@ type Settings struct {
 	AdmissionRate   int           // new links a second that it admits
 	EnrolmentRate   int           // enrolments a second that it takes
 
-	Limits Limits
+	Limits  Limits
+	Cluster Cluster
 
 	TraceEndpoint string  // OTLP over HTTP; empty: no traces
 	TraceShare    float64 // of the calls that are traced
@@ -85,6 +86,7 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.IntVar(&s.AdmissionRate, "admission-rate", 1000, "new links a second that this replica admits; the rest are told when to come back")
 	f.IntVar(&s.EnrolmentRate, "enrolment-rate", 500, "enrolments a second that this replica takes; the rest are told when to come back")
 	s.Limits.register(f)
+	s.Cluster.register(f)
 	f.StringVar(&s.TraceEndpoint, "trace-endpoint", "", "`URL` of an OpenTelemetry collector (OTLP over HTTP, http://127.0.0.1:4318) that gets traces (default: none are made)")
 	f.Float64Var(&s.TraceShare, "trace-share", 0.1, "share of the calls that are traced, 0 to 1; calls that continue a caller's trace follow its choice")
 	f.DurationVar(&s.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long open requests may take to end at shutdown")
@@ -156,6 +158,7 @@ func (s *Settings) LoadExcept(f *pflag.FlagSet, getenv func(string) string, own 
 		s.PublicURL = s.defaultURL()
 	}
 	s.PublicURL = strings.TrimRight(s.PublicURL, "/")
+	s.Cluster.complete()
 	return nil
 }
 
@@ -200,6 +203,7 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)
 	c.That(s.EnrolmentRate >= 1, at("enrolment-rate"), "is %d, less than 1", s.EnrolmentRate)
 	s.Limits.check(c, at)
+	s.Cluster.check(c, at, s.Database)
 	if s.TraceEndpoint != "" {
 		u, err := url.Parse(s.TraceEndpoint)
 		c.That(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", at("trace-endpoint"), "is %q, not http://HOST:PORT or https://HOST:PORT", s.TraceEndpoint)

@@ -65,6 +65,8 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		"reconnect-window": "1s", "heartbeat-rate": "0", "admission-rate": "-1", "enrolment-rate": "0", "shutdown-timeout": "0s",
 		"source-rate": "0", "source-handshakes": "0", "source-connections": "0", "caller-rate": "-5", "calls": "0", "caller-calls": "0", "streams": "0", "caller-streams": "0",
 		"trace-endpoint": "collector:4318", "trace-share": "2", "read-timeout": "1ms", "write-timeout": "0s",
+		"cluster-listen": "8445", "cluster-peers": "db", "replica-listen": ":0", "advertise": "https://a.example", "bus": "http://x",
+		"bus-ca": "x.pem", "bus-certificate": "x.pem", "bus-key": "k.pem", "bus-credentials": "x.creds",
 	}
 	delete(wrong, "data-dir") // any text names a folder
 	var s Settings

@@ -78,7 +78,15 @@ func take(h *host.Host, seen link.Observation) bool {
 	changed := false
 	if p := seen.Presence; p != nil {
 		since := p.Since.UTC().Truncate(precision)
+		link := host.Link{Replica: p.Replica, BootID: p.Link.BootID, Connection: p.Link.Connection, At: p.At.UTC().Truncate(precision)}
+		elsewhere := p.Replica != "" && h.Link.Replica != "" && h.Link.Replica != p.Replica && !link.Newer(h.Link)
+		elsewhere = elsewhere && h.Online // whom the database shows offline is taken up by anybody
+		if p.Online && p.Replica != "" && h.Link.Replica != p.Replica && !elsewhere {
+			h.Link, changed = link, true
+		}
 		switch {
+		case elsewhere:
+			// Word of a link that was over before another replica took the host up.
 		case p.Online && !h.Online:
 			h.Online, h.OnlineSince, h.OfflineSince = true, since, time.Time{}
 			changed = true

@@ -32,7 +32,7 @@ func (d *Directory) known(h *host.Host) *link.Known {
 	k := &link.Known{
 		HostID: h.ID, WorkspaceID: h.Scope.Workspace, Lifecycle: h.Lifecycle, LifecycleReason: h.LifecycleReason,
 		Key: h.Key, NextKey: h.NextKey, Generation: h.Generation, Clones: h.Clones,
-		Online: h.Online, AgentVersion: h.AgentVersion, InventoryDigest: h.Inventory.Digest,
+		Online: h.Online, Link: h.Link, AgentVersion: h.AgentVersion, InventoryDigest: h.Inventory.Digest,
 		Sections: h.Sections, Modules: h.Modules,
 	}
 	for _, past := range h.KeyHistory {

@@ -7,9 +7,14 @@
 //	ca.key, ca.crt  the local CA, made unless a certificate is given
 //	tls.key         of the certificate that the local CA issues; kept at renewal, since install commands pin it
 //	release-*.key   Ed25519, sign the snapshot and timestamp of the release repository
+//	replica.key     Ed25519, answers for this replica before the others; the keyset lists its public half
 //
 // All are made at first start, each written whole before it has its name. A folder that is there but lost one of them
 // is not repaired in silence where that would change whom hosts trust: the error names the file and what restores it.
+//
+// Several replicas share all of it but two: link.key and replica.key are each replica's own. Invite makes what a new one
+// starts with and lists it in the next keyset, which only the anchor can sign; Adopt takes up a keyset that was signed
+// elsewhere. A replica that the newest keyset does not list was evicted.
 package keys
 
 import (
@@ -23,6 +28,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/durable"
@@ -36,10 +42,13 @@ type Keys struct {
 	Dir    string
 	Anchor ed25519.PublicKey
 	Link   *ecdh.PrivateKey
-	Keyset trust.Keyset
+	Peer   ed25519.PrivateKey
+	Keyset trust.Keyset // as it was opened; Current is what counts by now
 	Signed trust.Signed
 	Pepper []byte
 	Made   bool // this start made them
+
+	mu sync.RWMutex // guards Keyset and Signed once the keys are in use
 }
 
 const pepperSize = 32
@@ -117,6 +126,9 @@ func (k *Keys) read(now time.Time) error {
 		return fault.New(fault.Precondition, "pepper_lost", "the file %s is missing or damaged; without it no token and no API key can be checked", k.path("pepper")).
 			WithCause(err).WithHint("restore it from a backup: loopbackd restore")
 	}
+	if k.Peer, err = k.ed25519("replica.key"); err != nil {
+		return err
+	}
 	k.Link, err = k.readLink()
 	if err == nil && k.Keyset.Vouches(k.Link.PublicKey().Bytes()) {
 		return nil
@@ -143,6 +155,11 @@ func (k *Keys) Renew(now time.Time) error {
 	set.Version++
 	set.IssuedAt = now.UTC()
 	set.LinkKeys = [][]byte{link.PublicKey().Bytes()}
+	if me, listed := set.Peer(k.Peer.Public().(ed25519.PublicKey)); listed {
+		set = withReplica(set, trust.Replica{Name: me.Name, LinkKey: link.PublicKey().Bytes(), PeerKey: me.PeerKey})
+	} else if len(set.Replicas) > 0 {
+		return errEvicted
+	}
 	if err := k.writeKeyset(anchor, set); err != nil {
 		return err
 	}
@@ -194,11 +211,11 @@ func (k *Keys) writeKeyset(anchor ed25519.PrivateKey, set trust.Keyset) error {
 }
 
 func writePKCS8(name string, key any) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	b, err := encodePKCS8(key)
 	if err != nil {
 		return err
 	}
-	return write(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return write(name, b)
 }
 
 func readPKCS8(name string) (any, error) {

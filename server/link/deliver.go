@@ -60,6 +60,9 @@ func (p *peer) refresh() {
 		h.Expel([]string{p.id})
 		return
 	}
+	if h.Shared && (known.Link.Replica != h.Replica || !known.Online) {
+		h.settleWith(p, known)
+	}
 	if !p.place(known) {
 		return
 	}

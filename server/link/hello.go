@@ -139,11 +139,12 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 	interval := h.interval(known)
 	p.interval.Store(int64(interval))
 
-	older, newest, refused := h.table.bind(p, known.Online, func() {
-		h.metrics.transitions.WithLabelValues("online").Inc()
-		h.ledger.add(p.id, p.welcomed, func(o *Observation) {
-			o.Presence = &Presence{Online: true, Since: p.welcomed, Link: p.order, From: p.conn.Remote()}
-		})
+	moved := h.Shared && known.Link.Replica != h.Replica
+	older, newest, refused := h.table.bind(p, known.Online, moved, func(transition bool) {
+		if transition {
+			h.metrics.transitions.WithLabelValues("online").Inc()
+		}
+		h.claim(p)
 	})
 	if refused != nil {
 		h.metrics.handshakes.WithLabelValues("hello", "refused").Inc()
@@ -192,6 +193,15 @@ func orderOf(m *pb.Hello) Order { return Order{clip(m.GetBootId()), m.GetConnect
 func (p *peer) identify(now time.Time, m *pb.Hello) (*Known, *refusal) {
 	h := p.hub
 	known := h.Fleet.Lookup(m.GetHostId())
+	if h.Recheck != nil && (known == nil || keyOf(known, m.GetProof().GetPublicKey()) != currentKey) {
+		// Another replica may have enrolled it, or taken its key, a moment ago.
+		h.proving <- struct{}{}
+		ctx, cancel := context.WithTimeout(h.lifetime, h.HelloTimeout)
+		h.Recheck(ctx, m.GetHostId())
+		cancel()
+		<-h.proving
+		known = h.Fleet.Lookup(m.GetHostId())
+	}
 	if known == nil {
 		return nil, &refusal{errUnknown.WithRetryAfter(maxRetry), false}
 	}

@@ -33,6 +33,10 @@ type Options struct {
 	Announcer Announcer // nil: this replica is alone
 
 	Replica string // name of this replica, among the others
+	Shared  bool   // there are, or may be, others: which replica holds a link is in the database
+	// Recheck brings what Fleet knows of a host up to the database, where another replica may have changed it just now. It
+	// is asked before a hello is refused. Nil: there is nothing to ask.
+	Recheck func(ctx context.Context, hostID string)
 	Version string // of the control plane, told to agents
 
 	ReconnectWindow time.Duration // how long a host may be away before it is offline; 90 s
@@ -106,6 +110,10 @@ type Hub struct {
 	recall    *recall
 	flushers  flushers
 
+	replicas sync.Mutex
+	leased   map[string]bool // other replicas that have a lease
+	left     map[string]bool // those that had one
+
 	mu       sync.Mutex
 	nascent  map[*peer]struct{} // accepted, not welcomed
 	stopping bool               // no more links
@@ -130,6 +138,7 @@ func New(o Options) (*Hub, error) {
 		slots:   make(chan struct{}, o.EnrolmentSlots),
 		proving: make(chan struct{}, provers()),
 		nascent: make(map[*peer]struct{}),
+		leased:  make(map[string]bool), left: make(map[string]bool),
 	}
 	h.lifetime, h.cancel = context.WithCancel(context.Background())
 	h.metrics = newMetrics(o.Registerer, func() float64 { return float64(h.links.Load()) },
@@ -159,7 +168,7 @@ func (h *Hub) Attach(s *wire.Server) {
 func (h *Hub) Start() {
 	now := h.Clock()
 	for id := range h.Fleet.Online() {
-		h.table.expect(id, now, now.Add(h.ReconnectWindow))
+		h.expect(id, now)
 	}
 	h.spawn(func() { h.ledger.run(h.lifetime) })
 	h.spawn(h.sweepLoop)
@@ -241,9 +250,12 @@ func (h *Hub) Changed(hostIDs []string) {
 func (h *Hub) Expel(hostIDs []string) {
 	gone := make([]*peer, 0, len(hostIDs))
 	for _, id := range hostIDs {
-		for _, p := range h.table.expel(id) {
+		for i, p := range h.table.expel(id, h.Clock()) {
 			if p.end() {
 				gone = append(gone, p)
+			}
+			if i == 0 {
+				h.announce(p, false, h.Clock()) // whoever waits for it to close may be another replica
 			}
 		}
 	}

@@ -33,6 +33,7 @@ type Known struct {
 	HeartbeatMax time.Duration
 
 	Online          bool // as the database shows it
+	Link            host.Link
 	AgentVersion    string
 	InventoryDigest []byte           // that came with the inventory held; empty: none is held
 	Sections        []section.Status // as last observed, by name
@@ -120,6 +121,10 @@ type Presence struct {
 	Since  time.Time // online: when the link was welcomed; offline: when the host was last heard
 	Link   Order     // of which link this is said
 	From   netip.Addr
+	// Replica that holds, or held, that link; empty while there is only one. Where the database shows a link at another
+	// replica, word of an older one's end is void.
+	Replica string
+	At      time.Time // when that link was welcomed, where Replica is set
 }
 
 // Order places a link among all links of its host.

@@ -48,7 +48,7 @@ func (h *Hub) sweep(now time.Time) {
 	lost := func(id string, at *seat) {
 		h.metrics.transitions.WithLabelValues("offline").Inc()
 		h.ledger.add(id, now, func(o *Observation) {
-			o.Presence = &Presence{Since: at.heard, Link: at.newest}
+			o.Presence = &Presence{Since: at.heard, Link: at.newest, Replica: at.held, At: at.welcomed}
 		})
 	}
 	var due []*peer

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/loopbackd/loopback/host"
 )
 
 // Seen is a host's presence as this replica sees it.
@@ -27,10 +29,11 @@ type seat struct {
 	newest    Order     // of the links seen so far
 	welcomed  time.Time // when that was welcomed
 	elsewhere string    // the replica that holds its link
+	held      string    // the replica that held the newest link, where there are several
 	heard     time.Time // when last heard, while there is no link here
 	until     time.Time // when away becomes offline; zero: nothing waits for that
 	shown     bool      // what was last said of it to the Observer: online
-	expelled  bool      // nothing is taken from it any more
+	expelled  bool      // nothing is taken from it any more; elsewhere says that its owner has not closed its link yet
 }
 
 // table holds the seats. It is cut into shards so that thousands of links coming back together do not queue for one lock.
@@ -66,12 +69,19 @@ func (s *shard) seat(id string) *seat {
 	return at
 }
 
-// expect opens the reconnect window of a host that was online when the hub was not there to see it.
-func (t *table) expect(id string, now, until time.Time) {
+// expect opens the reconnect window of a host that was online when the hub was not there to see it. Where it is linked by
+// now, or its window is open, nothing changes.
+func (t *table) expect(id string, recorded host.Link, now, until time.Time) {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.seat(id)
+	if at.peer != nil || at.elsewhere != "" || at.expelled || !at.until.IsZero() {
+		return
+	}
+	if recorded.Replica != "" {
+		at.held, at.newest, at.welcomed = recorded.Replica, Order{recorded.BootID, recorded.Connection}, recorded.At
+	}
 	at.shown, at.heard, at.until = true, now, until
 }
 
@@ -122,9 +132,9 @@ func newer(a Order, at time.Time, b Order, bt time.Time) bool {
 
 // bind seats a link that has proved itself and returns the links here that it has to be compared with, older before
 // newer, where there is one; or why it cannot be seated. A link that comes late, behind a newer one of the same boot, is
-// put beside that. Where the host was not shown online it calls found, the shard being locked, so that what the Observer is
-// told has the order in which it happened.
-func (t *table) bind(p *peer, shown bool, found func()) (older, newest *peer, refused *refusal) {
+// put beside that. Where the host was not shown online, or its link moved here from another replica, it calls found, the
+// shard being locked, so that what the Observer is told has the order in which it happened.
+func (t *table) bind(p *peer, shown, moved bool, found func(transition bool)) (older, newest *peer, refused *refusal) {
 	s := t.shard(p.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,9 +167,12 @@ func (t *table) bind(p *peer, shown bool, found func()) (older, newest *peer, re
 		at.beside = append(at.beside, older)
 	}
 	at.peer, at.newest, at.welcomed, at.elsewhere, at.until = p, p.order, p.welcomed, "", time.Time{}
-	if !at.shown {
+	if p.hub.Shared {
+		at.held = p.hub.Replica
+	}
+	if transition := !at.shown; transition || moved {
 		at.shown = true
-		found()
+		found(transition)
 	}
 	return older, newest, nil
 }
@@ -220,6 +233,9 @@ func (t *table) prefer(p *peer, now time.Time) bool {
 		at.beside = append(at.beside, at.peer)
 	}
 	at.peer, at.newest, at.welcomed, at.elsewhere, at.until = p, p.order, now, "", time.Time{}
+	if p.hub.Shared {
+		at.held = p.hub.Replica
+	}
 	return true
 }
 
@@ -237,16 +253,24 @@ func (t *table) demote(p *peer, until time.Time) (next *peer) {
 	return at.peer
 }
 
-// expel shuts a host out for good and returns the links that it had.
-func (t *table) expel(id string) []*peer {
+// expel shuts a host out for good and returns the links that it had. A link at another replica is over when that replica
+// says so, or could not have failed to hear of the removal.
+func (t *table) expel(id string, now time.Time) []*peer {
 	s := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.seat(id)
 	had := at.all(nil)
-	at.expelled, at.peer, at.beside, at.elsewhere, at.until, at.shown = true, nil, nil, "", time.Time{}, false
+	if !at.expelled && at.elsewhere != "" {
+		at.heard = now
+	}
+	at.expelled, at.peer, at.beside, at.until, at.shown = true, nil, nil, time.Time{}, false
 	return had
 }
+
+// deafness is for how long at most a replica does not see a change and is one all the same: it reads the feed each
+// second, and its lease, which it renews in the same database, is shorter.
+const deafness = 30 * time.Second
 
 // sweep calls lost for every host whose window has ended, the shard being locked, and returns the links that check names.
 func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(*peer) bool) (found []*peer) {
@@ -264,6 +288,8 @@ func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(
 				if check(at.peer) {
 					found = append(found, at.peer)
 				}
+			case at.expelled && at.elsewhere != "" && now.Sub(at.heard) > deafness:
+				at.elsewhere = ""
 			case !at.until.IsZero() && !now.Before(at.until):
 				at.until = time.Time{}
 				if at.shown {
@@ -286,6 +312,9 @@ func (t *table) hear(a Announcement) (superseded, next *peer) {
 	at := s.seat(a.HostID)
 	switch {
 	case at.expelled:
+		if !a.Online && at.elsewhere == a.Replica {
+			at.elsewhere = ""
+		}
 	case a.Online && !newer(a.Link, a.At, at.newest, at.welcomed):
 	case a.Online:
 		superseded = at.peer
@@ -293,6 +322,7 @@ func (t *table) hear(a Announcement) (superseded, next *peer) {
 			at.beside = append(at.beside, superseded)
 		}
 		at.peer, at.elsewhere, at.newest, at.welcomed = nil, a.Replica, a.Link, a.At
+		at.held = a.Replica
 		at.until, at.shown = time.Time{}, true // the other replica says so to the Observer
 	case at.elsewhere == a.Replica && a.Link == at.newest:
 		at.elsewhere, at.heard, at.shown = "", a.At, false // and that it is offline, when its window ends
@@ -300,6 +330,9 @@ func (t *table) hear(a Announcement) (superseded, next *peer) {
 			if p := at.beside[i]; !p.aside.Load() && !p.ended() {
 				at.beside = slices.Delete(at.beside, i, i+1)
 				at.peer, at.newest, at.welcomed, at.shown = p, p.order, a.At, true
+				if p.hub.Shared {
+					at.held = p.hub.Replica
+				}
 				return nil, p
 			}
 		}
@@ -308,14 +341,18 @@ func (t *table) hear(a Announcement) (superseded, next *peer) {
 }
 
 // Presence is what this replica sees of a host.
-func (h *Hub) Presence(hostID string) Seen {
+func (h *Hub) Presence(hostID string) Seen { return h.recorded(hostID, h.seen(hostID)) }
+
+func (h *Hub) seen(hostID string) Seen {
 	s := h.table.shard(hostID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.seats[hostID]
 	switch {
-	case at == nil || at.expelled:
+	case at == nil:
 		return Seen{}
+	case at.expelled:
+		return Seen{Linked: at.elsewhere != "", Replica: at.elsewhere} // being closed there
 	case at.peer != nil:
 		p := at.peer
 		return Seen{Online: true, Linked: true, Replica: h.Replica, Since: p.welcomed, LastSeen: p.lastHeard(),

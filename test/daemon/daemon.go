@@ -7,6 +7,8 @@
 package daemon
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,6 +22,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -34,6 +37,7 @@ type Options struct {
 	DataDir string        // empty: in Dir
 	Host    string        // address to listen on; empty: 127.0.0.1
 	Args    []string      // further flags of serve
+	URL     string        // by which agents and people reach it; empty: its own address
 	Ready   time.Duration // how long a start may take; 0: a minute
 }
 
@@ -115,6 +119,48 @@ func (d *Daemon) Moved(dataDir string) *Daemon {
 	return &Daemon{URL: d.URL, Address: d.Address, Metrics: d.Metrics, DataDir: dataDir, options: d.options, logPath: dataDir + ".log"}
 }
 
+// Join starts a further replica of a control plane that runs with these further flags of serve, by an invitation.
+func (d *Daemon) Join(ctx context.Context, o Options, settings ...string) (*Daemon, error) {
+	o.Program = cmp.Or(o.Program, d.options.Program)
+	address, err := FreeAddress("127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := FreeAddress("127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	r := &Daemon{URL: "https://" + address, Address: address, Metrics: metrics, DataDir: filepath.Join(o.Dir, "data"),
+		options: o, logPath: filepath.Join(o.Dir, "loopbackd.log"), signed: true, roots: d.roots}
+	file := filepath.Join(o.Dir, "invitation")
+	code, err := d.run(ctx, "", append([]string{"invite", "--data-dir", d.DataDir, "--to", file}, settings...)...)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.run(ctx, strings.TrimPrefix(code, "code: "), "join", "--data-dir", r.DataDir, "--from", file); err != nil {
+		return nil, err
+	}
+	r.Client = NewClient(r.URL, r.roots, d.Key)
+	r.Client.Anchor = d.Anchor
+	return r, r.Restart(ctx)
+}
+
+// run runs another command of the program and returns what it printed.
+func (d *Daemon) run(ctx context.Context, stdin string, args ...string) (string, error) {
+	c := exec.CommandContext(ctx, d.options.Program, args...)
+	var out, errs bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &out, &errs
+	if err := c.Run(); err != nil {
+		return "", fmt.Errorf("loopbackd %s: %w: %s", args[0], err, errs.String())
+	}
+	return out.String(), nil
+}
+
+// Run runs another command of the program, on this data folder, and returns what it printed.
+func (d *Daemon) Run(ctx context.Context, command string, args ...string) (string, error) {
+	return d.run(ctx, "", append([]string{command, "--data-dir", d.DataDir}, args...)...)
+}
+
 // Program is the path of the program that runs.
 func (d *Daemon) Program() string { return d.options.Program }
 
@@ -157,7 +203,7 @@ func (d *Daemon) Launch() error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"serve", "--listen", d.Address, "--metrics-listen", d.Metrics, "--data-dir", d.DataDir, "--public-url", d.URL}
+	args := []string{"serve", "--listen", d.Address, "--metrics-listen", d.Metrics, "--data-dir", d.DataDir, "--public-url", cmp.Or(d.options.URL, d.URL)}
 	args = slices.Concat(args, lifted, d.options.Args)
 	p := &process{cmd: exec.Command(d.options.Program, args...), ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
