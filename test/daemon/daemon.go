@@ -145,6 +145,13 @@ func (d *Daemon) Join(ctx context.Context, o Options, settings ...string) (*Daem
 	return r, r.Restart(ctx)
 }
 
+// At is the administrator's client by another address that leads here.
+func (d *Daemon) At(url string) *Client {
+	c := NewClient(url, d.roots, d.Key)
+	c.Anchor = d.Anchor
+	return c
+}
+
 // run runs another command of the program and returns what it printed.
 func (d *Daemon) run(ctx context.Context, stdin string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, d.options.Program, args...)
