@@ -297,6 +297,17 @@ func (f *Fleet) change(hostID string, by func(*link.Known) error) error {
 	return nil
 }
 
+// Put makes a host that never enrolled here, or replaces it.
+func (f *Fleet) Put(known *link.Known) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hosts == nil {
+		f.hosts, f.byKey = map[string]*record{}, map[string]string{}
+	}
+	f.hosts[known.HostID] = &record{known: known}
+	f.byKey[string(known.Key)] = known.HostID
+}
+
 // SetLifecycle is an operator's decision on hosts. Tell the hub of removed ones by Expel.
 func (f *Fleet) SetLifecycle(l host.Lifecycle, reason string, hostIDs ...string) error {
 	for _, hostID := range hostIDs {
