@@ -122,7 +122,7 @@ func (a *Agent) assemble() (err error) {
 	a.health = a.Health()
 	a.link, err = link.New(link.Options{
 		Config: o.Config, Store: a.store, Host: a, Version: o.Version, BootID: o.Machine.BootID(), Uptime: uptime, Log: a.log,
-		Dial: o.Dial, Parted: a.parted, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
+		Dial: o.Dial, Parted: a.parted, Held: a.sections.good, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
 	})
 	if err != nil {
 		return err

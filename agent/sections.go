@@ -156,6 +156,17 @@ func (s *sections) forget() error {
 	return nil
 }
 
+// good is a section as it was last applied.
+func (s *sections) good(name string) (section.Section, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.held[name]
+	if h == nil || h.good.Revision.IsZero() {
+		return section.Section{}, false
+	}
+	return h.good, true
+}
+
 // statuses are those of all sections, by name.
 func (s *sections) statuses() []section.Status {
 	s.mu.Lock()

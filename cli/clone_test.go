@@ -27,3 +27,16 @@ func TestCopiesAreShownAndDecidedOn(t *testing.T) {
 		t.Errorf("got %v, want the first kept and the other split", h.Copies)
 	}
 }
+
+func TestAHostThatIsAheadIsSettled(t *testing.T) {
+	p := new(controlPlane).start(t)
+	x := sit(t, p)
+	p.put(&pb.Host{Name: "web-1", State: "degraded", Sections: []*pb.SectionStatus{{Name: "settings", Status: "applied", Revision: "1.57", Frozen: true}}})
+	x.fails(2, "--winner is missing", "--help", "host", "settle", "web-1")
+	if shown := x.ok("host", "settle", "web-1", "--winner", "host"); !strings.Contains(shown, "applied 1.57 (the host wins)") {
+		t.Errorf("it is not shown who wins in\n%s", shown)
+	}
+	if shown := x.ok("host", "settle", "web-1", "--winner", "control-plane"); strings.Contains(shown, "frozen") {
+		t.Errorf("still frozen:\n%s", shown)
+	}
+}

@@ -164,6 +164,14 @@ func (a hostAPI) DropHostCopy(_ context.Context, r *connect.Request[pb.DropHostC
 	return a.decide(r.Msg.Host, r.Msg.Keep, "dropped")
 }
 
+func (a hostAPI) SettleHost(_ context.Context, r *connect.Request[pb.SettleHostRequest]) (*connect.Response[pb.Host], error) {
+	return a.find(r.Msg.Host, func(h *pb.Host) {
+		for _, s := range h.Sections {
+			s.HostWins, s.Frozen = r.Msg.Winner == "host", r.Msg.Winner == "host"
+		}
+	})
+}
+
 func (a hostAPI) decide(name, keep, others string) (*connect.Response[pb.Host], error) {
 	return a.find(name, func(h *pb.Host) {
 		h.State = "managed"

@@ -15,7 +15,7 @@ import (
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "Hosts: the servers of the fleet",
 		a.hostList(), a.hostShow(), a.hostWatch(), a.hostWait(), a.hostLabel(), a.hostAdd(), a.hostMove(),
-		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostRemove())
+		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostSettle(), a.hostRemove())
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -152,7 +152,9 @@ func (a *app) showHost(h *pb.Host) error {
 		if s.DesiredRevision != "" && s.DesiredRevision != s.Revision {
 			text += " (wanted: " + s.DesiredRevision + ")"
 		}
-		if s.Frozen {
+		if s.HostWins {
+			text += " (the host wins)"
+		} else if s.Frozen {
 			text += " frozen"
 		}
 		fields = append(fields, [2]string{"section " + s.Name, strings.TrimSpace(text + " " + s.Message)})

@@ -37,6 +37,7 @@ const (
 	Remove     access.Permission = "hosts.remove"
 	Split      access.Permission = "hosts.split"
 	Drop       access.Permission = "hosts.drop"
+	Settle     access.Permission = "hosts.settle"
 
 	// What hosts do themselves, in the audit log.
 	Enrol     access.Permission = "hosts.enrol"
@@ -161,7 +162,8 @@ type Host struct {
 	EnrolledFrom     string
 	Channel          string
 	EphemeralTTL     time.Duration
-	SettingsRevision int64 // feed position of the last change to what its settings section is compiled from, on the host itself
+	Settling         []string // frozen sections of which the host's value wins, until it was taken over
+	SettingsRevision int64    // feed position of the last change to what its settings section is compiled from, on the host itself
 
 	AgentVersion string
 	OnlineSince  time.Time // of the current link

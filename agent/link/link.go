@@ -124,7 +124,9 @@ type Options struct {
 	// Parted is called before this machine becomes a host of its own, which it held a copy of another's identity until
 	// then: what it holds of that host's sections is to be forgotten. Nil: nobody wants to know.
 	Parted func(state.Identity) error
-	Log    *slog.Logger
+	// Held is a section as it is held; false where it is not. Nil: none is.
+	Held func(name string) (section.Section, bool)
+	Log  *slog.Logger
 
 	// Dial connects to one endpoint; nil: by package wire, as Config says.
 	Dial Dial
@@ -218,6 +220,9 @@ func New(o Options) (*Client, error) {
 	}
 	if o.Parted == nil {
 		o.Parted = func(state.Identity) error { return nil }
+	}
+	if o.Held == nil {
+		o.Held = func(string) (section.Section, bool) { return section.Section{}, false }
 	}
 	if o.Uptime == nil {
 		o.Uptime = func() time.Duration { return 0 }

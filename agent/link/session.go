@@ -387,6 +387,8 @@ func (s *session) receive(ctx context.Context, f *pb.ServerFrame) (again bool, e
 		s.stand(b.Standing.Standing, b.Standing.Reason)
 	case *pb.ServerFrame_KeyAccepted:
 		s.accepted(b.KeyAccepted)
+	case *pb.ServerFrame_SectionWanted:
+		return false, s.showSection(ctx, b.SectionWanted.GetName())
 	case *pb.ServerFrame_Challenge:
 		return false, s.prove(ctx, b.Challenge)
 	case *pb.ServerFrame_Rekey:

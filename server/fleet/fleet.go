@@ -49,6 +49,8 @@ type Tx interface {
 	Host(ctx context.Context, id string) (host.Host, error)
 	HostByKey(ctx context.Context, key []byte) (h host.Host, which string, err error)
 	PutHost(ctx context.Context, h host.Host) (host.Host, error)
+	WorkspaceSettings(ctx context.Context, workspaceID string) (settings.Stored, error)
+	PutHostSettings(ctx context.Context, hostID string, s settings.Settings) (settings.Stored, error)
 	Audit(ctx context.Context, e audit.Entry) error
 }
 

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/settings"
@@ -154,6 +155,6 @@ func matters(before, after *entry) bool {
 	b, a := before.host, after.host
 	return b.Lifecycle != a.Lifecycle || b.LifecycleReason != a.LifecycleReason ||
 		b.Generation != a.Generation || !bytes.Equal(b.Key, a.Key) || !bytes.Equal(b.NextKey, a.NextKey) ||
-		!b.Clones.Equal(a.Clones) || b.Scope != a.Scope || before.labels != after.labels ||
+		!b.Clones.Equal(a.Clones) || !slices.Equal(b.Settling, a.Settling) || b.Scope != a.Scope || before.labels != after.labels ||
 		b.SettingsRevision != a.SettingsRevision || revision(before.settings) != revision(after.settings)
 }

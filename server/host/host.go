@@ -294,10 +294,11 @@ type record struct {
 	Provider  string            `json:"provider,omitempty"`
 	Address   string            `json:"address,omitempty"`
 	Copies    []host.Copy       `json:"copies,omitempty"`
+	Settling  []string          `json:"settling,omitempty"`
 }
 
 func describe(h host.Host) record {
-	r := record{h.Name, h.Labels, h.Scope.Workspace, h.Lifecycle, h.LifecycleReason, h.State, h.Provider, h.Address, nil}
+	r := record{h.Name, h.Labels, h.Scope.Workspace, h.Lifecycle, h.LifecycleReason, h.State, h.Provider, h.Address, nil, h.Settling}
 	if h.Clones != nil {
 		r.Copies = h.Clones.Copies
 	}

@@ -128,6 +128,7 @@ func TestForeignHostsAreNotFoundByAnyMethod(t *testing.T) {
 		"approve":    func(r host.Ref) error { _, err := p.Hosts.Approve(stranger, r); return err },
 		"release":    func(r host.Ref) error { _, err := p.Hosts.Release(stranger, r, ""); return err },
 		"quarantine": func(r host.Ref) error { _, err := p.Hosts.Quarantine(stranger, r, "", "x"); return err },
+		"settle":     func(r host.Ref) error { _, err := p.Hosts.Settle(stranger, r, "", host.HostWins, ""); return err },
 		"split":      func(r host.Ref) error { _, err := p.Hosts.Split(stranger, r, "x", ""); return err },
 		"drop":       func(r host.Ref) error { _, err := p.Hosts.Drop(stranger, r, "x", "", ""); return err },
 		"remove":     func(r host.Ref) error { _, err := p.Hosts.Remove(stranger, r, "", "y"); return err },

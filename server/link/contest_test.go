@@ -11,6 +11,7 @@ import (
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/wire"
 )
@@ -368,6 +369,61 @@ func TestABootThatNobodyDecidedOnLocksAgain(t *testing.T) {
 		}
 		if k := b.fleet.Lookup(m.id); k.Lifecycle != host.LifecycleActive {
 			t.Errorf("got %s after the second decision", k.Lifecycle)
+		}
+	})
+}
+
+func TestAHostThatWinsIsAskedForWhatItHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBundle(t)
+		first := want(t, b, "info")
+		m := b.enrolled()
+		l, _ := b.linked(m)
+		l.heard()
+		ahead, err := settingsAt("debug").Section(section.Revision{Epoch: first.Revision.Epoch, Number: first.Revision.Number + 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := func(s section.Section) *pb.AgentFrame {
+			out := &pb.SectionWhole{Name: s.Name, Revision: &pb.SectionRevision{Epoch: s.Revision.Epoch, Number: s.Revision.Number}, Digest: s.Digest[:]}
+			for _, it := range s.Items {
+				out.Items = append(out.Items, &pb.SectionItem{Key: it.Key, Value: it.Value})
+			}
+			return &pb.AgentFrame{Body: &pb.AgentFrame_SectionHeld{SectionHeld: out}}
+		}
+		l.say(&pb.AgentFrame{Body: &pb.AgentFrame_SectionReport{SectionReport: &pb.SectionReport{Section: &pb.SectionHeld{
+			Name: ahead.Name, Revision: &pb.SectionRevision{Epoch: ahead.Revision.Epoch, Number: ahead.Revision.Number}, Digest: ahead.Digest[:], State: "applied",
+		}}}})
+		l.say(shown(ahead)) // nobody asked
+		l.heard()
+		if s := b.fleet.Status(m.id, "settings"); !s.Frozen {
+			t.Fatalf("got %+v, wanted the section frozen", s)
+		}
+		if err := b.fleet.Settling(m.id, "settings"); err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		for _, f := range l.heard() {
+			if f.GetSectionWanted() != nil {
+				asked++
+			}
+		}
+		if asked != 1 {
+			t.Fatalf("the host was asked %d times, wanted once", asked)
+		}
+		other := first.Section
+		other.Revision = ahead.Revision
+		l.say(shown(other)) // not what it said it holds
+		if b.fleet.Lookup(m.id).Settling == nil {
+			t.Fatal("another value than the host named was taken over")
+		}
+		l.say(shown(ahead))
+		if b.fleet.Lookup(m.id).Settling != nil {
+			t.Error("the host's value was not taken over")
+		}
+		got := b.fleet.Desired(m.id)
+		if len(got) != 1 || got[0].Digest != ahead.Digest {
+			t.Errorf("got %v desired, wanted what the host holds", got)
 		}
 	})
 }

@@ -23,6 +23,7 @@ type holding struct {
 	answered section.Revision // the last that the agent reported an outcome of
 	asked    section.Revision // the last that the agent wanted whole
 	frozen   section.Revision // what was desired when the host was found to be ahead
+	wanted   section.Revision // what the host was asked for, since it wins
 }
 
 // outbox is what a link still has to be told. It holds no frames but marks, so that what is overtaken costs nothing.
@@ -31,6 +32,7 @@ type outbox struct {
 	standing bool
 	key      *pb.KeyAccepted
 	nonces   [][32]byte // of challenges
+	wanted   []string   // sections that the host is asked for
 	rekey    bool
 	split    bool
 	flushing bool // somebody is at it
@@ -133,6 +135,9 @@ func (p *peer) next() [][]byte {
 		case len(p.outbox.nonces) > 0:
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_Challenge{Challenge: &pb.Challenge{Nonce: p.outbox.nonces[0][:]}}}
 			p.outbox.nonces = p.outbox.nonces[1:]
+		case len(p.outbox.wanted) > 0:
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_SectionWanted{SectionWanted: &pb.SectionWanted{Name: p.outbox.wanted[0]}}}
+			p.outbox.wanted = p.outbox.wanted[1:]
 		case p.outbox.rekey:
 			p.outbox.rekey = false
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_Rekey{Rekey: &pb.Rekey{}}}
@@ -231,6 +236,10 @@ func (hd *holding) ahead(want *Compiled, e Epoch) bool {
 
 // freeze leaves a section as the host has it, and says so once for each desired value. The peer is locked.
 func (p *peer) freeze(now time.Time, known *Known, hd *holding, want *Compiled) {
+	if known != nil && hd.wanted != hd.held && slices.Contains(known.Settling, hd.name) {
+		hd.wanted = hd.held
+		p.outbox.wanted = append(p.outbox.wanted, hd.name)
+	}
 	if hd.frozen == want.Revision || known == nil {
 		return
 	}

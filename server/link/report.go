@@ -150,6 +150,34 @@ func (p *peer) trouble(now time.Time, m *pb.LinkTrouble) {
 	p.observe(now, func(o *Observation) { o.Trouble = t })
 }
 
+// adopt takes over what the host holds of a section, where an operator decided that the host wins. It must be the very
+// value that the host named before.
+func (p *peer) adopt(known *Known, m *pb.SectionWhole) {
+	h := p.hub
+	if !slices.Contains(known.Settling, m.GetName()) {
+		return
+	}
+	items := make([]section.Item, len(m.GetItems()))
+	for i, it := range m.GetItems() {
+		items[i] = section.Item{Key: it.GetKey(), Value: slices.Clone(it.GetValue())}
+	}
+	v, err := section.New(m.GetName(), section.Revision{Epoch: m.GetRevision().GetEpoch(), Number: m.GetRevision().GetNumber()}, items)
+	p.mu.Lock()
+	hd := p.holding(m.GetName())
+	same := err == nil && hd.held == v.Revision && hd.digest == v.Digest
+	p.mu.Unlock()
+	if !same {
+		h.Logger.Warn("a host sent another section than it said it holds", "host", p.id, "section", m.GetName(), "error", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(h.lifetime, durable)
+	defer cancel()
+	if err := h.Observer.Adopt(ctx, p.id, v); err != nil {
+		// The host's next link asks again.
+		h.Logger.Error("a host's section could not be taken over", "host", p.id, "section", v.Name, "error", err)
+	}
+}
+
 // OfferMessage is what the next key signs when it is offered.
 func OfferMessage(hostID string, generation int64) []byte {
 	m := append([]byte("loopback next key 1\x00"), hostID...)

@@ -29,6 +29,8 @@ type Known struct {
 	Generation int64             // of Key
 	Clones     *host.Clones      // nil: no other machine was ever found to hold a key of its own
 
+	Settling []string // frozen sections of which the host's value is to be taken over
+
 	HeartbeatMin time.Duration // bounds of the interval from the host's settings; 0 is the settings' default
 	HeartbeatMax time.Duration
 
@@ -171,6 +173,9 @@ type Observer interface {
 	// restored. The host becomes pending ("rolled back"), durable and audited, with this key as its next one: once an
 	// operator approves, the hub uses it. Returns the new Known, as UseNextKey does; may be repeated.
 	RolledBack(ctx context.Context, hostID string, past ed25519.PublicKey) (*Known, error)
+	// Adopt takes a section over from the host that holds it, where an operator decided that it wins: what is desired has the
+	// same contents from then on. Durable and audited; nothing where that was not decided, or was done already.
+	Adopt(ctx context.Context, hostID string, held section.Section) error
 	// Cloned says that these machines hold the host's key at the same time. The host is locked, durable and audited, until
 	// an operator decides on each of them. Returns the new Known, as UseNextKey does; what is known already changes nothing.
 	Cloned(ctx context.Context, hostID string, found []host.Copy) (*Known, error)

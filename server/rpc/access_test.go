@@ -40,7 +40,7 @@ var plain = map[protoreflect.Name]string{
 	"name": "intruder", "description": "x", "reason": "x", "request_id": "r-1", "address": "192.0.2.1", "provider": "manual",
 	"selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
-	"keep": "x", "copy": "x", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
+	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -138,6 +139,12 @@ func (h Hosts) DropHostCopy(ctx context.Context, r *connect.Request[v1.DropHostC
 	return hostAnswer(h.Service.Drop(ctx, ref, r.Msg.GetCopy(), r.Msg.GetKeep(), r.Msg.GetReason()))
 }
 
+// SettleHost says who wins where one is ahead.
+func (h Hosts) SettleHost(ctx context.Context, r *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error) {
+	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}
+	return hostAnswer(h.Service.Settle(ctx, ref, r.Msg.GetSection(), host.Winner(r.Msg.GetWinner()), r.Msg.GetReason()))
+}
+
 // RemoveHost takes one out for good.
 func (h Hosts) RemoveHost(ctx context.Context, r *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
 	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}
@@ -191,6 +198,7 @@ func sectionMessages(h host.Seen) []*v1.SectionStatus {
 		reported[s.Name] = true
 		m := &v1.SectionStatus{
 			Name: s.Name, Status: string(s.State), Revision: s.Revision.String(), AppliedAt: timestamp(s.AppliedAt), Message: s.Message, Frozen: s.Frozen,
+			HostWins: slices.Contains(h.Settling, s.Name),
 		}
 		if wanted, ok := h.Wanted[s.Name]; ok {
 			m.DesiredRevision = wanted.String()

@@ -17,6 +17,13 @@ func (s *Session) take(ctx context.Context, f *pb.ServerFrame) error {
 		a.standing = body.Standing.Standing
 		a.mu.Unlock()
 		a.count(func(*Counts) {})
+	case *pb.ServerFrame_SectionWanted:
+		held := a.Holds(body.SectionWanted.GetName())
+		m := &pb.SectionWhole{Name: held.Name, Revision: revisionOut(held.Revision), Digest: held.Digest[:]}
+		for _, it := range held.Items {
+			m.Items = append(m.Items, &pb.SectionItem{Key: it.Key, Value: it.Value})
+		}
+		return send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_SectionHeld{SectionHeld: m}})
 	case *pb.ServerFrame_Challenge, *pb.ServerFrame_Rekey, *pb.ServerFrame_KeyAccepted, *pb.ServerFrame_Split, *pb.ServerFrame_Enrolled:
 		return s.takeKey(ctx, f)
 	case *pb.ServerFrame_Section:

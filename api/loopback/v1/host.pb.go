@@ -395,7 +395,9 @@ type SectionStatus struct {
 	AppliedAt       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
 	Message         string                 `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
 	// The host is ahead: an operator decides who wins.
-	Frozen        bool `protobuf:"varint,7,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	Frozen bool `protobuf:"varint,7,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// An operator decided that the host wins; its value is taken over once it is linked.
+	HostWins      bool `protobuf:"varint,8,opt,name=host_wins,json=hostWins,proto3" json:"host_wins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +477,13 @@ func (x *SectionStatus) GetMessage() string {
 func (x *SectionStatus) GetFrozen() bool {
 	if x != nil {
 		return x.Frozen
+	}
+	return false
+}
+
+func (x *SectionStatus) GetHostWins() bool {
+	if x != nil {
+		return x.HostWins
 	}
 	return false
 }
@@ -2098,6 +2107,84 @@ func (x *DropHostCopyRequest) GetReason() string {
 	return ""
 }
 
+type SettleHostRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Workspace string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// Name of the frozen section; empty: every one that is.
+	Section string `protobuf:"bytes,3,opt,name=section,proto3" json:"section,omitempty"`
+	// host: the control plane takes over what the host holds. control-plane: the host takes what the control plane has.
+	Winner        string `protobuf:"bytes,4,opt,name=winner,proto3" json:"winner,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettleHostRequest) Reset() {
+	*x = SettleHostRequest{}
+	mi := &file_loopback_v1_host_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettleHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettleHostRequest) ProtoMessage() {}
+
+func (x *SettleHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettleHostRequest.ProtoReflect.Descriptor instead.
+func (*SettleHostRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SettleHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SettleHostRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *SettleHostRequest) GetSection() string {
+	if x != nil {
+		return x.Section
+	}
+	return ""
+}
+
+func (x *SettleHostRequest) GetWinner() string {
+	if x != nil {
+		return x.Winner
+	}
+	return ""
+}
+
+func (x *SettleHostRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type RemoveHostRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -2110,7 +2197,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[26]
+	mi := &file_loopback_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2209,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[26]
+	mi := &file_loopback_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2222,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -2216,7 +2303,7 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"machine_id\x18\x04 \x01(\tR\tmachineId\x12#\n" +
 	"\ragent_version\x18\x05 \x01(\tR\fagentVersion\x123\n" +
 	"\aseen_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x18\n" +
-	"\averdict\x18\a \x01(\tR\averdict\"\xef\x01\n" +
+	"\averdict\x18\a \x01(\tR\averdict\"\x8c\x02\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x1a\n" +
@@ -2225,7 +2312,8 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\n" +
 	"applied_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tappliedAt\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x16\n" +
-	"\x06frozen\x18\a \x01(\bR\x06frozen\"Z\n" +
+	"\x06frozen\x18\a \x01(\bR\x06frozen\x12\x1b\n" +
+	"\thost_wins\x18\b \x01(\bR\bhostWins\"Z\n" +
 	"\fModuleHealth\x12\x16\n" +
 	"\x06module\x18\x01 \x01(\tR\x06module\x12\x18\n" +
 	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x18\n" +
@@ -2361,13 +2449,19 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x12\n" +
 	"\x04copy\x18\x03 \x01(\tR\x04copy\x12\x12\n" +
 	"\x04keep\x18\x04 \x01(\tR\x04keep\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x8f\x01\n" +
+	"\x11SettleHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x18\n" +
+	"\asection\x18\x03 \x01(\tR\asection\x12\x16\n" +
+	"\x06winner\x18\x04 \x01(\tR\x06winner\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\"|\n" +
 	"\x11RemoveHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId2\xf1\b\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId2\xc4\t\n" +
 	"\vHostService\x12L\n" +
 	"\aGetHost\x12\x1b.loopback.v1.GetHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\n" +
 	"hosts.read\x90\x02\x01\x12]\n" +
@@ -2388,7 +2482,9 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\vReleaseHost\x12\x1f.loopback.v1.ReleaseHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\rhosts.release\x12N\n" +
 	"\tSplitHost\x12\x1d.loopback.v1.SplitHostRequest\x1a\x11.loopback.v1.Host\"\x0f\x8a\xb5\x18\vhosts.split\x12S\n" +
 	"\fDropHostCopy\x12 .loopback.v1.DropHostCopyRequest\x1a\x11.loopback.v1.Host\"\x0e\x8a\xb5\x18\n" +
-	"hosts.drop\x12V\n" +
+	"hosts.drop\x12Q\n" +
+	"\n" +
+	"SettleHost\x12\x1e.loopback.v1.SettleHostRequest\x1a\x11.loopback.v1.Host\"\x10\x8a\xb5\x18\fhosts.settle\x12V\n" +
 	"\n" +
 	"RemoveHost\x12\x1e.loopback.v1.RemoveHostRequest\x1a\x16.loopback.v1.Operation\"\x10\x8a\xb5\x18\fhosts.removeB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
@@ -2404,7 +2500,7 @@ func file_loopback_v1_host_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_host_proto_rawDescData
 }
 
-var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_loopback_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                  // 0: loopback.v1.Host
 	(*HostCopy)(nil),              // 1: loopback.v1.HostCopy
@@ -2432,48 +2528,49 @@ var file_loopback_v1_host_proto_goTypes = []any{
 	(*ReleaseHostRequest)(nil),    // 23: loopback.v1.ReleaseHostRequest
 	(*SplitHostRequest)(nil),      // 24: loopback.v1.SplitHostRequest
 	(*DropHostCopyRequest)(nil),   // 25: loopback.v1.DropHostCopyRequest
-	(*RemoveHostRequest)(nil),     // 26: loopback.v1.RemoveHostRequest
-	nil,                           // 27: loopback.v1.Host.LabelsEntry
-	nil,                           // 28: loopback.v1.CountHostsResponse.ByStateEntry
-	nil,                           // 29: loopback.v1.CountHostsResponse.ByVersionEntry
-	nil,                           // 30: loopback.v1.LabelHostRequest.SetEntry
-	nil,                           // 31: loopback.v1.AddHostRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 33: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*Page)(nil),                  // 35: loopback.v1.Page
-	(*Operation)(nil),             // 36: loopback.v1.Operation
+	(*SettleHostRequest)(nil),     // 26: loopback.v1.SettleHostRequest
+	(*RemoveHostRequest)(nil),     // 27: loopback.v1.RemoveHostRequest
+	nil,                           // 28: loopback.v1.Host.LabelsEntry
+	nil,                           // 29: loopback.v1.CountHostsResponse.ByStateEntry
+	nil,                           // 30: loopback.v1.CountHostsResponse.ByVersionEntry
+	nil,                           // 31: loopback.v1.LabelHostRequest.SetEntry
+	nil,                           // 32: loopback.v1.AddHostRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 34: loopback.v1.Scope
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*Page)(nil),                  // 36: loopback.v1.Page
+	(*Operation)(nil),             // 37: loopback.v1.Operation
 }
 var file_loopback_v1_host_proto_depIdxs = []int32{
-	27, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
-	32, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	32, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	33, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
-	32, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
-	32, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
-	32, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
-	34, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
+	28, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
+	33, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	33, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	34, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
+	33, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
+	33, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
+	33, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
+	35, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
 	2,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
 	3,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
 	4,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
 	7,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
-	34, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
+	35, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
 	1,  // 13: loopback.v1.Host.copies:type_name -> loopback.v1.HostCopy
-	32, // 14: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
-	32, // 15: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
+	33, // 14: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
+	33, // 15: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
 	5,  // 16: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
 	6,  // 17: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
-	35, // 18: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
+	36, // 18: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
 	0,  // 19: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
-	28, // 20: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
-	29, // 21: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
+	29, // 20: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
+	30, // 21: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
 	15, // 22: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
 	16, // 23: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
 	17, // 24: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
 	0,  // 25: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
-	32, // 26: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
-	30, // 27: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
-	31, // 28: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
+	33, // 26: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
+	31, // 27: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
+	32, // 28: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
 	8,  // 29: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
 	9,  // 30: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
 	11, // 31: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
@@ -2486,22 +2583,24 @@ var file_loopback_v1_host_proto_depIdxs = []int32{
 	23, // 38: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
 	24, // 39: loopback.v1.HostService.SplitHost:input_type -> loopback.v1.SplitHostRequest
 	25, // 40: loopback.v1.HostService.DropHostCopy:input_type -> loopback.v1.DropHostCopyRequest
-	26, // 41: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
-	0,  // 42: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
-	10, // 43: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
-	12, // 44: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
-	14, // 45: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
-	0,  // 46: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
-	0,  // 47: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
-	0,  // 48: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
-	0,  // 49: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
-	36, // 50: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
-	0,  // 51: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
-	0,  // 52: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
-	0,  // 53: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
-	36, // 54: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
-	42, // [42:55] is the sub-list for method output_type
-	29, // [29:42] is the sub-list for method input_type
+	26, // 41: loopback.v1.HostService.SettleHost:input_type -> loopback.v1.SettleHostRequest
+	27, // 42: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
+	0,  // 43: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
+	10, // 44: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
+	12, // 45: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
+	14, // 46: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
+	0,  // 47: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
+	0,  // 48: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
+	0,  // 49: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
+	0,  // 50: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
+	37, // 51: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
+	0,  // 52: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
+	0,  // 53: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
+	0,  // 54: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
+	0,  // 55: loopback.v1.HostService.SettleHost:output_type -> loopback.v1.Host
+	37, // 56: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
+	43, // [43:57] is the sub-list for method output_type
+	29, // [29:43] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -2525,7 +2624,7 @@ func file_loopback_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_host_proto_rawDesc), len(file_loopback_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,7 @@ type AgentFrame struct {
 	//	*AgentFrame_Trouble
 	//	*AgentFrame_ChallengeAnswer
 	//	*AgentFrame_SplitKey
+	//	*AgentFrame_SectionHeld
 	Body          isAgentFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -194,6 +195,15 @@ func (x *AgentFrame) GetSplitKey() *SplitKey {
 	return nil
 }
 
+func (x *AgentFrame) GetSectionHeld() *SectionWhole {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_SectionHeld); ok {
+			return x.SectionHeld
+		}
+	}
+	return nil
+}
+
 type isAgentFrame_Body interface {
 	isAgentFrame_Body()
 }
@@ -246,6 +256,11 @@ type AgentFrame_SplitKey struct {
 	SplitKey *SplitKey `protobuf:"bytes,12,opt,name=split_key,json=splitKey,proto3,oneof"`
 }
 
+type AgentFrame_SectionHeld struct {
+	// As it is held; answer to SectionWanted.
+	SectionHeld *SectionWhole `protobuf:"bytes,13,opt,name=section_held,json=sectionHeld,proto3,oneof"`
+}
+
 func (*AgentFrame_Enrol) isAgentFrame_Body() {}
 
 func (*AgentFrame_Hello) isAgentFrame_Body() {}
@@ -270,6 +285,8 @@ func (*AgentFrame_ChallengeAnswer) isAgentFrame_Body() {}
 
 func (*AgentFrame_SplitKey) isAgentFrame_Body() {}
 
+func (*AgentFrame_SectionHeld) isAgentFrame_Body() {}
+
 // ServerFrame is what the control plane sends.
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -286,6 +303,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Challenge
 	//	*ServerFrame_Rekey
 	//	*ServerFrame_Split
+	//	*ServerFrame_SectionWanted
 	//	*ServerFrame_SectionPart
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -428,6 +446,15 @@ func (x *ServerFrame) GetSplit() *Split {
 	return nil
 }
 
+func (x *ServerFrame) GetSectionWanted() *SectionWanted {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_SectionWanted); ok {
+			return x.SectionWanted
+		}
+	}
+	return nil
+}
+
 func (x *ServerFrame) GetSectionPart() *SectionPart {
 	if x != nil {
 		if x, ok := x.Body.(*ServerFrame_SectionPart); ok {
@@ -485,6 +512,10 @@ type ServerFrame_Split struct {
 	Split *Split `protobuf:"bytes,11,opt,name=split,proto3,oneof"`
 }
 
+type ServerFrame_SectionWanted struct {
+	SectionWanted *SectionWanted `protobuf:"bytes,12,opt,name=section_wanted,json=sectionWanted,proto3,oneof"`
+}
+
 type ServerFrame_SectionPart struct {
 	SectionPart *SectionPart `protobuf:"bytes,16,opt,name=section_part,json=sectionPart,proto3,oneof"`
 }
@@ -510,6 +541,8 @@ func (*ServerFrame_Challenge) isServerFrame_Body() {}
 func (*ServerFrame_Rekey) isServerFrame_Body() {}
 
 func (*ServerFrame_Split) isServerFrame_Body() {}
+
+func (*ServerFrame_SectionWanted) isServerFrame_Body() {}
 
 func (*ServerFrame_SectionPart) isServerFrame_Body() {}
 
@@ -1711,6 +1744,51 @@ func (x *SectionDelta) GetDelete() []string {
 	return nil
 }
 
+// Asks for a section as the host holds it: the host is ahead of the control plane, and an operator decided that it wins.
+type SectionWanted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SectionWanted) Reset() {
+	*x = SectionWanted{}
+	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SectionWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SectionWanted) ProtoMessage() {}
+
+func (x *SectionWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SectionWanted.ProtoReflect.Descriptor instead.
+func (*SectionWanted) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SectionWanted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // Sent when it changed, or when asked for.
 type InventoryReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1723,7 +1801,7 @@ type InventoryReport struct {
 
 func (x *InventoryReport) Reset() {
 	*x = InventoryReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	mi := &file_loopback_v1_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1813,7 @@ func (x *InventoryReport) String() string {
 func (*InventoryReport) ProtoMessage() {}
 
 func (x *InventoryReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	mi := &file_loopback_v1_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1826,7 @@ func (x *InventoryReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryReport.ProtoReflect.Descriptor instead.
 func (*InventoryReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InventoryReport) GetInventory() *Inventory {
@@ -1782,7 +1860,7 @@ type HealthReport struct {
 
 func (x *HealthReport) Reset() {
 	*x = HealthReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[19]
+	mi := &file_loopback_v1_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1872,7 @@ func (x *HealthReport) String() string {
 func (*HealthReport) ProtoMessage() {}
 
 func (x *HealthReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[19]
+	mi := &file_loopback_v1_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1885,7 @@ func (x *HealthReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReport.ProtoReflect.Descriptor instead.
 func (*HealthReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HealthReport) GetModules() []*ModuleHealth {
@@ -1830,7 +1908,7 @@ type KeyOffer struct {
 
 func (x *KeyOffer) Reset() {
 	*x = KeyOffer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[20]
+	mi := &file_loopback_v1_link_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1920,7 @@ func (x *KeyOffer) String() string {
 func (*KeyOffer) ProtoMessage() {}
 
 func (x *KeyOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[20]
+	mi := &file_loopback_v1_link_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +1933,7 @@ func (x *KeyOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
 func (*KeyOffer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *KeyOffer) GetPublicKey() []byte {
@@ -1890,7 +1968,7 @@ type KeyAccepted struct {
 
 func (x *KeyAccepted) Reset() {
 	*x = KeyAccepted{}
-	mi := &file_loopback_v1_link_proto_msgTypes[21]
+	mi := &file_loopback_v1_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1980,7 @@ func (x *KeyAccepted) String() string {
 func (*KeyAccepted) ProtoMessage() {}
 
 func (x *KeyAccepted) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[21]
+	mi := &file_loopback_v1_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +1993,7 @@ func (x *KeyAccepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAccepted.ProtoReflect.Descriptor instead.
 func (*KeyAccepted) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KeyAccepted) GetGeneration() int64 {
@@ -1942,7 +2020,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_loopback_v1_link_proto_msgTypes[22]
+	mi := &file_loopback_v1_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1954,7 +2032,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[22]
+	mi := &file_loopback_v1_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1967,7 +2045,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{22}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -1990,7 +2068,7 @@ type LinkTrouble struct {
 
 func (x *LinkTrouble) Reset() {
 	*x = LinkTrouble{}
-	mi := &file_loopback_v1_link_proto_msgTypes[23]
+	mi := &file_loopback_v1_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2080,7 @@ func (x *LinkTrouble) String() string {
 func (*LinkTrouble) ProtoMessage() {}
 
 func (x *LinkTrouble) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[23]
+	mi := &file_loopback_v1_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2093,7 @@ func (x *LinkTrouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrouble.ProtoReflect.Descriptor instead.
 func (*LinkTrouble) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{23}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LinkTrouble) GetCode() string {
@@ -2057,7 +2135,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_loopback_v1_link_proto_msgTypes[24]
+	mi := &file_loopback_v1_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2147,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[24]
+	mi := &file_loopback_v1_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2160,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{24}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Standing) GetStanding() string {
@@ -2111,7 +2189,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_loopback_v1_link_proto_msgTypes[25]
+	mi := &file_loopback_v1_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2201,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[25]
+	mi := &file_loopback_v1_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2214,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{25}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Challenge) GetNonce() []byte {
@@ -2160,7 +2238,7 @@ type ChallengeAnswer struct {
 
 func (x *ChallengeAnswer) Reset() {
 	*x = ChallengeAnswer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[26]
+	mi := &file_loopback_v1_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2250,7 @@ func (x *ChallengeAnswer) String() string {
 func (*ChallengeAnswer) ProtoMessage() {}
 
 func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[26]
+	mi := &file_loopback_v1_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2263,7 @@ func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
 func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{26}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ChallengeAnswer) GetNonce() []byte {
@@ -2226,7 +2304,7 @@ type Rekey struct {
 
 func (x *Rekey) Reset() {
 	*x = Rekey{}
-	mi := &file_loopback_v1_link_proto_msgTypes[27]
+	mi := &file_loopback_v1_link_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2316,7 @@ func (x *Rekey) String() string {
 func (*Rekey) ProtoMessage() {}
 
 func (x *Rekey) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[27]
+	mi := &file_loopback_v1_link_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2329,7 @@ func (x *Rekey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rekey.ProtoReflect.Descriptor instead.
 func (*Rekey) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{27}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{28}
 }
 
 // Another machine goes on as the host, and this one is to be a host of its own: it makes a key for it, stores it and
@@ -2265,7 +2343,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_loopback_v1_link_proto_msgTypes[28]
+	mi := &file_loopback_v1_link_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2355,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[28]
+	mi := &file_loopback_v1_link_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2368,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{28}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Split) GetReason() string {
@@ -2315,7 +2393,7 @@ type SplitKey struct {
 
 func (x *SplitKey) Reset() {
 	*x = SplitKey{}
-	mi := &file_loopback_v1_link_proto_msgTypes[29]
+	mi := &file_loopback_v1_link_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2405,7 @@ func (x *SplitKey) String() string {
 func (*SplitKey) ProtoMessage() {}
 
 func (x *SplitKey) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[29]
+	mi := &file_loopback_v1_link_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2418,7 @@ func (x *SplitKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitKey.ProtoReflect.Descriptor instead.
 func (*SplitKey) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{29}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SplitKey) GetProof() *Proof {
@@ -2382,7 +2460,7 @@ var File_loopback_v1_link_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\xc3\x05\n" +
+	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\x83\x06\n" +
 	"\n" +
 	"AgentFrame\x12*\n" +
 	"\x05enrol\x18\x01 \x01(\v2\x12.loopback.v1.EnrolH\x00R\x05enrol\x12*\n" +
@@ -2397,8 +2475,9 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\atrouble\x18\n" +
 	" \x01(\v2\x18.loopback.v1.LinkTroubleH\x00R\atrouble\x12I\n" +
 	"\x10challenge_answer\x18\v \x01(\v2\x1c.loopback.v1.ChallengeAnswerH\x00R\x0fchallengeAnswer\x124\n" +
-	"\tsplit_key\x18\f \x01(\v2\x15.loopback.v1.SplitKeyH\x00R\bsplitKeyB\x06\n" +
-	"\x04body\"\x96\x05\n" +
+	"\tsplit_key\x18\f \x01(\v2\x15.loopback.v1.SplitKeyH\x00R\bsplitKey\x12>\n" +
+	"\fsection_held\x18\r \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\vsectionHeldB\x06\n" +
+	"\x04body\"\xdb\x05\n" +
 	"\vServerFrame\x123\n" +
 	"\benrolled\x18\x01 \x01(\v2\x15.loopback.v1.EnrolledH\x00R\benrolled\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.loopback.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -2411,7 +2490,8 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\tchallenge\x18\t \x01(\v2\x16.loopback.v1.ChallengeH\x00R\tchallenge\x12*\n" +
 	"\x05rekey\x18\n" +
 	" \x01(\v2\x12.loopback.v1.RekeyH\x00R\x05rekey\x12*\n" +
-	"\x05split\x18\v \x01(\v2\x12.loopback.v1.SplitH\x00R\x05split\x12=\n" +
+	"\x05split\x18\v \x01(\v2\x12.loopback.v1.SplitH\x00R\x05split\x12C\n" +
+	"\x0esection_wanted\x18\f \x01(\v2\x1a.loopback.v1.SectionWantedH\x00R\rsectionWanted\x12=\n" +
 	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPartB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Proof\x12\x1d\n" +
@@ -2514,7 +2594,9 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\v2\x1c.loopback.v1.SectionRevisionR\brevision\x12\x16\n" +
 	"\x06digest\x18\x05 \x01(\fR\x06digest\x12*\n" +
 	"\x03put\x18\x06 \x03(\v2\x18.loopback.v1.SectionItemR\x03put\x12\x16\n" +
-	"\x06delete\x18\a \x03(\tR\x06delete\"\x8f\x01\n" +
+	"\x06delete\x18\a \x03(\tR\x06delete\"#\n" +
+	"\rSectionWanted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x8f\x01\n" +
 	"\x0fInventoryReport\x124\n" +
 	"\tinventory\x18\x01 \x01(\v2\x16.loopback.v1.InventoryR\tinventory\x12.\n" +
 	"\aceiling\x18\x02 \x01(\v2\x14.loopback.v1.CeilingR\aceiling\x12\x16\n" +
@@ -2574,7 +2656,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -2594,25 +2676,26 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*SectionPart)(nil),           // 15: loopback.v1.SectionPart
 	(*SectionItem)(nil),           // 16: loopback.v1.SectionItem
 	(*SectionDelta)(nil),          // 17: loopback.v1.SectionDelta
-	(*InventoryReport)(nil),       // 18: loopback.v1.InventoryReport
-	(*HealthReport)(nil),          // 19: loopback.v1.HealthReport
-	(*KeyOffer)(nil),              // 20: loopback.v1.KeyOffer
-	(*KeyAccepted)(nil),           // 21: loopback.v1.KeyAccepted
-	(*Goodbye)(nil),               // 22: loopback.v1.Goodbye
-	(*LinkTrouble)(nil),           // 23: loopback.v1.LinkTrouble
-	(*Standing)(nil),              // 24: loopback.v1.Standing
-	(*Challenge)(nil),             // 25: loopback.v1.Challenge
-	(*ChallengeAnswer)(nil),       // 26: loopback.v1.ChallengeAnswer
-	(*Rekey)(nil),                 // 27: loopback.v1.Rekey
-	(*Split)(nil),                 // 28: loopback.v1.Split
-	(*SplitKey)(nil),              // 29: loopback.v1.SplitKey
-	nil,                           // 30: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 31: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 32: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 35: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 36: loopback.v1.ModuleHealth
+	(*SectionWanted)(nil),         // 18: loopback.v1.SectionWanted
+	(*InventoryReport)(nil),       // 19: loopback.v1.InventoryReport
+	(*HealthReport)(nil),          // 20: loopback.v1.HealthReport
+	(*KeyOffer)(nil),              // 21: loopback.v1.KeyOffer
+	(*KeyAccepted)(nil),           // 22: loopback.v1.KeyAccepted
+	(*Goodbye)(nil),               // 23: loopback.v1.Goodbye
+	(*LinkTrouble)(nil),           // 24: loopback.v1.LinkTrouble
+	(*Standing)(nil),              // 25: loopback.v1.Standing
+	(*Challenge)(nil),             // 26: loopback.v1.Challenge
+	(*ChallengeAnswer)(nil),       // 27: loopback.v1.ChallengeAnswer
+	(*Rekey)(nil),                 // 28: loopback.v1.Rekey
+	(*Split)(nil),                 // 29: loopback.v1.Split
+	(*SplitKey)(nil),              // 30: loopback.v1.SplitKey
+	nil,                           // 31: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 32: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 33: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 36: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 37: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -2620,60 +2703,62 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	10, // 2: loopback.v1.AgentFrame.heartbeat:type_name -> loopback.v1.Heartbeat
 	12, // 3: loopback.v1.AgentFrame.section_report:type_name -> loopback.v1.SectionReport
 	13, // 4: loopback.v1.AgentFrame.section_request:type_name -> loopback.v1.SectionRequest
-	18, // 5: loopback.v1.AgentFrame.inventory:type_name -> loopback.v1.InventoryReport
-	20, // 6: loopback.v1.AgentFrame.key_offer:type_name -> loopback.v1.KeyOffer
-	22, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
-	19, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
-	23, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
-	26, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
-	29, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
-	4,  // 12: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
-	8,  // 13: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
-	9,  // 14: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
-	11, // 15: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
-	14, // 16: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
-	17, // 17: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
-	21, // 18: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
-	24, // 19: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
-	25, // 20: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
-	27, // 21: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
-	28, // 22: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
-	15, // 23: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	2,  // 24: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	31, // 25: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	32, // 26: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	30, // 27: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
-	2,  // 28: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	6,  // 29: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	33, // 30: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	7,  // 31: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	34, // 32: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	33, // 33: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	34, // 34: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	35, // 35: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	33, // 36: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	33, // 37: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	6,  // 38: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	7,  // 39: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	7,  // 40: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	16, // 41: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	7,  // 42: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
-	16, // 43: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
-	7,  // 44: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	7,  // 45: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	16, // 46: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	31, // 47: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	32, // 48: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	36, // 49: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	34, // 50: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	2,  // 51: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	31, // 52: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	32, // 53: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	19, // 5: loopback.v1.AgentFrame.inventory:type_name -> loopback.v1.InventoryReport
+	21, // 6: loopback.v1.AgentFrame.key_offer:type_name -> loopback.v1.KeyOffer
+	23, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
+	20, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
+	24, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
+	27, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
+	30, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
+	14, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
+	4,  // 13: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
+	8,  // 14: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
+	9,  // 15: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
+	11, // 16: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
+	14, // 17: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
+	17, // 18: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
+	22, // 19: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
+	25, // 20: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
+	26, // 21: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
+	28, // 22: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
+	29, // 23: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
+	18, // 24: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
+	15, // 25: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
+	2,  // 26: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
+	32, // 27: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	33, // 28: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	31, // 29: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	2,  // 30: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
+	6,  // 31: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	34, // 32: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	7,  // 33: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	35, // 34: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	34, // 35: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	35, // 36: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	36, // 37: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	34, // 38: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	34, // 39: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	6,  // 40: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	7,  // 41: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	7,  // 42: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	16, // 43: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	7,  // 44: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	16, // 45: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	7,  // 46: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	7,  // 47: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	16, // 48: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	32, // 49: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	33, // 50: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	37, // 51: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	35, // 52: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 53: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	32, // 54: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	33, // 55: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -2696,6 +2781,7 @@ func file_loopback_v1_link_proto_init() {
 		(*AgentFrame_Trouble)(nil),
 		(*AgentFrame_ChallengeAnswer)(nil),
 		(*AgentFrame_SplitKey)(nil),
+		(*AgentFrame_SectionHeld)(nil),
 	}
 	file_loopback_v1_link_proto_msgTypes[1].OneofWrappers = []any{
 		(*ServerFrame_Enrolled)(nil),
@@ -2709,6 +2795,7 @@ func file_loopback_v1_link_proto_init() {
 		(*ServerFrame_Challenge)(nil),
 		(*ServerFrame_Rekey)(nil),
 		(*ServerFrame_Split)(nil),
+		(*ServerFrame_SectionWanted)(nil),
 		(*ServerFrame_SectionPart)(nil),
 	}
 	type x struct{}
@@ -2717,7 +2804,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

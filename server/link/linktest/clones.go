@@ -7,6 +7,7 @@ import (
 
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/server/link"
 )
 
@@ -45,6 +46,36 @@ func (f *Fleet) Decide(hostID, keep string, others host.Verdict) error {
 	}
 	f.tell(hostID)
 	return nil
+}
+
+// Settling has a host's own value of a section taken over.
+func (f *Fleet) Settling(hostID, name string) error {
+	if err := f.change(hostID, func(k *link.Known) error {
+		k.Settling = []string{name}
+		return nil
+	}); err != nil {
+		return err
+	}
+	f.tell(hostID)
+	return nil
+}
+
+// Adopt makes what a host holds the desired value, under the next revision.
+func (f *Fleet) Adopt(_ context.Context, hostID string, held section.Section) error {
+	if err := f.fail(nil); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.number++
+	held.Revision = section.Revision{Epoch: f.epoch.Number, Number: f.number}
+	f.mu.Unlock()
+	if err := f.change(hostID, func(k *link.Known) error {
+		k.Settling = nil
+		return nil
+	}); err != nil {
+		return err
+	}
+	return f.WantOf(hostID, held)
 }
 
 // Split makes a host of its own of a copy.

@@ -59,6 +59,8 @@ const (
 	// HostServiceDropHostCopyProcedure is the fully-qualified name of the HostService's DropHostCopy
 	// RPC.
 	HostServiceDropHostCopyProcedure = "/loopback.v1.HostService/DropHostCopy"
+	// HostServiceSettleHostProcedure is the fully-qualified name of the HostService's SettleHost RPC.
+	HostServiceSettleHostProcedure = "/loopback.v1.HostService/SettleHost"
 	// HostServiceRemoveHostProcedure is the fully-qualified name of the HostService's RemoveHost RPC.
 	HostServiceRemoveHostProcedure = "/loopback.v1.HostService/RemoveHost"
 )
@@ -89,6 +91,8 @@ type HostServiceClient interface {
 	// Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
 	// one is refused for good.
 	DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error)
+	// Says who wins where a host is ahead of the control plane, as after restoring a backup: a section is frozen until then.
+	SettleHost(context.Context, *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error)
 	// Closes the link and kills the key for good.
 	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error)
 }
@@ -179,6 +183,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("DropHostCopy")),
 			connect.WithClientOptions(opts...),
 		),
+		settleHost: connect.NewClient[v1.SettleHostRequest, v1.Host](
+			httpClient,
+			baseURL+HostServiceSettleHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("SettleHost")),
+			connect.WithClientOptions(opts...),
+		),
 		removeHost: connect.NewClient[v1.RemoveHostRequest, v1.Operation](
 			httpClient,
 			baseURL+HostServiceRemoveHostProcedure,
@@ -202,6 +212,7 @@ type hostServiceClient struct {
 	releaseHost    *connect.Client[v1.ReleaseHostRequest, v1.Host]
 	splitHost      *connect.Client[v1.SplitHostRequest, v1.Host]
 	dropHostCopy   *connect.Client[v1.DropHostCopyRequest, v1.Host]
+	settleHost     *connect.Client[v1.SettleHostRequest, v1.Host]
 	removeHost     *connect.Client[v1.RemoveHostRequest, v1.Operation]
 }
 
@@ -265,6 +276,11 @@ func (c *hostServiceClient) DropHostCopy(ctx context.Context, req *connect.Reque
 	return c.dropHostCopy.CallUnary(ctx, req)
 }
 
+// SettleHost calls loopback.v1.HostService.SettleHost.
+func (c *hostServiceClient) SettleHost(ctx context.Context, req *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error) {
+	return c.settleHost.CallUnary(ctx, req)
+}
+
 // RemoveHost calls loopback.v1.HostService.RemoveHost.
 func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
 	return c.removeHost.CallUnary(ctx, req)
@@ -296,6 +312,8 @@ type HostServiceHandler interface {
 	// Ends the lock of a host whose identity key several machines hold: the copy that is kept goes on as the host, every other
 	// one is refused for good.
 	DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error)
+	// Says who wins where a host is ahead of the control plane, as after restoring a backup: a section is frozen until then.
+	SettleHost(context.Context, *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error)
 	// Closes the link and kills the key for good.
 	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error)
 }
@@ -382,6 +400,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("DropHostCopy")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceSettleHostHandler := connect.NewUnaryHandler(
+		HostServiceSettleHostProcedure,
+		svc.SettleHost,
+		connect.WithSchema(hostServiceMethods.ByName("SettleHost")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceRemoveHostHandler := connect.NewUnaryHandler(
 		HostServiceRemoveHostProcedure,
 		svc.RemoveHost,
@@ -414,6 +438,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceSplitHostHandler.ServeHTTP(w, r)
 		case HostServiceDropHostCopyProcedure:
 			hostServiceDropHostCopyHandler.ServeHTTP(w, r)
+		case HostServiceSettleHostProcedure:
+			hostServiceSettleHostHandler.ServeHTTP(w, r)
 		case HostServiceRemoveHostProcedure:
 			hostServiceRemoveHostHandler.ServeHTTP(w, r)
 		default:
@@ -471,6 +497,10 @@ func (UnimplementedHostServiceHandler) SplitHost(context.Context, *connect.Reque
 
 func (UnimplementedHostServiceHandler) DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.DropHostCopy is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) SettleHost(context.Context, *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.SettleHost is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {

@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/link.proto.
  */
 export const file_loopback_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSLBBAoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAEjgKEGNoYWxsZW5nZV9hbnN3ZXIYCyABKAsyHC5sb29wYmFjay52MS5DaGFsbGVuZ2VBbnN3ZXJIABIqCglzcGxpdF9rZXkYDCABKAsyFS5sb29wYmFjay52MS5TcGxpdEtleUgAQgYKBGJvZHkinwQKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASKwoJY2hhbGxlbmdlGAkgASgLMhYubG9vcGJhY2sudjEuQ2hhbGxlbmdlSAASIwoFcmVrZXkYCiABKAsyEi5sb29wYmFjay52MS5SZWtleUgAEiMKBXNwbGl0GAsgASgLMhIubG9vcGJhY2sudjEuU3BsaXRIABIwCgxzZWN0aW9uX3BhcnQYECABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uUGFydEgAQgYKBGJvZHkiLgoFUHJvb2YSEgoKcHVibGljX2tleRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwilAIKBUVucm9sEg0KBXRva2VuGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSEQoJaG9zdF9uYW1lGAMgASgJEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSKQoJaW52ZW50b3J5GAUgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYBiABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEi4KBmxhYmVscxgHIAMoCzIeLmxvb3BiYWNrLnYxLkVucm9sLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEidAoIRW5yb2xsZWQSDwoHaG9zdF9pZBgBIAEoCRIRCglob3N0X25hbWUYAiABKAkSFAoMd29ya3NwYWNlX2lkGAMgASgJEg0KBXN0YXRlGAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgdjaGFubmVsGAYgASgJIsACCgVIZWxsbxIPCgdob3N0X2lkGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIPCgdib290X2lkGAQgASgJEhIKCmNvbm5lY3Rpb24YBSABKAQSJgoEaGVsZBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25IZWxkEhgKEGludmVudG9yeV9kaWdlc3QYByABKAwSKQoGdXB0aW1lGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCXRyYW5zcG9ydBgJIAEoCRIWCg5rZXlzZXRfdmVyc2lvbhgKIAEoBBIaChJhbnN3ZXJzX2NoYWxsZW5nZXMYCyABKAgSEwoLdGFrZXNfcGFydHMYECABKAgiuwEKC1NlY3Rpb25IZWxkEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEg0KBXN0YXRlGAQgASgJEg8KB21lc3NhZ2UYBSABKAkSLgoKYXBwbGllZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZnJvemVuGAcgASgIIjAKD1NlY3Rpb25SZXZpc2lvbhINCgVlcG9jaBgBIAEoDRIOCgZudW1iZXIYAiABKAQi4gEKB1dlbGNvbWUSLAoJaGVhcnRiZWF0GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgCIAEoARIvCgtzZXJ2ZXJfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YBCABKAkSEAoIc3RhbmRpbmcYBSABKAkSDgoGcmVhc29uGAYgASgJEhYKDndhbnRfaW52ZW50b3J5GAcgASgIEhYKDmtleV9nZW5lcmF0aW9uGAggASgDIlMKB1JlZnVzYWwSKAoGZGV0YWlsGAEgASgLMhgubG9vcGJhY2sudjEuRXJyb3JEZXRhaWwSDwoHbWVzc2FnZRgCIAEoCRINCgVmaW5hbBgDIAEoCCJICglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSKQoGdXB0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KBVB1bHNlEhAKCHNlcXVlbmNlGAEgASgEEiwKCWhlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg53YW50X2ludmVudG9yeRgDIAEoCCI6Cg1TZWN0aW9uUmVwb3J0EikKB3NlY3Rpb24YASABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZCJKCg5TZWN0aW9uUmVxdWVzdBIMCgRuYW1lGAEgASgJEioKBGhlbGQYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24ihQEKDFNlY3Rpb25XaG9sZRIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBInCgVpdGVtcxgEIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtIqEBCgtTZWN0aW9uUGFydBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBIMCgRwYXJ0GAQgASgNEg0KBXBhcnRzGAUgASgNEicKBWl0ZW1zGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0iKQoLU2VjdGlvbkl0ZW0SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMItQBCgxTZWN0aW9uRGVsdGESDAoEbmFtZRgBIAEoCRIqCgRiYXNlGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEhMKC2Jhc2VfZGlnZXN0GAMgASgMEi4KCHJldmlzaW9uGAQgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgFIAEoDBIlCgNwdXQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbRIOCgZkZWxldGUYByADKAkicwoPSW52ZW50b3J5UmVwb3J0EikKCWludmVudG9yeRgBIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAIgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIOCgZkaWdlc3QYAyABKAwiOgoMSGVhbHRoUmVwb3J0EioKB21vZHVsZXMYASADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgiRQoIS2V5T2ZmZXISEgoKcHVibGljX2tleRgBIAEoDBISCgpnZW5lcmF0aW9uGAIgASgDEhEKCXNpZ25hdHVyZRgDIAEoDCI1CgtLZXlBY2NlcHRlZBISCgpnZW5lcmF0aW9uGAEgASgDEhIKCnB1YmxpY19rZXkYAiABKAwiGQoHR29vZGJ5ZRIOCgZyZWFzb24YASABKAkiZgoLTGlua1Ryb3VibGUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEiYKAmF0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghhdHRlbXB0cxgEIAEoAyIsCghTdGFuZGluZxIQCghzdGFuZGluZxgBIAEoCRIOCgZyZWFzb24YAiABKAkiGgoJQ2hhbGxlbmdlEg0KBW5vbmNlGAEgASgMIloKD0NoYWxsZW5nZUFuc3dlchINCgVub25jZRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwSEQoJaG9zdF9uYW1lGAMgASgJEhIKCm1hY2hpbmVfaWQYBCABKAkiBwoFUmVrZXkiFwoFU3BsaXQSDgoGcmVhc29uGAEgASgJIqkBCghTcGxpdEtleRIhCgVwcm9vZhgBIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhEKCWhvc3RfbmFtZRgCIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAMgASgJEikKCWludmVudG9yeRgEIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAUgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZ0I6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
+  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSL0BAoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAEjgKEGNoYWxsZW5nZV9hbnN3ZXIYCyABKAsyHC5sb29wYmFjay52MS5DaGFsbGVuZ2VBbnN3ZXJIABIqCglzcGxpdF9rZXkYDCABKAsyFS5sb29wYmFjay52MS5TcGxpdEtleUgAEjEKDHNlY3Rpb25faGVsZBgNIAEoCzIZLmxvb3BiYWNrLnYxLlNlY3Rpb25XaG9sZUgAQgYKBGJvZHki1QQKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASKwoJY2hhbGxlbmdlGAkgASgLMhYubG9vcGJhY2sudjEuQ2hhbGxlbmdlSAASIwoFcmVrZXkYCiABKAsyEi5sb29wYmFjay52MS5SZWtleUgAEiMKBXNwbGl0GAsgASgLMhIubG9vcGJhY2sudjEuU3BsaXRIABI0Cg5zZWN0aW9uX3dhbnRlZBgMIAEoCzIaLmxvb3BiYWNrLnYxLlNlY3Rpb25XYW50ZWRIABIwCgxzZWN0aW9uX3BhcnQYECABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uUGFydEgAQgYKBGJvZHkiLgoFUHJvb2YSEgoKcHVibGljX2tleRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwilAIKBUVucm9sEg0KBXRva2VuGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSEQoJaG9zdF9uYW1lGAMgASgJEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSKQoJaW52ZW50b3J5GAUgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYBiABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEi4KBmxhYmVscxgHIAMoCzIeLmxvb3BiYWNrLnYxLkVucm9sLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEidAoIRW5yb2xsZWQSDwoHaG9zdF9pZBgBIAEoCRIRCglob3N0X25hbWUYAiABKAkSFAoMd29ya3NwYWNlX2lkGAMgASgJEg0KBXN0YXRlGAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgdjaGFubmVsGAYgASgJIsACCgVIZWxsbxIPCgdob3N0X2lkGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIPCgdib290X2lkGAQgASgJEhIKCmNvbm5lY3Rpb24YBSABKAQSJgoEaGVsZBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25IZWxkEhgKEGludmVudG9yeV9kaWdlc3QYByABKAwSKQoGdXB0aW1lGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCXRyYW5zcG9ydBgJIAEoCRIWCg5rZXlzZXRfdmVyc2lvbhgKIAEoBBIaChJhbnN3ZXJzX2NoYWxsZW5nZXMYCyABKAgSEwoLdGFrZXNfcGFydHMYECABKAgiuwEKC1NlY3Rpb25IZWxkEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEg0KBXN0YXRlGAQgASgJEg8KB21lc3NhZ2UYBSABKAkSLgoKYXBwbGllZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZnJvemVuGAcgASgIIjAKD1NlY3Rpb25SZXZpc2lvbhINCgVlcG9jaBgBIAEoDRIOCgZudW1iZXIYAiABKAQi4gEKB1dlbGNvbWUSLAoJaGVhcnRiZWF0GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgCIAEoARIvCgtzZXJ2ZXJfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YBCABKAkSEAoIc3RhbmRpbmcYBSABKAkSDgoGcmVhc29uGAYgASgJEhYKDndhbnRfaW52ZW50b3J5GAcgASgIEhYKDmtleV9nZW5lcmF0aW9uGAggASgDIlMKB1JlZnVzYWwSKAoGZGV0YWlsGAEgASgLMhgubG9vcGJhY2sudjEuRXJyb3JEZXRhaWwSDwoHbWVzc2FnZRgCIAEoCRINCgVmaW5hbBgDIAEoCCJICglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSKQoGdXB0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KBVB1bHNlEhAKCHNlcXVlbmNlGAEgASgEEiwKCWhlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg53YW50X2ludmVudG9yeRgDIAEoCCI6Cg1TZWN0aW9uUmVwb3J0EikKB3NlY3Rpb24YASABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZCJKCg5TZWN0aW9uUmVxdWVzdBIMCgRuYW1lGAEgASgJEioKBGhlbGQYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24ihQEKDFNlY3Rpb25XaG9sZRIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBInCgVpdGVtcxgEIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtIqEBCgtTZWN0aW9uUGFydBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBIMCgRwYXJ0GAQgASgNEg0KBXBhcnRzGAUgASgNEicKBWl0ZW1zGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0iKQoLU2VjdGlvbkl0ZW0SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMItQBCgxTZWN0aW9uRGVsdGESDAoEbmFtZRgBIAEoCRIqCgRiYXNlGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEhMKC2Jhc2VfZGlnZXN0GAMgASgMEi4KCHJldmlzaW9uGAQgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgFIAEoDBIlCgNwdXQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbRIOCgZkZWxldGUYByADKAkiHQoNU2VjdGlvbldhbnRlZBIMCgRuYW1lGAEgASgJInMKD0ludmVudG9yeVJlcG9ydBIpCglpbnZlbnRvcnkYASABKAsyFi5sb29wYmFjay52MS5JbnZlbnRvcnkSJQoHY2VpbGluZxgCIAEoCzIULmxvb3BiYWNrLnYxLkNlaWxpbmcSDgoGZGlnZXN0GAMgASgMIjoKDEhlYWx0aFJlcG9ydBIqCgdtb2R1bGVzGAEgAygLMhkubG9vcGJhY2sudjEuTW9kdWxlSGVhbHRoIkUKCEtleU9mZmVyEhIKCnB1YmxpY19rZXkYASABKAwSEgoKZ2VuZXJhdGlvbhgCIAEoAxIRCglzaWduYXR1cmUYAyABKAwiNQoLS2V5QWNjZXB0ZWQSEgoKZ2VuZXJhdGlvbhgBIAEoAxISCgpwdWJsaWNfa2V5GAIgASgMIhkKB0dvb2RieWUSDgoGcmVhc29uGAEgASgJImYKC0xpbmtUcm91YmxlEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIYXR0ZW1wdHMYBCABKAMiLAoIU3RhbmRpbmcSEAoIc3RhbmRpbmcYASABKAkSDgoGcmVhc29uGAIgASgJIhoKCUNoYWxsZW5nZRINCgVub25jZRgBIAEoDCJaCg9DaGFsbGVuZ2VBbnN3ZXISDQoFbm9uY2UYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMEhEKCWhvc3RfbmFtZRgDIAEoCRISCgptYWNoaW5lX2lkGAQgASgJIgcKBVJla2V5IhcKBVNwbGl0Eg4KBnJlYXNvbhgBIAEoCSKpAQoIU3BsaXRLZXkSIQoFcHJvb2YYASABKAsyEi5sb29wYmFjay52MS5Qcm9vZhIRCglob3N0X25hbWUYAiABKAkSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIpCglpbnZlbnRvcnkYBCABKAsyFi5sb29wYmFjay52MS5JbnZlbnRvcnkSJQoHY2VpbGluZxgFIAEoCzIULmxvb3BiYWNrLnYxLkNlaWxpbmdCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
 
 /**
  * AgentFrame is what an agent sends.
@@ -103,6 +103,14 @@ export type AgentFrame = Message<"loopback.v1.AgentFrame"> & {
      */
     value: SplitKey;
     case: "splitKey";
+  } | {
+    /**
+     * As it is held; answer to SectionWanted.
+     *
+     * @generated from field: loopback.v1.SectionWhole section_held = 13;
+     */
+    value: SectionWhole;
+    case: "sectionHeld";
   } | { case: undefined; value?: undefined };
 };
 
@@ -188,6 +196,12 @@ export type ServerFrame = Message<"loopback.v1.ServerFrame"> & {
      */
     value: Split;
     case: "split";
+  } | {
+    /**
+     * @generated from field: loopback.v1.SectionWanted section_wanted = 12;
+     */
+    value: SectionWanted;
+    case: "sectionWanted";
   } | {
     /**
      * @generated from field: loopback.v1.SectionPart section_part = 16;
@@ -824,6 +838,25 @@ export const SectionDeltaSchema: GenMessage<SectionDelta> = /*@__PURE__*/
   messageDesc(file_loopback_v1_link, 17);
 
 /**
+ * Asks for a section as the host holds it: the host is ahead of the control plane, and an operator decided that it wins.
+ *
+ * @generated from message loopback.v1.SectionWanted
+ */
+export type SectionWanted = Message<"loopback.v1.SectionWanted"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message loopback.v1.SectionWanted.
+ * Use `create(SectionWantedSchema)` to create a new message.
+ */
+export const SectionWantedSchema: GenMessage<SectionWanted> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 18);
+
+/**
  * Sent when it changed, or when asked for.
  *
  * @generated from message loopback.v1.InventoryReport
@@ -850,7 +883,7 @@ export type InventoryReport = Message<"loopback.v1.InventoryReport"> & {
  * Use `create(InventoryReportSchema)` to create a new message.
  */
 export const InventoryReportSchema: GenMessage<InventoryReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 18);
+  messageDesc(file_loopback_v1_link, 19);
 
 /**
  * Health of every module; sent when it changed.
@@ -869,7 +902,7 @@ export type HealthReport = Message<"loopback.v1.HealthReport"> & {
  * Use `create(HealthReportSchema)` to create a new message.
  */
 export const HealthReportSchema: GenMessage<HealthReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 19);
+  messageDesc(file_loopback_v1_link, 20);
 
 /**
  * The host's next identity key. It was stored before it is offered. The signature is by the next key, over
@@ -899,7 +932,7 @@ export type KeyOffer = Message<"loopback.v1.KeyOffer"> & {
  * Use `create(KeyOfferSchema)` to create a new message.
  */
 export const KeyOfferSchema: GenMessage<KeyOffer> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 20);
+  messageDesc(file_loopback_v1_link, 21);
 
 /**
  * The control plane takes current or next until next is first used.
@@ -923,7 +956,7 @@ export type KeyAccepted = Message<"loopback.v1.KeyAccepted"> & {
  * Use `create(KeyAcceptedSchema)` to create a new message.
  */
 export const KeyAcceptedSchema: GenMessage<KeyAccepted> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 21);
+  messageDesc(file_loopback_v1_link, 22);
 
 /**
  * The agent leaves on purpose: stopping, rebooting, uninstalled.
@@ -942,7 +975,7 @@ export type Goodbye = Message<"loopback.v1.Goodbye"> & {
  * Use `create(GoodbyeSchema)` to create a new message.
  */
 export const GoodbyeSchema: GenMessage<Goodbye> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 22);
+  messageDesc(file_loopback_v1_link, 23);
 
 /**
  * What stood in the way of earlier attempts, in the codes of `loopback-agent doctor`; reported when there is a way again.
@@ -976,7 +1009,7 @@ export type LinkTrouble = Message<"loopback.v1.LinkTrouble"> & {
  * Use `create(LinkTroubleSchema)` to create a new message.
  */
 export const LinkTroubleSchema: GenMessage<LinkTrouble> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 23);
+  messageDesc(file_loopback_v1_link, 24);
 
 /**
  * What became of the host while it was linked: quarantined, released, approved.
@@ -1000,7 +1033,7 @@ export type Standing = Message<"loopback.v1.Standing"> & {
  * Use `create(StandingSchema)` to create a new message.
  */
 export const StandingSchema: GenMessage<Standing> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 24);
+  messageDesc(file_loopback_v1_link, 25);
 
 /**
  * Two links speak for one host. Each is asked to prove that its agent is there now; an agent that the network or a power
@@ -1022,7 +1055,7 @@ export type Challenge = Message<"loopback.v1.Challenge"> & {
  * Use `create(ChallengeSchema)` to create a new message.
  */
 export const ChallengeSchema: GenMessage<Challenge> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 25);
+  messageDesc(file_loopback_v1_link, 26);
 
 /**
  * The signature is by the key that said hello on this link, over "loopback challenge 1\0" ‖ host id ‖ 0 ‖ boot id ‖ 0 ‖
@@ -1057,7 +1090,7 @@ export type ChallengeAnswer = Message<"loopback.v1.ChallengeAnswer"> & {
  * Use `create(ChallengeAnswerSchema)` to create a new message.
  */
 export const ChallengeAnswerSchema: GenMessage<ChallengeAnswer> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 26);
+  messageDesc(file_loopback_v1_link, 27);
 
 /**
  * Another machine holds a copy of this host's key, and an operator decided that this one goes on as the host: it makes a
@@ -1073,7 +1106,7 @@ export type Rekey = Message<"loopback.v1.Rekey"> & {
  * Use `create(RekeySchema)` to create a new message.
  */
 export const RekeySchema: GenMessage<Rekey> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 27);
+  messageDesc(file_loopback_v1_link, 28);
 
 /**
  * Another machine goes on as the host, and this one is to be a host of its own: it makes a key for it, stores it and
@@ -1093,7 +1126,7 @@ export type Split = Message<"loopback.v1.Split"> & {
  * Use `create(SplitSchema)` to create a new message.
  */
 export const SplitSchema: GenMessage<Split> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 28);
+  messageDesc(file_loopback_v1_link, 29);
 
 /**
  * @generated from message loopback.v1.SplitKey
@@ -1134,5 +1167,5 @@ export type SplitKey = Message<"loopback.v1.SplitKey"> & {
  * Use `create(SplitKeySchema)` to create a new message.
  */
 export const SplitKeySchema: GenMessage<SplitKey> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 29);
+  messageDesc(file_loopback_v1_link, 30);
 
