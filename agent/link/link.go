@@ -28,6 +28,9 @@
 // connection that merely broke proves nothing, since the control plane may have taken the key already, and a key that
 // comes back after it was replaced looks like a restored snapshot.
 //
+// A control plane that was restored from a backup older than the last rotation knows an earlier key. Each key that was replaced
+// has signed for the next one, and where the current key is not known, hello is said once more with those signatures.
+//
 // # Copies
 //
 // A machine that was copied, disk and key, is found out by its control plane: where two links speak for one host, each

@@ -6,9 +6,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
+	"github.com/loopbackd/loopback/agent/state"
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // untilRotation is the time until the key is to be replaced: at once where a next key is stored that is not in use yet,
@@ -62,6 +65,12 @@ func nextKeyMessage(hostID string, generation int64) []byte {
 	return binary.BigEndian.AppendUint64(m, uint64(generation))
 }
 
+// succession is the current key's word that the next one follows it.
+func succession(i state.Identity, generation int64) state.Succession {
+	s := wire.SignSuccession(i.Key, i.HostID, i.Next.Public().(ed25519.PublicKey), generation)
+	return state.Succession{Key: s.PublicKey, Next: s.NextKey, Generation: s.Generation, Signature: s.Signature}
+}
+
 // accepted ends the link soon, so that the accepted key comes into use; the moment is random, since the control plane
 // may have answered many hosts together.
 func (s *session) accepted(k *pb.KeyAccepted) {
@@ -81,6 +90,8 @@ func (s *session) counted(generation int64) {
 		if generation <= identity.Generation {
 			generation = identity.Generation + 1
 		}
+		identity.Earlier = append(slices.Clone(identity.Earlier), succession(identity, generation))
+		identity.Earlier = identity.Earlier[max(0, len(identity.Earlier)-wire.MaxSuccessions):]
 		identity = identity.Promoted(generation, time.Now())
 	case generation > 0 && generation != identity.Generation:
 		identity.Generation = generation

@@ -35,6 +35,7 @@ type session struct {
 	conn     Conn
 	key      ed25519.PrivateKey
 	next     bool // key is the identity's next one
+	earlier  bool // the hello says how the key followed from earlier ones
 	frames   chan *pb.ServerFrame
 	readErr  error // why frames closed
 	stop     context.CancelFunc
@@ -56,13 +57,18 @@ type session struct {
 func (c *Client) attempt(ctx context.Context, endpoint string) (stood time.Duration, err error) {
 	c.update(func(s *Status) { s.State, s.Endpoint = Connecting, endpoint })
 	if c.identity.Next != nil {
-		stood, err = c.attemptWith(ctx, endpoint, true)
+		stood, err = c.attemptWith(ctx, endpoint, true, false)
 		if stood > 0 || !isCode(err, keyUnknown) {
 			return stood, err
 		}
 		c.log.Info("the control plane does not know the next key yet; using the current one")
 	}
-	return c.attemptWith(ctx, endpoint, false)
+	stood, err = c.attemptWith(ctx, endpoint, false, false)
+	if stood > 0 || !isCode(err, keyUnknown) || len(c.identity.Earlier) == 0 {
+		return stood, err
+	}
+	c.log.Warn("the control plane does not know this host's key; showing how it followed from earlier ones")
+	return c.attemptWith(ctx, endpoint, false, true)
 }
 
 func isCode(err error, code string) bool {
@@ -70,7 +76,7 @@ func isCode(err error, code string) bool {
 	return errors.As(err, &f) && f.Code == code
 }
 
-func (c *Client) attemptWith(ctx context.Context, endpoint string, next bool) (stood time.Duration, err error) {
+func (c *Client) attemptWith(ctx context.Context, endpoint string, next, earlier bool) (stood time.Duration, err error) {
 	c.options.Promise(dialTimeout + time.Minute)
 	dialling, cancel := context.WithTimeout(ctx, dialTimeout)
 	conn, err := c.options.Dial(dialling, endpoint, c.trust.Anchors, c.trust.Version)
@@ -79,7 +85,7 @@ func (c *Client) attemptWith(ctx context.Context, endpoint string, next bool) (s
 		return 0, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	s := &session{Client: c, conn: conn, key: c.identity.Key, next: next, stop: stop, frames: make(chan *pb.ServerFrame)}
+	s := &session{Client: c, conn: conn, key: c.identity.Key, next: next, earlier: earlier, stop: stop, frames: make(chan *pb.ServerFrame)}
 	if next {
 		s.key = c.identity.Next
 	}
@@ -200,6 +206,11 @@ func (s *session) hello(ctx context.Context) error {
 		KeysetVersion:     s.trust.Version,
 		TakesParts:        true,
 		AnswersChallenges: true,
+	}
+	if s.earlier {
+		for _, e := range s.identity.Earlier {
+			h.Successions = append(h.Successions, &pb.Succession{PublicKey: e.Key, NextKey: e.Next, Generation: e.Generation, Signature: e.Signature})
+		}
 	}
 	for _, st := range s.options.Host.Linking() {
 		h.Held = append(h.Held, heldOut(st))

@@ -27,7 +27,16 @@ type Identity struct {
 	Key         ed25519.PrivateKey
 	KeySince    time.Time          // when Key came into use
 	Next        ed25519.PrivateKey // of generation Generation+1; nil: no rotation is under way
+	Earlier     []Succession       // how Key followed from the keys before it, oldest first
 	Apart       ed25519.PrivateKey // of the host of its own that this machine was told to become; nil: it was not
+}
+
+// Succession is one key's word that another followed it; see package wire.
+type Succession struct {
+	Key        []byte `json:"key"`
+	Next       []byte `json:"next"`
+	Generation int64  `json:"generation"`
+	Signature  []byte `json:"signature"`
 }
 
 // Enrolled tells whether the control plane knows this host.
@@ -59,6 +68,8 @@ type identityJSON struct {
 	KeySince    time.Time `json:"keySince"`
 	Next        []byte    `json:"next,omitempty"`
 	Apart       []byte    `json:"apart,omitempty"`
+
+	Earlier []Succession `json:"earlier,omitempty"`
 }
 
 // Identity reads the identity. ErrNoIdentity where there is none, ErrIdentityDamaged where it cannot be believed.
@@ -85,7 +96,7 @@ func ReadIdentity(dir string) (Identity, error) {
 	}
 	i := Identity{
 		HostID: j.HostID, HostName: j.HostName, WorkspaceID: j.WorkspaceID, Channel: j.Channel, EnrolledAt: j.EnrolledAt,
-		Generation: j.Generation, Key: ed25519.NewKeyFromSeed(j.Key), KeySince: j.KeySince,
+		Generation: j.Generation, Key: ed25519.NewKeyFromSeed(j.Key), KeySince: j.KeySince, Earlier: j.Earlier,
 	}
 	if j.Next != nil {
 		i.Next = ed25519.NewKeyFromSeed(j.Next)
@@ -103,7 +114,7 @@ func (s *Store) PutIdentity(i Identity) error {
 	}
 	j := identityJSON{
 		HostID: i.HostID, HostName: i.HostName, WorkspaceID: i.WorkspaceID, Channel: i.Channel, EnrolledAt: i.EnrolledAt,
-		Generation: i.Generation, Key: i.Key.Seed(), KeySince: i.KeySince,
+		Generation: i.Generation, Key: i.Key.Seed(), KeySince: i.KeySince, Earlier: i.Earlier,
 	}
 	if i.Next != nil {
 		j.Next = i.Next.Seed()

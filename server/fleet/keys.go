@@ -73,6 +73,41 @@ func (o Observer) UseNextKey(ctx context.Context, hostID string, next ed25519.Pu
 	return o.directory.known(&h), nil
 }
 
+// Succeeded implements link.Observer.
+func (o Observer) Succeeded(ctx context.Context, hostID string, from ed25519.PublicKey, keys []ed25519.PublicKey, generation int64) (*link.Known, error) {
+	h, err := o.rotate(ctx, hostID, func(tx Tx, h *host.Host) (string, error) {
+		last := keys[len(keys)-1]
+		switch {
+		case bytes.Equal(h.Key, last):
+			return "", nil
+		case !bytes.Equal(h.Key, from), generation <= h.Generation:
+			return "", errKeyUnknown
+		case h.Lifecycle == host.LifecyclePending:
+			return "", fault.New(fault.Precondition, "host_pending", "the host awaits approval: its key stays as it is")
+		}
+		for _, key := range keys {
+			switch owner, which, err := tx.HostByKey(ctx, key); {
+			case fault.KindOf(err) == fault.NotFound, err == nil && owner.ID == hostID && which == "next":
+			case err == nil:
+				return "", errKeyTaken
+			default:
+				return "", err
+			}
+		}
+		h.KeyHistory = slices.Clone(h.KeyHistory)
+		for _, past := range append([]ed25519.PublicKey{from}, keys[:len(keys)-1]...) {
+			sum := sha256.Sum256(past)
+			h.KeyHistory = append(h.KeyHistory, sum[:])
+		}
+		h.Key, h.NextKey, h.Generation = slices.Clone(last), nil, generation
+		return "succeeded", nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return o.directory.known(&h), nil
+}
+
 // ReasonRolledBack begins the reason for which a host is pending that came with an identity key it had left behind.
 const ReasonRolledBack = "rolled back"
 

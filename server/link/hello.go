@@ -206,12 +206,21 @@ func (p *peer) identify(now time.Time, m *pb.Hello) (*Known, *refusal) {
 		return nil, &refusal{errUnknown.WithRetryAfter(maxRetry), false}
 	}
 	which := keyOf(known, m.GetProof().GetPublicKey())
-	if which == noKey {
+	if which == noKey && (len(m.GetSuccessions()) == 0 || !known.mayBeSucceeded()) {
 		return nil, &refusal{errIdentity.WithRetryAfter(maxRetry), false}
 	}
 	h.proving <- struct{}{}
 	err := wire.VerifyProof(m.GetProof(), wire.RoleHello, known.HostID, p.conn.Hash())
+	var after []ed25519.PublicKey
+	var generation int64
+	follows := true
+	if err == nil && which == noKey {
+		after, generation, follows = wire.FollowSuccessions(known.HostID, known.Key, m.GetProof().GetPublicKey(), m.GetSuccessions())
+	}
 	<-h.proving
+	if err == nil && !follows {
+		return nil, &refusal{errIdentity.WithRetryAfter(maxRetry), false}
+	}
 	if err != nil {
 		return nil, &refusal{fault.Of(err).WithRetryAfter(maxRetry), false}
 	}
@@ -228,6 +237,9 @@ func (p *peer) identify(now time.Time, m *pb.Hello) (*Known, *refusal) {
 	case verdict == host.Dropped:
 		return nil, &refusal{errDropped, true}
 	case verdict == host.SplitOff:
+	case which == noKey:
+		h.Logger.Warn("a host's key is newer than what is known of it, and follows from that: it is taken up", "host", known.HostID, "generation", generation)
+		known, err = h.Observer.Succeeded(ctx, known.HostID, known.Key, after, generation)
 	case which == pastKey && verdict != host.Single:
 		return nil, &refusal{errStaleKey.WithRetryAfter(maxRetry), false}
 	case which == nextKey && (verdict == host.Undecided || verdict == host.Stranger):
@@ -249,6 +261,13 @@ func (p *peer) identify(now time.Time, m *pb.Hello) (*Known, *refusal) {
 		return nil, &refusal{errBusy.WithCause(err).WithRetryAfter(h.spread()), false}
 	}
 	return known, nil
+}
+
+// mayBeSucceeded tells whether the host's key may have been replaced without this control plane knowing: not while somebody
+// has to decide on the host, or on copies of it.
+func (k *Known) mayBeSucceeded() bool {
+	return (k.Lifecycle == host.LifecycleActive || k.Lifecycle == host.LifecycleQuarantined) &&
+		(k.Clones == nil || len(k.Clones.Copies) == 0)
 }
 
 // promote makes the key of a standing link the current one: the host was approved since.

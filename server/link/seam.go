@@ -169,6 +169,9 @@ type Observer interface {
 	// is durable; Lookup answers the same from then on. When next is the current key already the answer is the same.
 	// Precondition when next is neither.
 	UseNextKey(ctx context.Context, hostID string, next ed25519.PublicKey) (*Known, error)
+	// Succeeded makes the last of these keys the current one, and all others past: each followed the one before it, the first of
+	// them the current one, by that key's own signature. Precondition where from is not the current key any more.
+	Succeeded(ctx context.Context, hostID string, from ed25519.PublicKey, keys []ed25519.PublicKey, generation int64) (*Known, error)
 	// RolledBack says that a past key proved itself while nobody holds the newer one: most likely a snapshot was
 	// restored. The host becomes pending ("rolled back"), durable and audited, with this key as its next one: once an
 	// operator approves, the hub uses it. Returns the new Known, as UseNextKey does; may be repeated.

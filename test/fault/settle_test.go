@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
@@ -116,6 +117,59 @@ func TestAnOldBackupLeavesHostsAheadUntilAnOperatorSaysWhoWins(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// Hosts that replaced their keys after the backup was taken come back by themselves: their earlier keys vouch for the new.
+func TestHostsThatReplacedTheirKeysSinceTheBackupComeBack(t *testing.T) {
+	d := start(t)
+	const n = 6
+	_, secret := mint(t, d, n)
+	f := agents(t, d, n, secret, nil)
+	await(t, f, time.Minute, func(c fleet.Counts) bool { return c.Linked == n })
+	f.Stop()
+	file := filepath.Join(t.TempDir(), "backup")
+	command(t, d, "backup", "--to", file, "--data-dir", d.DataDir)
+	for _, a := range f.Agents {
+		for range 2 { // twice
+			s, err := a.Link(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Offer(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Serve(within(t, time.Minute)); fault.Of(err).Code != "link_anew" {
+				t.Fatalf("rotating: %v", err)
+			}
+		}
+	}
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	restored := d.Moved(filepath.Join(t.TempDir(), "restored"))
+	command(t, d, "restore", "--from", file, "--data-dir", restored.DataDir)
+	if err := restored.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := restored.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, a := range f.Agents {
+		s, err := a.Link(t.Context())
+		if err != nil {
+			t.Fatalf("agent %s does not get back: %v", a.Name, err)
+		}
+		if s.Welcome.Standing != "managed" {
+			t.Errorf("agent %s: got %s (%s), wanted managed", a.Name, s.Welcome.Standing, s.Welcome.Reason)
+		}
+		s.Conn.Close()
+	}
+	entries, err := restored.Entries(t.Context(), "hosts.rotate_key", "")
+	if err != nil || len(entries) != n || entries[0].GetReason() != "succeeded" {
+		t.Errorf("the audit log has %d entries on keys, %v; wanted one for each host", len(entries), err)
+	}
 }
 
 func set(t *testing.T, d *daemon.Daemon, level string, longest time.Duration) {

@@ -66,6 +66,7 @@ type Agent struct {
 	held       map[string]holding
 	standing   string
 	next       ed25519.PrivateKey // offered, or to be; not in use yet
+	earlier    []*pb.Succession   // how Key followed from those before it
 	own        ed25519.PrivateKey // of the host that this copy becomes
 	kept       uint64             // generation of Key
 }
@@ -165,6 +166,14 @@ func (s *Session) PowerCut() { s.cut.Store(true) }
 
 // Link dials and says hello.
 func (a *Agent) Link(ctx context.Context) (*Session, error) {
+	s, err := a.link(ctx, nil)
+	if err != nil && len(a.earlier) > 0 && fault.Of(err).Code == "identity_unknown" {
+		return a.link(ctx, a.earlier) // as agents do
+	}
+	return s, err
+}
+
+func (a *Agent) link(ctx context.Context, earlier []*pb.Succession) (*Session, error) {
 	c, err := a.Dialer.Dial(ctx)
 	if err != nil {
 		return nil, err
@@ -175,7 +184,7 @@ func (a *Agent) Link(ctx context.Context) (*Session, error) {
 	hello := &pb.Hello{
 		HostId: a.hostID, Proof: wire.SignProof(a.Key, wire.RoleHello, a.hostID, c.Hash()), AgentVersion: a.Version,
 		BootId: a.BootID, Connection: a.connection, InventoryDigest: digest, Transport: c.Transport(), KeysetVersion: c.Keyset().Version, TakesParts: !a.NoParts,
-		AnswersChallenges: !a.Old,
+		AnswersChallenges: !a.Old, Successions: earlier,
 	}
 	s := &Session{agent: a, Conn: c, key: a.Key, hostID: a.hostID, bootID: a.BootID, connection: a.connection}
 	for _, h := range a.held {

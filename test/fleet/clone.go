@@ -44,6 +44,7 @@ func (s *Session) takeKey(ctx context.Context, f *pb.ServerFrame) (err error) {
 	case *pb.ServerFrame_KeyAccepted:
 		a.mu.Lock()
 		if a.next != nil && a.next.Public().(ed25519.PublicKey).Equal(ed25519.PublicKey(body.KeyAccepted.PublicKey)) {
+			a.earlier = append(a.earlier, wire.SignSuccession(a.Key, s.hostID, a.next.Public().(ed25519.PublicKey), body.KeyAccepted.Generation))
 			a.Key, a.next, err = a.next, nil, errAnew
 		}
 		a.mu.Unlock()

@@ -800,6 +800,9 @@ type Hello struct {
 	KeysetVersion uint64 `protobuf:"varint,10,opt,name=keyset_version,json=keysetVersion,proto3" json:"keyset_version,omitempty"`
 	// The agent answers challenges. One that does not is never taken for a clone.
 	AnswersChallenges bool `protobuf:"varint,11,opt,name=answers_challenges,json=answersChallenges,proto3" json:"answers_challenges,omitempty"`
+	// How the key that proves this hello followed from earlier ones, oldest first. Sent where the control plane said that it
+	// does not know the key: it may have been restored from a backup older than the last rotation.
+	Successions []*Succession `protobuf:"bytes,12,rep,name=successions,proto3" json:"successions,omitempty"`
 	// The agent takes a section in parts. One that does not gets none that exceeds a frame.
 	TakesParts    bool `protobuf:"varint,16,opt,name=takes_parts,json=takesParts,proto3" json:"takes_parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -913,11 +916,88 @@ func (x *Hello) GetAnswersChallenges() bool {
 	return false
 }
 
+func (x *Hello) GetSuccessions() []*Succession {
+	if x != nil {
+		return x.Successions
+	}
+	return nil
+}
+
 func (x *Hello) GetTakesParts() bool {
 	if x != nil {
 		return x.TakesParts
 	}
 	return false
+}
+
+// One key's word that another followed it: Ed25519 by public_key over "loopback successor 1\0" ‖ host id ‖ 0 ‖ generation of
+// the next key (big endian, 8 bytes) ‖ next key.
+type Succession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	NextKey       []byte                 `protobuf:"bytes,2,opt,name=next_key,json=nextKey,proto3" json:"next_key,omitempty"`
+	Generation    int64                  `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Succession) Reset() {
+	*x = Succession{}
+	mi := &file_loopback_v1_link_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Succession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Succession) ProtoMessage() {}
+
+func (x *Succession) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Succession.ProtoReflect.Descriptor instead.
+func (*Succession) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Succession) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Succession) GetNextKey() []byte {
+	if x != nil {
+		return x.NextKey
+	}
+	return nil
+}
+
+func (x *Succession) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Succession) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
 }
 
 // A section as the agent holds it.
@@ -937,7 +1017,7 @@ type SectionHeld struct {
 
 func (x *SectionHeld) Reset() {
 	*x = SectionHeld{}
-	mi := &file_loopback_v1_link_proto_msgTypes[6]
+	mi := &file_loopback_v1_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1029,7 @@ func (x *SectionHeld) String() string {
 func (*SectionHeld) ProtoMessage() {}
 
 func (x *SectionHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[6]
+	mi := &file_loopback_v1_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1042,7 @@ func (x *SectionHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionHeld.ProtoReflect.Descriptor instead.
 func (*SectionHeld) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SectionHeld) GetName() string {
@@ -1024,7 +1104,7 @@ type SectionRevision struct {
 
 func (x *SectionRevision) Reset() {
 	*x = SectionRevision{}
-	mi := &file_loopback_v1_link_proto_msgTypes[7]
+	mi := &file_loopback_v1_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1116,7 @@ func (x *SectionRevision) String() string {
 func (*SectionRevision) ProtoMessage() {}
 
 func (x *SectionRevision) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[7]
+	mi := &file_loopback_v1_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1129,7 @@ func (x *SectionRevision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionRevision.ProtoReflect.Descriptor instead.
 func (*SectionRevision) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SectionRevision) GetEpoch() uint32 {
@@ -1087,7 +1167,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_loopback_v1_link_proto_msgTypes[8]
+	mi := &file_loopback_v1_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1179,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[8]
+	mi := &file_loopback_v1_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1192,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetHeartbeat() *durationpb.Duration {
@@ -1183,7 +1263,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_loopback_v1_link_proto_msgTypes[9]
+	mi := &file_loopback_v1_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1275,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[9]
+	mi := &file_loopback_v1_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1288,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetDetail() *ErrorDetail {
@@ -1243,7 +1323,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_loopback_v1_link_proto_msgTypes[10]
+	mi := &file_loopback_v1_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1335,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[10]
+	mi := &file_loopback_v1_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1348,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -1297,7 +1377,7 @@ type Pulse struct {
 
 func (x *Pulse) Reset() {
 	*x = Pulse{}
-	mi := &file_loopback_v1_link_proto_msgTypes[11]
+	mi := &file_loopback_v1_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1389,7 @@ func (x *Pulse) String() string {
 func (*Pulse) ProtoMessage() {}
 
 func (x *Pulse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[11]
+	mi := &file_loopback_v1_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1402,7 @@ func (x *Pulse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pulse.ProtoReflect.Descriptor instead.
 func (*Pulse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Pulse) GetSequence() uint64 {
@@ -1356,7 +1436,7 @@ type SectionReport struct {
 
 func (x *SectionReport) Reset() {
 	*x = SectionReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[12]
+	mi := &file_loopback_v1_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1448,7 @@ func (x *SectionReport) String() string {
 func (*SectionReport) ProtoMessage() {}
 
 func (x *SectionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[12]
+	mi := &file_loopback_v1_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1461,7 @@ func (x *SectionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionReport.ProtoReflect.Descriptor instead.
 func (*SectionReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SectionReport) GetSection() *SectionHeld {
@@ -1402,7 +1482,7 @@ type SectionRequest struct {
 
 func (x *SectionRequest) Reset() {
 	*x = SectionRequest{}
-	mi := &file_loopback_v1_link_proto_msgTypes[13]
+	mi := &file_loopback_v1_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1494,7 @@ func (x *SectionRequest) String() string {
 func (*SectionRequest) ProtoMessage() {}
 
 func (x *SectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[13]
+	mi := &file_loopback_v1_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1507,7 @@ func (x *SectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionRequest.ProtoReflect.Descriptor instead.
 func (*SectionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SectionRequest) GetName() string {
@@ -1456,7 +1536,7 @@ type SectionWhole struct {
 
 func (x *SectionWhole) Reset() {
 	*x = SectionWhole{}
-	mi := &file_loopback_v1_link_proto_msgTypes[14]
+	mi := &file_loopback_v1_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1548,7 @@ func (x *SectionWhole) String() string {
 func (*SectionWhole) ProtoMessage() {}
 
 func (x *SectionWhole) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[14]
+	mi := &file_loopback_v1_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1561,7 @@ func (x *SectionWhole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionWhole.ProtoReflect.Descriptor instead.
 func (*SectionWhole) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SectionWhole) GetName() string {
@@ -1530,7 +1610,7 @@ type SectionPart struct {
 
 func (x *SectionPart) Reset() {
 	*x = SectionPart{}
-	mi := &file_loopback_v1_link_proto_msgTypes[15]
+	mi := &file_loopback_v1_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1622,7 @@ func (x *SectionPart) String() string {
 func (*SectionPart) ProtoMessage() {}
 
 func (x *SectionPart) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[15]
+	mi := &file_loopback_v1_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1635,7 @@ func (x *SectionPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionPart.ProtoReflect.Descriptor instead.
 func (*SectionPart) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SectionPart) GetName() string {
@@ -1610,7 +1690,7 @@ type SectionItem struct {
 
 func (x *SectionItem) Reset() {
 	*x = SectionItem{}
-	mi := &file_loopback_v1_link_proto_msgTypes[16]
+	mi := &file_loopback_v1_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1702,7 @@ func (x *SectionItem) String() string {
 func (*SectionItem) ProtoMessage() {}
 
 func (x *SectionItem) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[16]
+	mi := &file_loopback_v1_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1715,7 @@ func (x *SectionItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionItem.ProtoReflect.Descriptor instead.
 func (*SectionItem) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SectionItem) GetKey() string {
@@ -1667,7 +1747,7 @@ type SectionDelta struct {
 
 func (x *SectionDelta) Reset() {
 	*x = SectionDelta{}
-	mi := &file_loopback_v1_link_proto_msgTypes[17]
+	mi := &file_loopback_v1_link_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1759,7 @@ func (x *SectionDelta) String() string {
 func (*SectionDelta) ProtoMessage() {}
 
 func (x *SectionDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[17]
+	mi := &file_loopback_v1_link_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1772,7 @@ func (x *SectionDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionDelta.ProtoReflect.Descriptor instead.
 func (*SectionDelta) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SectionDelta) GetName() string {
@@ -1754,7 +1834,7 @@ type SectionWanted struct {
 
 func (x *SectionWanted) Reset() {
 	*x = SectionWanted{}
-	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	mi := &file_loopback_v1_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1846,7 @@ func (x *SectionWanted) String() string {
 func (*SectionWanted) ProtoMessage() {}
 
 func (x *SectionWanted) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[18]
+	mi := &file_loopback_v1_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1859,7 @@ func (x *SectionWanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionWanted.ProtoReflect.Descriptor instead.
 func (*SectionWanted) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SectionWanted) GetName() string {
@@ -1801,7 +1881,7 @@ type InventoryReport struct {
 
 func (x *InventoryReport) Reset() {
 	*x = InventoryReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[19]
+	mi := &file_loopback_v1_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1893,7 @@ func (x *InventoryReport) String() string {
 func (*InventoryReport) ProtoMessage() {}
 
 func (x *InventoryReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[19]
+	mi := &file_loopback_v1_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1906,7 @@ func (x *InventoryReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryReport.ProtoReflect.Descriptor instead.
 func (*InventoryReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InventoryReport) GetInventory() *Inventory {
@@ -1860,7 +1940,7 @@ type HealthReport struct {
 
 func (x *HealthReport) Reset() {
 	*x = HealthReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[20]
+	mi := &file_loopback_v1_link_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1952,7 @@ func (x *HealthReport) String() string {
 func (*HealthReport) ProtoMessage() {}
 
 func (x *HealthReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[20]
+	mi := &file_loopback_v1_link_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +1965,7 @@ func (x *HealthReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthReport.ProtoReflect.Descriptor instead.
 func (*HealthReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HealthReport) GetModules() []*ModuleHealth {
@@ -1908,7 +1988,7 @@ type KeyOffer struct {
 
 func (x *KeyOffer) Reset() {
 	*x = KeyOffer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[21]
+	mi := &file_loopback_v1_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2000,7 @@ func (x *KeyOffer) String() string {
 func (*KeyOffer) ProtoMessage() {}
 
 func (x *KeyOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[21]
+	mi := &file_loopback_v1_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2013,7 @@ func (x *KeyOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyOffer.ProtoReflect.Descriptor instead.
 func (*KeyOffer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KeyOffer) GetPublicKey() []byte {
@@ -1968,7 +2048,7 @@ type KeyAccepted struct {
 
 func (x *KeyAccepted) Reset() {
 	*x = KeyAccepted{}
-	mi := &file_loopback_v1_link_proto_msgTypes[22]
+	mi := &file_loopback_v1_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2060,7 @@ func (x *KeyAccepted) String() string {
 func (*KeyAccepted) ProtoMessage() {}
 
 func (x *KeyAccepted) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[22]
+	mi := &file_loopback_v1_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2073,7 @@ func (x *KeyAccepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAccepted.ProtoReflect.Descriptor instead.
 func (*KeyAccepted) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{22}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeyAccepted) GetGeneration() int64 {
@@ -2020,7 +2100,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_loopback_v1_link_proto_msgTypes[23]
+	mi := &file_loopback_v1_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2112,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[23]
+	mi := &file_loopback_v1_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2125,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{23}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Goodbye) GetReason() string {
@@ -2068,7 +2148,7 @@ type LinkTrouble struct {
 
 func (x *LinkTrouble) Reset() {
 	*x = LinkTrouble{}
-	mi := &file_loopback_v1_link_proto_msgTypes[24]
+	mi := &file_loopback_v1_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2160,7 @@ func (x *LinkTrouble) String() string {
 func (*LinkTrouble) ProtoMessage() {}
 
 func (x *LinkTrouble) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[24]
+	mi := &file_loopback_v1_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2173,7 @@ func (x *LinkTrouble) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkTrouble.ProtoReflect.Descriptor instead.
 func (*LinkTrouble) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{24}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LinkTrouble) GetCode() string {
@@ -2135,7 +2215,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_loopback_v1_link_proto_msgTypes[25]
+	mi := &file_loopback_v1_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2227,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[25]
+	mi := &file_loopback_v1_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2240,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{25}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Standing) GetStanding() string {
@@ -2189,7 +2269,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_loopback_v1_link_proto_msgTypes[26]
+	mi := &file_loopback_v1_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2281,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[26]
+	mi := &file_loopback_v1_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2294,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{26}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Challenge) GetNonce() []byte {
@@ -2238,7 +2318,7 @@ type ChallengeAnswer struct {
 
 func (x *ChallengeAnswer) Reset() {
 	*x = ChallengeAnswer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[27]
+	mi := &file_loopback_v1_link_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2330,7 @@ func (x *ChallengeAnswer) String() string {
 func (*ChallengeAnswer) ProtoMessage() {}
 
 func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[27]
+	mi := &file_loopback_v1_link_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2343,7 @@ func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
 func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{27}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ChallengeAnswer) GetNonce() []byte {
@@ -2304,7 +2384,7 @@ type Rekey struct {
 
 func (x *Rekey) Reset() {
 	*x = Rekey{}
-	mi := &file_loopback_v1_link_proto_msgTypes[28]
+	mi := &file_loopback_v1_link_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2396,7 @@ func (x *Rekey) String() string {
 func (*Rekey) ProtoMessage() {}
 
 func (x *Rekey) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[28]
+	mi := &file_loopback_v1_link_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2409,7 @@ func (x *Rekey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rekey.ProtoReflect.Descriptor instead.
 func (*Rekey) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{28}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{29}
 }
 
 // Another machine goes on as the host, and this one is to be a host of its own: it makes a key for it, stores it and
@@ -2343,7 +2423,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_loopback_v1_link_proto_msgTypes[29]
+	mi := &file_loopback_v1_link_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2435,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[29]
+	mi := &file_loopback_v1_link_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2448,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{29}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Split) GetReason() string {
@@ -2393,7 +2473,7 @@ type SplitKey struct {
 
 func (x *SplitKey) Reset() {
 	*x = SplitKey{}
-	mi := &file_loopback_v1_link_proto_msgTypes[30]
+	mi := &file_loopback_v1_link_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2485,7 @@ func (x *SplitKey) String() string {
 func (*SplitKey) ProtoMessage() {}
 
 func (x *SplitKey) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[30]
+	mi := &file_loopback_v1_link_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2498,7 @@ func (x *SplitKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitKey.ProtoReflect.Descriptor instead.
 func (*SplitKey) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{30}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SplitKey) GetProof() *Proof {
@@ -2515,7 +2595,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\fworkspace_id\x18\x03 \x01(\tR\vworkspaceId\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\achannel\x18\x06 \x01(\tR\achannel\"\xc9\x03\n" +
+	"\achannel\x18\x06 \x01(\tR\achannel\"\x84\x04\n" +
 	"\x05Hello\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12(\n" +
 	"\x05proof\x18\x02 \x01(\v2\x12.loopback.v1.ProofR\x05proof\x12#\n" +
@@ -2530,9 +2610,19 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\ttransport\x18\t \x01(\tR\ttransport\x12%\n" +
 	"\x0ekeyset_version\x18\n" +
 	" \x01(\x04R\rkeysetVersion\x12-\n" +
-	"\x12answers_challenges\x18\v \x01(\bR\x11answersChallenges\x12\x1f\n" +
+	"\x12answers_challenges\x18\v \x01(\bR\x11answersChallenges\x129\n" +
+	"\vsuccessions\x18\f \x03(\v2\x17.loopback.v1.SuccessionR\vsuccessions\x12\x1f\n" +
 	"\vtakes_parts\x18\x10 \x01(\bR\n" +
-	"takesParts\"\xf6\x01\n" +
+	"takesParts\"\x84\x01\n" +
+	"\n" +
+	"Succession\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x19\n" +
+	"\bnext_key\x18\x02 \x01(\fR\anextKey\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x03R\n" +
+	"generation\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\xf6\x01\n" +
 	"\vSectionHeld\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\brevision\x18\x02 \x01(\v2\x1c.loopback.v1.SectionRevisionR\brevision\x12\x16\n" +
@@ -2656,7 +2746,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -2664,101 +2754,103 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*Enrol)(nil),                 // 3: loopback.v1.Enrol
 	(*Enrolled)(nil),              // 4: loopback.v1.Enrolled
 	(*Hello)(nil),                 // 5: loopback.v1.Hello
-	(*SectionHeld)(nil),           // 6: loopback.v1.SectionHeld
-	(*SectionRevision)(nil),       // 7: loopback.v1.SectionRevision
-	(*Welcome)(nil),               // 8: loopback.v1.Welcome
-	(*Refusal)(nil),               // 9: loopback.v1.Refusal
-	(*Heartbeat)(nil),             // 10: loopback.v1.Heartbeat
-	(*Pulse)(nil),                 // 11: loopback.v1.Pulse
-	(*SectionReport)(nil),         // 12: loopback.v1.SectionReport
-	(*SectionRequest)(nil),        // 13: loopback.v1.SectionRequest
-	(*SectionWhole)(nil),          // 14: loopback.v1.SectionWhole
-	(*SectionPart)(nil),           // 15: loopback.v1.SectionPart
-	(*SectionItem)(nil),           // 16: loopback.v1.SectionItem
-	(*SectionDelta)(nil),          // 17: loopback.v1.SectionDelta
-	(*SectionWanted)(nil),         // 18: loopback.v1.SectionWanted
-	(*InventoryReport)(nil),       // 19: loopback.v1.InventoryReport
-	(*HealthReport)(nil),          // 20: loopback.v1.HealthReport
-	(*KeyOffer)(nil),              // 21: loopback.v1.KeyOffer
-	(*KeyAccepted)(nil),           // 22: loopback.v1.KeyAccepted
-	(*Goodbye)(nil),               // 23: loopback.v1.Goodbye
-	(*LinkTrouble)(nil),           // 24: loopback.v1.LinkTrouble
-	(*Standing)(nil),              // 25: loopback.v1.Standing
-	(*Challenge)(nil),             // 26: loopback.v1.Challenge
-	(*ChallengeAnswer)(nil),       // 27: loopback.v1.ChallengeAnswer
-	(*Rekey)(nil),                 // 28: loopback.v1.Rekey
-	(*Split)(nil),                 // 29: loopback.v1.Split
-	(*SplitKey)(nil),              // 30: loopback.v1.SplitKey
-	nil,                           // 31: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 32: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 33: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 36: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 37: loopback.v1.ModuleHealth
+	(*Succession)(nil),            // 6: loopback.v1.Succession
+	(*SectionHeld)(nil),           // 7: loopback.v1.SectionHeld
+	(*SectionRevision)(nil),       // 8: loopback.v1.SectionRevision
+	(*Welcome)(nil),               // 9: loopback.v1.Welcome
+	(*Refusal)(nil),               // 10: loopback.v1.Refusal
+	(*Heartbeat)(nil),             // 11: loopback.v1.Heartbeat
+	(*Pulse)(nil),                 // 12: loopback.v1.Pulse
+	(*SectionReport)(nil),         // 13: loopback.v1.SectionReport
+	(*SectionRequest)(nil),        // 14: loopback.v1.SectionRequest
+	(*SectionWhole)(nil),          // 15: loopback.v1.SectionWhole
+	(*SectionPart)(nil),           // 16: loopback.v1.SectionPart
+	(*SectionItem)(nil),           // 17: loopback.v1.SectionItem
+	(*SectionDelta)(nil),          // 18: loopback.v1.SectionDelta
+	(*SectionWanted)(nil),         // 19: loopback.v1.SectionWanted
+	(*InventoryReport)(nil),       // 20: loopback.v1.InventoryReport
+	(*HealthReport)(nil),          // 21: loopback.v1.HealthReport
+	(*KeyOffer)(nil),              // 22: loopback.v1.KeyOffer
+	(*KeyAccepted)(nil),           // 23: loopback.v1.KeyAccepted
+	(*Goodbye)(nil),               // 24: loopback.v1.Goodbye
+	(*LinkTrouble)(nil),           // 25: loopback.v1.LinkTrouble
+	(*Standing)(nil),              // 26: loopback.v1.Standing
+	(*Challenge)(nil),             // 27: loopback.v1.Challenge
+	(*ChallengeAnswer)(nil),       // 28: loopback.v1.ChallengeAnswer
+	(*Rekey)(nil),                 // 29: loopback.v1.Rekey
+	(*Split)(nil),                 // 30: loopback.v1.Split
+	(*SplitKey)(nil),              // 31: loopback.v1.SplitKey
+	nil,                           // 32: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 33: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 34: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 37: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 38: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
 	5,  // 1: loopback.v1.AgentFrame.hello:type_name -> loopback.v1.Hello
-	10, // 2: loopback.v1.AgentFrame.heartbeat:type_name -> loopback.v1.Heartbeat
-	12, // 3: loopback.v1.AgentFrame.section_report:type_name -> loopback.v1.SectionReport
-	13, // 4: loopback.v1.AgentFrame.section_request:type_name -> loopback.v1.SectionRequest
-	19, // 5: loopback.v1.AgentFrame.inventory:type_name -> loopback.v1.InventoryReport
-	21, // 6: loopback.v1.AgentFrame.key_offer:type_name -> loopback.v1.KeyOffer
-	23, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
-	20, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
-	24, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
-	27, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
-	30, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
-	14, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
+	11, // 2: loopback.v1.AgentFrame.heartbeat:type_name -> loopback.v1.Heartbeat
+	13, // 3: loopback.v1.AgentFrame.section_report:type_name -> loopback.v1.SectionReport
+	14, // 4: loopback.v1.AgentFrame.section_request:type_name -> loopback.v1.SectionRequest
+	20, // 5: loopback.v1.AgentFrame.inventory:type_name -> loopback.v1.InventoryReport
+	22, // 6: loopback.v1.AgentFrame.key_offer:type_name -> loopback.v1.KeyOffer
+	24, // 7: loopback.v1.AgentFrame.goodbye:type_name -> loopback.v1.Goodbye
+	21, // 8: loopback.v1.AgentFrame.health:type_name -> loopback.v1.HealthReport
+	25, // 9: loopback.v1.AgentFrame.trouble:type_name -> loopback.v1.LinkTrouble
+	28, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
+	31, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
+	15, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
 	4,  // 13: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
-	8,  // 14: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
-	9,  // 15: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
-	11, // 16: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
-	14, // 17: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
-	17, // 18: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
-	22, // 19: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
-	25, // 20: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
-	26, // 21: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
-	28, // 22: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
-	29, // 23: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
-	18, // 24: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
-	15, // 25: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
+	9,  // 14: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
+	10, // 15: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
+	12, // 16: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
+	15, // 17: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
+	18, // 18: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
+	23, // 19: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
+	26, // 20: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
+	27, // 21: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
+	29, // 22: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
+	30, // 23: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
+	19, // 24: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
+	16, // 25: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
 	2,  // 26: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	32, // 27: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	33, // 28: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	31, // 29: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	33, // 27: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	34, // 28: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	32, // 29: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
 	2,  // 30: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	6,  // 31: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	34, // 32: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	7,  // 33: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	35, // 34: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	34, // 35: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	35, // 36: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	36, // 37: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	34, // 38: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	34, // 39: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	6,  // 40: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	7,  // 41: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	7,  // 42: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	16, // 43: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	7,  // 44: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
-	16, // 45: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
-	7,  // 46: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	7,  // 47: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	16, // 48: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	32, // 49: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	33, // 50: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	37, // 51: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	35, // 52: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	2,  // 53: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	32, // 54: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	33, // 55: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	7,  // 31: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	35, // 32: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	6,  // 33: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
+	8,  // 34: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	36, // 35: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	35, // 36: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	36, // 37: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	37, // 38: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	35, // 39: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	35, // 40: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	7,  // 41: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	8,  // 42: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	8,  // 43: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	17, // 44: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	8,  // 45: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	17, // 46: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	8,  // 47: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	8,  // 48: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	17, // 49: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	33, // 50: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	34, // 51: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	38, // 52: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	36, // 53: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 54: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	33, // 55: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	34, // 56: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -2804,7 +2896,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

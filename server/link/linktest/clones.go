@@ -2,7 +2,10 @@ package linktest
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/loopbackd/loopback/host"
@@ -76,6 +79,22 @@ func (f *Fleet) Adopt(_ context.Context, hostID string, held section.Section) er
 		return err
 	}
 	return f.WantOf(hostID, held)
+}
+
+// Succeeded takes up a key that followed from the current one.
+func (f *Fleet) Succeeded(_ context.Context, hostID string, from ed25519.PublicKey, keys []ed25519.PublicKey, generation int64) (*link.Known, error) {
+	if err := f.fail(nil); err != nil {
+		return nil, err
+	}
+	err := f.change(hostID, func(k *link.Known) error {
+		if !from.Equal(k.Key) {
+			return fmt.Errorf("the key is not the current one")
+		}
+		k.PastKeys = append(slices.Clone(k.PastKeys), sha256.Sum256(from))
+		k.Key, k.Generation = keys[len(keys)-1], generation
+		return nil
+	})
+	return f.Lookup(hostID), err
 }
 
 // Split makes a host of its own of a copy.

@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/link.proto.
  */
 export const file_loopback_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSL0BAoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAEjgKEGNoYWxsZW5nZV9hbnN3ZXIYCyABKAsyHC5sb29wYmFjay52MS5DaGFsbGVuZ2VBbnN3ZXJIABIqCglzcGxpdF9rZXkYDCABKAsyFS5sb29wYmFjay52MS5TcGxpdEtleUgAEjEKDHNlY3Rpb25faGVsZBgNIAEoCzIZLmxvb3BiYWNrLnYxLlNlY3Rpb25XaG9sZUgAQgYKBGJvZHki1QQKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASKwoJY2hhbGxlbmdlGAkgASgLMhYubG9vcGJhY2sudjEuQ2hhbGxlbmdlSAASIwoFcmVrZXkYCiABKAsyEi5sb29wYmFjay52MS5SZWtleUgAEiMKBXNwbGl0GAsgASgLMhIubG9vcGJhY2sudjEuU3BsaXRIABI0Cg5zZWN0aW9uX3dhbnRlZBgMIAEoCzIaLmxvb3BiYWNrLnYxLlNlY3Rpb25XYW50ZWRIABIwCgxzZWN0aW9uX3BhcnQYECABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uUGFydEgAQgYKBGJvZHkiLgoFUHJvb2YSEgoKcHVibGljX2tleRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwilAIKBUVucm9sEg0KBXRva2VuGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSEQoJaG9zdF9uYW1lGAMgASgJEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSKQoJaW52ZW50b3J5GAUgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYBiABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEi4KBmxhYmVscxgHIAMoCzIeLmxvb3BiYWNrLnYxLkVucm9sLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEidAoIRW5yb2xsZWQSDwoHaG9zdF9pZBgBIAEoCRIRCglob3N0X25hbWUYAiABKAkSFAoMd29ya3NwYWNlX2lkGAMgASgJEg0KBXN0YXRlGAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgdjaGFubmVsGAYgASgJIsACCgVIZWxsbxIPCgdob3N0X2lkGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIPCgdib290X2lkGAQgASgJEhIKCmNvbm5lY3Rpb24YBSABKAQSJgoEaGVsZBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25IZWxkEhgKEGludmVudG9yeV9kaWdlc3QYByABKAwSKQoGdXB0aW1lGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCXRyYW5zcG9ydBgJIAEoCRIWCg5rZXlzZXRfdmVyc2lvbhgKIAEoBBIaChJhbnN3ZXJzX2NoYWxsZW5nZXMYCyABKAgSEwoLdGFrZXNfcGFydHMYECABKAgiuwEKC1NlY3Rpb25IZWxkEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEg0KBXN0YXRlGAQgASgJEg8KB21lc3NhZ2UYBSABKAkSLgoKYXBwbGllZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGZnJvemVuGAcgASgIIjAKD1NlY3Rpb25SZXZpc2lvbhINCgVlcG9jaBgBIAEoDRIOCgZudW1iZXIYAiABKAQi4gEKB1dlbGNvbWUSLAoJaGVhcnRiZWF0GAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBmppdHRlchgCIAEoARIvCgtzZXJ2ZXJfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOc2VydmVyX3ZlcnNpb24YBCABKAkSEAoIc3RhbmRpbmcYBSABKAkSDgoGcmVhc29uGAYgASgJEhYKDndhbnRfaW52ZW50b3J5GAcgASgIEhYKDmtleV9nZW5lcmF0aW9uGAggASgDIlMKB1JlZnVzYWwSKAoGZGV0YWlsGAEgASgLMhgubG9vcGJhY2sudjEuRXJyb3JEZXRhaWwSDwoHbWVzc2FnZRgCIAEoCRINCgVmaW5hbBgDIAEoCCJICglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSKQoGdXB0aW1lGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIl8KBVB1bHNlEhAKCHNlcXVlbmNlGAEgASgEEiwKCWhlYXJ0YmVhdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg53YW50X2ludmVudG9yeRgDIAEoCCI6Cg1TZWN0aW9uUmVwb3J0EikKB3NlY3Rpb24YASABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSGVsZCJKCg5TZWN0aW9uUmVxdWVzdBIMCgRuYW1lGAEgASgJEioKBGhlbGQYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24ihQEKDFNlY3Rpb25XaG9sZRIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBInCgVpdGVtcxgEIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtIqEBCgtTZWN0aW9uUGFydBIMCgRuYW1lGAEgASgJEi4KCHJldmlzaW9uGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgDIAEoDBIMCgRwYXJ0GAQgASgNEg0KBXBhcnRzGAUgASgNEicKBWl0ZW1zGAYgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0iKQoLU2VjdGlvbkl0ZW0SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgMItQBCgxTZWN0aW9uRGVsdGESDAoEbmFtZRgBIAEoCRIqCgRiYXNlGAIgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEhMKC2Jhc2VfZGlnZXN0GAMgASgMEi4KCHJldmlzaW9uGAQgASgLMhwubG9vcGJhY2sudjEuU2VjdGlvblJldmlzaW9uEg4KBmRpZ2VzdBgFIAEoDBIlCgNwdXQYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbRIOCgZkZWxldGUYByADKAkiHQoNU2VjdGlvbldhbnRlZBIMCgRuYW1lGAEgASgJInMKD0ludmVudG9yeVJlcG9ydBIpCglpbnZlbnRvcnkYASABKAsyFi5sb29wYmFjay52MS5JbnZlbnRvcnkSJQoHY2VpbGluZxgCIAEoCzIULmxvb3BiYWNrLnYxLkNlaWxpbmcSDgoGZGlnZXN0GAMgASgMIjoKDEhlYWx0aFJlcG9ydBIqCgdtb2R1bGVzGAEgAygLMhkubG9vcGJhY2sudjEuTW9kdWxlSGVhbHRoIkUKCEtleU9mZmVyEhIKCnB1YmxpY19rZXkYASABKAwSEgoKZ2VuZXJhdGlvbhgCIAEoAxIRCglzaWduYXR1cmUYAyABKAwiNQoLS2V5QWNjZXB0ZWQSEgoKZ2VuZXJhdGlvbhgBIAEoAxISCgpwdWJsaWNfa2V5GAIgASgMIhkKB0dvb2RieWUSDgoGcmVhc29uGAEgASgJImYKC0xpbmtUcm91YmxlEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIYXR0ZW1wdHMYBCABKAMiLAoIU3RhbmRpbmcSEAoIc3RhbmRpbmcYASABKAkSDgoGcmVhc29uGAIgASgJIhoKCUNoYWxsZW5nZRINCgVub25jZRgBIAEoDCJaCg9DaGFsbGVuZ2VBbnN3ZXISDQoFbm9uY2UYASABKAwSEQoJc2lnbmF0dXJlGAIgASgMEhEKCWhvc3RfbmFtZRgDIAEoCRISCgptYWNoaW5lX2lkGAQgASgJIgcKBVJla2V5IhcKBVNwbGl0Eg4KBnJlYXNvbhgBIAEoCSKpAQoIU3BsaXRLZXkSIQoFcHJvb2YYASABKAsyEi5sb29wYmFjay52MS5Qcm9vZhIRCglob3N0X25hbWUYAiABKAkSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIpCglpbnZlbnRvcnkYBCABKAsyFi5sb29wYmFjay52MS5JbnZlbnRvcnkSJQoHY2VpbGluZxgFIAEoCzIULmxvb3BiYWNrLnYxLkNlaWxpbmdCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
+  fileDesc("ChZsb29wYmFjay92MS9saW5rLnByb3RvEgtsb29wYmFjay52MSL0BAoKQWdlbnRGcmFtZRIjCgVlbnJvbBgBIAEoCzISLmxvb3BiYWNrLnYxLkVucm9sSAASIwoFaGVsbG8YAiABKAsyEi5sb29wYmFjay52MS5IZWxsb0gAEisKCWhlYXJ0YmVhdBgDIAEoCzIWLmxvb3BiYWNrLnYxLkhlYXJ0YmVhdEgAEjQKDnNlY3Rpb25fcmVwb3J0GAQgASgLMhoubG9vcGJhY2sudjEuU2VjdGlvblJlcG9ydEgAEjYKD3NlY3Rpb25fcmVxdWVzdBgFIAEoCzIbLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXF1ZXN0SAASMQoJaW52ZW50b3J5GAYgASgLMhwubG9vcGJhY2sudjEuSW52ZW50b3J5UmVwb3J0SAASKgoJa2V5X29mZmVyGAcgASgLMhUubG9vcGJhY2sudjEuS2V5T2ZmZXJIABInCgdnb29kYnllGAggASgLMhQubG9vcGJhY2sudjEuR29vZGJ5ZUgAEisKBmhlYWx0aBgJIAEoCzIZLmxvb3BiYWNrLnYxLkhlYWx0aFJlcG9ydEgAEisKB3Ryb3VibGUYCiABKAsyGC5sb29wYmFjay52MS5MaW5rVHJvdWJsZUgAEjgKEGNoYWxsZW5nZV9hbnN3ZXIYCyABKAsyHC5sb29wYmFjay52MS5DaGFsbGVuZ2VBbnN3ZXJIABIqCglzcGxpdF9rZXkYDCABKAsyFS5sb29wYmFjay52MS5TcGxpdEtleUgAEjEKDHNlY3Rpb25faGVsZBgNIAEoCzIZLmxvb3BiYWNrLnYxLlNlY3Rpb25XaG9sZUgAQgYKBGJvZHki1QQKC1NlcnZlckZyYW1lEikKCGVucm9sbGVkGAEgASgLMhUubG9vcGJhY2sudjEuRW5yb2xsZWRIABInCgd3ZWxjb21lGAIgASgLMhQubG9vcGJhY2sudjEuV2VsY29tZUgAEicKB3JlZnVzYWwYAyABKAsyFC5sb29wYmFjay52MS5SZWZ1c2FsSAASIwoFcHVsc2UYBCABKAsyEi5sb29wYmFjay52MS5QdWxzZUgAEiwKB3NlY3Rpb24YBSABKAsyGS5sb29wYmFjay52MS5TZWN0aW9uV2hvbGVIABIyCg1zZWN0aW9uX2RlbHRhGAYgASgLMhkubG9vcGJhY2sudjEuU2VjdGlvbkRlbHRhSAASMAoMa2V5X2FjY2VwdGVkGAcgASgLMhgubG9vcGJhY2sudjEuS2V5QWNjZXB0ZWRIABIpCghzdGFuZGluZxgIIAEoCzIVLmxvb3BiYWNrLnYxLlN0YW5kaW5nSAASKwoJY2hhbGxlbmdlGAkgASgLMhYubG9vcGJhY2sudjEuQ2hhbGxlbmdlSAASIwoFcmVrZXkYCiABKAsyEi5sb29wYmFjay52MS5SZWtleUgAEiMKBXNwbGl0GAsgASgLMhIubG9vcGJhY2sudjEuU3BsaXRIABI0Cg5zZWN0aW9uX3dhbnRlZBgMIAEoCzIaLmxvb3BiYWNrLnYxLlNlY3Rpb25XYW50ZWRIABIwCgxzZWN0aW9uX3BhcnQYECABKAsyGC5sb29wYmFjay52MS5TZWN0aW9uUGFydEgAQgYKBGJvZHkiLgoFUHJvb2YSEgoKcHVibGljX2tleRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwilAIKBUVucm9sEg0KBXRva2VuGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSEQoJaG9zdF9uYW1lGAMgASgJEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSKQoJaW52ZW50b3J5GAUgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYBiABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEi4KBmxhYmVscxgHIAMoCzIeLmxvb3BiYWNrLnYxLkVucm9sLkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEidAoIRW5yb2xsZWQSDwoHaG9zdF9pZBgBIAEoCRIRCglob3N0X25hbWUYAiABKAkSFAoMd29ya3NwYWNlX2lkGAMgASgJEg0KBXN0YXRlGAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgdjaGFubmVsGAYgASgJIu4CCgVIZWxsbxIPCgdob3N0X2lkGAEgASgJEiEKBXByb29mGAIgASgLMhIubG9vcGJhY2sudjEuUHJvb2YSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIPCgdib290X2lkGAQgASgJEhIKCmNvbm5lY3Rpb24YBSABKAQSJgoEaGVsZBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25IZWxkEhgKEGludmVudG9yeV9kaWdlc3QYByABKAwSKQoGdXB0aW1lGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhEKCXRyYW5zcG9ydBgJIAEoCRIWCg5rZXlzZXRfdmVyc2lvbhgKIAEoBBIaChJhbnN3ZXJzX2NoYWxsZW5nZXMYCyABKAgSLAoLc3VjY2Vzc2lvbnMYDCADKAsyFy5sb29wYmFjay52MS5TdWNjZXNzaW9uEhMKC3Rha2VzX3BhcnRzGBAgASgIIlkKClN1Y2Nlc3Npb24SEgoKcHVibGljX2tleRgBIAEoDBIQCghuZXh0X2tleRgCIAEoDBISCgpnZW5lcmF0aW9uGAMgASgDEhEKCXNpZ25hdHVyZRgEIAEoDCK7AQoLU2VjdGlvbkhlbGQSDAoEbmFtZRgBIAEoCRIuCghyZXZpc2lvbhgCIAEoCzIcLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXZpc2lvbhIOCgZkaWdlc3QYAyABKAwSDQoFc3RhdGUYBCABKAkSDwoHbWVzc2FnZRgFIAEoCRIuCgphcHBsaWVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZmcm96ZW4YByABKAgiMAoPU2VjdGlvblJldmlzaW9uEg0KBWVwb2NoGAEgASgNEg4KBm51bWJlchgCIAEoBCLiAQoHV2VsY29tZRIsCgloZWFydGJlYXQYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDgoGaml0dGVyGAIgASgBEi8KC3NlcnZlcl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5zZXJ2ZXJfdmVyc2lvbhgEIAEoCRIQCghzdGFuZGluZxgFIAEoCRIOCgZyZWFzb24YBiABKAkSFgoOd2FudF9pbnZlbnRvcnkYByABKAgSFgoOa2V5X2dlbmVyYXRpb24YCCABKAMiUwoHUmVmdXNhbBIoCgZkZXRhaWwYASABKAsyGC5sb29wYmFjay52MS5FcnJvckRldGFpbBIPCgdtZXNzYWdlGAIgASgJEg0KBWZpbmFsGAMgASgIIkgKCUhlYXJ0YmVhdBIQCghzZXF1ZW5jZRgBIAEoBBIpCgZ1cHRpbWUYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iXwoFUHVsc2USEAoIc2VxdWVuY2UYASABKAQSLAoJaGVhcnRiZWF0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhYKDndhbnRfaW52ZW50b3J5GAMgASgIIjoKDVNlY3Rpb25SZXBvcnQSKQoHc2VjdGlvbhgBIAEoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25IZWxkIkoKDlNlY3Rpb25SZXF1ZXN0EgwKBG5hbWUYASABKAkSKgoEaGVsZBgCIAEoCzIcLmxvb3BiYWNrLnYxLlNlY3Rpb25SZXZpc2lvbiKFAQoMU2VjdGlvbldob2xlEgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEicKBWl0ZW1zGAQgAygLMhgubG9vcGJhY2sudjEuU2VjdGlvbkl0ZW0ioQEKC1NlY3Rpb25QYXJ0EgwKBG5hbWUYASABKAkSLgoIcmV2aXNpb24YAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAMgASgMEgwKBHBhcnQYBCABKA0SDQoFcGFydHMYBSABKA0SJwoFaXRlbXMYBiADKAsyGC5sb29wYmFjay52MS5TZWN0aW9uSXRlbSIpCgtTZWN0aW9uSXRlbRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAwi1AEKDFNlY3Rpb25EZWx0YRIMCgRuYW1lGAEgASgJEioKBGJhc2UYAiABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SEwoLYmFzZV9kaWdlc3QYAyABKAwSLgoIcmV2aXNpb24YBCABKAsyHC5sb29wYmFjay52MS5TZWN0aW9uUmV2aXNpb24SDgoGZGlnZXN0GAUgASgMEiUKA3B1dBgGIAMoCzIYLmxvb3BiYWNrLnYxLlNlY3Rpb25JdGVtEg4KBmRlbGV0ZRgHIAMoCSIdCg1TZWN0aW9uV2FudGVkEgwKBG5hbWUYASABKAkicwoPSW52ZW50b3J5UmVwb3J0EikKCWludmVudG9yeRgBIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAIgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZxIOCgZkaWdlc3QYAyABKAwiOgoMSGVhbHRoUmVwb3J0EioKB21vZHVsZXMYASADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgiRQoIS2V5T2ZmZXISEgoKcHVibGljX2tleRgBIAEoDBISCgpnZW5lcmF0aW9uGAIgASgDEhEKCXNpZ25hdHVyZRgDIAEoDCI1CgtLZXlBY2NlcHRlZBISCgpnZW5lcmF0aW9uGAEgASgDEhIKCnB1YmxpY19rZXkYAiABKAwiGQoHR29vZGJ5ZRIOCgZyZWFzb24YASABKAkiZgoLTGlua1Ryb3VibGUSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEiYKAmF0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghhdHRlbXB0cxgEIAEoAyIsCghTdGFuZGluZxIQCghzdGFuZGluZxgBIAEoCRIOCgZyZWFzb24YAiABKAkiGgoJQ2hhbGxlbmdlEg0KBW5vbmNlGAEgASgMIloKD0NoYWxsZW5nZUFuc3dlchINCgVub25jZRgBIAEoDBIRCglzaWduYXR1cmUYAiABKAwSEQoJaG9zdF9uYW1lGAMgASgJEhIKCm1hY2hpbmVfaWQYBCABKAkiBwoFUmVrZXkiFwoFU3BsaXQSDgoGcmVhc29uGAEgASgJIqkBCghTcGxpdEtleRIhCgVwcm9vZhgBIAEoCzISLmxvb3BiYWNrLnYxLlByb29mEhEKCWhvc3RfbmFtZRgCIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAMgASgJEikKCWludmVudG9yeRgEIAEoCzIWLmxvb3BiYWNrLnYxLkludmVudG9yeRIlCgdjZWlsaW5nGAUgASgLMhQubG9vcGJhY2sudjEuQ2VpbGluZ0I6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_host]);
 
 /**
  * AgentFrame is what an agent sends.
@@ -413,6 +413,14 @@ export type Hello = Message<"loopback.v1.Hello"> & {
   answersChallenges: boolean;
 
   /**
+   * How the key that proves this hello followed from earlier ones, oldest first. Sent where the control plane said that it
+   * does not know the key: it may have been restored from a backup older than the last rotation.
+   *
+   * @generated from field: repeated loopback.v1.Succession successions = 12;
+   */
+  successions: Succession[];
+
+  /**
    * The agent takes a section in parts. One that does not gets none that exceeds a frame.
    *
    * @generated from field: bool takes_parts = 16;
@@ -426,6 +434,41 @@ export type Hello = Message<"loopback.v1.Hello"> & {
  */
 export const HelloSchema: GenMessage<Hello> = /*@__PURE__*/
   messageDesc(file_loopback_v1_link, 5);
+
+/**
+ * One key's word that another followed it: Ed25519 by public_key over "loopback successor 1\0" ‖ host id ‖ 0 ‖ generation of
+ * the next key (big endian, 8 bytes) ‖ next key.
+ *
+ * @generated from message loopback.v1.Succession
+ */
+export type Succession = Message<"loopback.v1.Succession"> & {
+  /**
+   * @generated from field: bytes public_key = 1;
+   */
+  publicKey: Uint8Array;
+
+  /**
+   * @generated from field: bytes next_key = 2;
+   */
+  nextKey: Uint8Array;
+
+  /**
+   * @generated from field: int64 generation = 3;
+   */
+  generation: bigint;
+
+  /**
+   * @generated from field: bytes signature = 4;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message loopback.v1.Succession.
+ * Use `create(SuccessionSchema)` to create a new message.
+ */
+export const SuccessionSchema: GenMessage<Succession> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_link, 6);
 
 /**
  * A section as the agent holds it.
@@ -476,7 +519,7 @@ export type SectionHeld = Message<"loopback.v1.SectionHeld"> & {
  * Use `create(SectionHeldSchema)` to create a new message.
  */
 export const SectionHeldSchema: GenMessage<SectionHeld> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 6);
+  messageDesc(file_loopback_v1_link, 7);
 
 /**
  * @generated from message loopback.v1.SectionRevision
@@ -498,7 +541,7 @@ export type SectionRevision = Message<"loopback.v1.SectionRevision"> & {
  * Use `create(SectionRevisionSchema)` to create a new message.
  */
 export const SectionRevisionSchema: GenMessage<SectionRevision> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 7);
+  messageDesc(file_loopback_v1_link, 8);
 
 /**
  * Answer to Hello.
@@ -560,7 +603,7 @@ export type Welcome = Message<"loopback.v1.Welcome"> & {
  * Use `create(WelcomeSchema)` to create a new message.
  */
 export const WelcomeSchema: GenMessage<Welcome> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 8);
+  messageDesc(file_loopback_v1_link, 9);
 
 /**
  * The control plane will not go on. The agent closes, and comes back after retry_after; final means that it must not.
@@ -589,7 +632,7 @@ export type Refusal = Message<"loopback.v1.Refusal"> & {
  * Use `create(RefusalSchema)` to create a new message.
  */
 export const RefusalSchema: GenMessage<Refusal> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 9);
+  messageDesc(file_loopback_v1_link, 10);
 
 /**
  * A heartbeat holds only what changes all the time; everything else is reported when it changes.
@@ -613,7 +656,7 @@ export type Heartbeat = Message<"loopback.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 10);
+  messageDesc(file_loopback_v1_link, 11);
 
 /**
  * Answer to a heartbeat. Unset fields leave things as they are.
@@ -642,7 +685,7 @@ export type Pulse = Message<"loopback.v1.Pulse"> & {
  * Use `create(PulseSchema)` to create a new message.
  */
 export const PulseSchema: GenMessage<Pulse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 11);
+  messageDesc(file_loopback_v1_link, 12);
 
 /**
  * The outcome of applying a section.
@@ -661,7 +704,7 @@ export type SectionReport = Message<"loopback.v1.SectionReport"> & {
  * Use `create(SectionReportSchema)` to create a new message.
  */
 export const SectionReportSchema: GenMessage<SectionReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 12);
+  messageDesc(file_loopback_v1_link, 13);
 
 /**
  * Asks for a section whole, because a delta did not fit.
@@ -685,7 +728,7 @@ export type SectionRequest = Message<"loopback.v1.SectionRequest"> & {
  * Use `create(SectionRequestSchema)` to create a new message.
  */
 export const SectionRequestSchema: GenMessage<SectionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 13);
+  messageDesc(file_loopback_v1_link, 14);
 
 /**
  * @generated from message loopback.v1.SectionWhole
@@ -717,7 +760,7 @@ export type SectionWhole = Message<"loopback.v1.SectionWhole"> & {
  * Use `create(SectionWholeSchema)` to create a new message.
  */
 export const SectionWholeSchema: GenMessage<SectionWhole> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 14);
+  messageDesc(file_loopback_v1_link, 15);
 
 /**
  * A part of a section that does not fit into one frame. Parts come in order, each once, with no other section's between
@@ -766,7 +809,7 @@ export type SectionPart = Message<"loopback.v1.SectionPart"> & {
  * Use `create(SectionPartSchema)` to create a new message.
  */
 export const SectionPartSchema: GenMessage<SectionPart> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 15);
+  messageDesc(file_loopback_v1_link, 16);
 
 /**
  * @generated from message loopback.v1.SectionItem
@@ -788,7 +831,7 @@ export type SectionItem = Message<"loopback.v1.SectionItem"> & {
  * Use `create(SectionItemSchema)` to create a new message.
  */
 export const SectionItemSchema: GenMessage<SectionItem> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 16);
+  messageDesc(file_loopback_v1_link, 17);
 
 /**
  * @generated from message loopback.v1.SectionDelta
@@ -835,7 +878,7 @@ export type SectionDelta = Message<"loopback.v1.SectionDelta"> & {
  * Use `create(SectionDeltaSchema)` to create a new message.
  */
 export const SectionDeltaSchema: GenMessage<SectionDelta> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 17);
+  messageDesc(file_loopback_v1_link, 18);
 
 /**
  * Asks for a section as the host holds it: the host is ahead of the control plane, and an operator decided that it wins.
@@ -854,7 +897,7 @@ export type SectionWanted = Message<"loopback.v1.SectionWanted"> & {
  * Use `create(SectionWantedSchema)` to create a new message.
  */
 export const SectionWantedSchema: GenMessage<SectionWanted> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 18);
+  messageDesc(file_loopback_v1_link, 19);
 
 /**
  * Sent when it changed, or when asked for.
@@ -883,7 +926,7 @@ export type InventoryReport = Message<"loopback.v1.InventoryReport"> & {
  * Use `create(InventoryReportSchema)` to create a new message.
  */
 export const InventoryReportSchema: GenMessage<InventoryReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 19);
+  messageDesc(file_loopback_v1_link, 20);
 
 /**
  * Health of every module; sent when it changed.
@@ -902,7 +945,7 @@ export type HealthReport = Message<"loopback.v1.HealthReport"> & {
  * Use `create(HealthReportSchema)` to create a new message.
  */
 export const HealthReportSchema: GenMessage<HealthReport> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 20);
+  messageDesc(file_loopback_v1_link, 21);
 
 /**
  * The host's next identity key. It was stored before it is offered. The signature is by the next key, over
@@ -932,7 +975,7 @@ export type KeyOffer = Message<"loopback.v1.KeyOffer"> & {
  * Use `create(KeyOfferSchema)` to create a new message.
  */
 export const KeyOfferSchema: GenMessage<KeyOffer> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 21);
+  messageDesc(file_loopback_v1_link, 22);
 
 /**
  * The control plane takes current or next until next is first used.
@@ -956,7 +999,7 @@ export type KeyAccepted = Message<"loopback.v1.KeyAccepted"> & {
  * Use `create(KeyAcceptedSchema)` to create a new message.
  */
 export const KeyAcceptedSchema: GenMessage<KeyAccepted> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 22);
+  messageDesc(file_loopback_v1_link, 23);
 
 /**
  * The agent leaves on purpose: stopping, rebooting, uninstalled.
@@ -975,7 +1018,7 @@ export type Goodbye = Message<"loopback.v1.Goodbye"> & {
  * Use `create(GoodbyeSchema)` to create a new message.
  */
 export const GoodbyeSchema: GenMessage<Goodbye> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 23);
+  messageDesc(file_loopback_v1_link, 24);
 
 /**
  * What stood in the way of earlier attempts, in the codes of `loopback-agent doctor`; reported when there is a way again.
@@ -1009,7 +1052,7 @@ export type LinkTrouble = Message<"loopback.v1.LinkTrouble"> & {
  * Use `create(LinkTroubleSchema)` to create a new message.
  */
 export const LinkTroubleSchema: GenMessage<LinkTrouble> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 24);
+  messageDesc(file_loopback_v1_link, 25);
 
 /**
  * What became of the host while it was linked: quarantined, released, approved.
@@ -1033,7 +1076,7 @@ export type Standing = Message<"loopback.v1.Standing"> & {
  * Use `create(StandingSchema)` to create a new message.
  */
 export const StandingSchema: GenMessage<Standing> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 25);
+  messageDesc(file_loopback_v1_link, 26);
 
 /**
  * Two links speak for one host. Each is asked to prove that its agent is there now; an agent that the network or a power
@@ -1055,7 +1098,7 @@ export type Challenge = Message<"loopback.v1.Challenge"> & {
  * Use `create(ChallengeSchema)` to create a new message.
  */
 export const ChallengeSchema: GenMessage<Challenge> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 26);
+  messageDesc(file_loopback_v1_link, 27);
 
 /**
  * The signature is by the key that said hello on this link, over "loopback challenge 1\0" ‖ host id ‖ 0 ‖ boot id ‖ 0 ‖
@@ -1090,7 +1133,7 @@ export type ChallengeAnswer = Message<"loopback.v1.ChallengeAnswer"> & {
  * Use `create(ChallengeAnswerSchema)` to create a new message.
  */
 export const ChallengeAnswerSchema: GenMessage<ChallengeAnswer> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 27);
+  messageDesc(file_loopback_v1_link, 28);
 
 /**
  * Another machine holds a copy of this host's key, and an operator decided that this one goes on as the host: it makes a
@@ -1106,7 +1149,7 @@ export type Rekey = Message<"loopback.v1.Rekey"> & {
  * Use `create(RekeySchema)` to create a new message.
  */
 export const RekeySchema: GenMessage<Rekey> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 28);
+  messageDesc(file_loopback_v1_link, 29);
 
 /**
  * Another machine goes on as the host, and this one is to be a host of its own: it makes a key for it, stores it and
@@ -1126,7 +1169,7 @@ export type Split = Message<"loopback.v1.Split"> & {
  * Use `create(SplitSchema)` to create a new message.
  */
 export const SplitSchema: GenMessage<Split> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 29);
+  messageDesc(file_loopback_v1_link, 30);
 
 /**
  * @generated from message loopback.v1.SplitKey
@@ -1167,5 +1210,5 @@ export type SplitKey = Message<"loopback.v1.SplitKey"> & {
  * Use `create(SplitKeySchema)` to create a new message.
  */
 export const SplitKeySchema: GenMessage<SplitKey> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_link, 30);
+  messageDesc(file_loopback_v1_link, 31);
 
