@@ -41,14 +41,14 @@ func TestKeysFromBeforeOwnersKeepWhatTheyHeld(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Back to the schema that knew no owners.
+	// Back to the schema that knew no owners, and nothing of what came after it.
 	raw, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"DROP TABLE principals", "DROP TABLE groups", "DROP TABLE roles", "DROP TABLE bindings", "DROP INDEX api_keys_owner",
 		"ALTER TABLE api_keys DROP COLUMN owner_id",
-		"DROP TABLE replicas", "DROP TABLE keysets", "ALTER TABLE hosts DROP COLUMN link", // of the one after it
+		"DROP TABLE replicas", "DROP TABLE keysets", "ALTER TABLE hosts DROP COLUMN link", "ALTER TABLE hosts DROP COLUMN settling", // of those after it
 		"DELETE FROM schema_versions WHERE version_id >= 3"} {
 		if _, err := raw.Exec(text); err != nil {
 			t.Fatalf("%s: %v", text, err)
