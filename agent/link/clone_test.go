@@ -17,6 +17,7 @@ import (
 // tell sends a frame over the host's link.
 func (b *bench) tell(t *testing.T, f *pb.ServerFrame) {
 	t.Helper()
+	synctest.Wait() // the welcome comes first
 	raw, err := proto.Marshal(f)
 	if err != nil {
 		t.Fatal(err)

@@ -258,6 +258,7 @@ func TestANewAnchorIsFollowed(t *testing.T) {
 		b.run(t)
 		for _, version := range []uint64{2, 3} { // 2 names the new anchor, 3 is signed by it
 			b.Rekey(version, anchor)
+			synctest.Wait() // a link is cut, not half of one, after which the client would poll
 			b.Cut()
 			b.Wait(t, "link", b.id, func(h *controltest.Host) bool {
 				return h.Link != nil && h.Hellos[len(h.Hellos)-1].KeysetVersion == version
