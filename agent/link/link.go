@@ -39,9 +39,10 @@
 // decided, the kept machine replaces its key at once by one that no copy can hold; the other makes itself a key of its own,
 // stores it, and is enrolled with it as a new host.
 //
-// # Polling
+// # Better links
 //
-// A link polls where a WebSocket was refused, cut or swallowed. From time to time a WebSocket is tried beside it, up to the
+// A link to an endpoint that is not the first tries from time to time whether one before it can be reached, and goes back
+// there. A link polls where a WebSocket was refused, cut or swallowed. From time to time a WebSocket is tried beside it, up to the
 // control plane's proof of itself and no further; once one gets through, the link is made anew.
 //
 // What must survive is in package state, and is stored before it is acted on.
@@ -184,6 +185,7 @@ type Client struct {
 	identity state.Identity
 	trust    state.Trust
 	links    uint64               // number of the last one since boot
+	returns  int                  // to earlier endpoints, none of which gave a link that stood
 	notUntil map[string]time.Time // endpoints that named a time to return
 
 	mu     sync.Mutex
@@ -295,11 +297,14 @@ func (c *Client) refused(ctx context.Context) {
 // round tries each endpoint that may be asked now, until one has given a link and that has ended. It tells how long the
 // link stood.
 func (c *Client) round(ctx context.Context) (stood time.Duration, err error) {
-	for _, endpoint := range c.options.Config.Endpoints {
+	for i, endpoint := range c.options.Config.Endpoints {
 		if time.Now().Before(c.notUntil[endpoint]) {
 			continue
 		}
 		stood, err = c.attempt(ctx, endpoint)
+		if stood >= steady && i == 0 {
+			c.returns = 0
+		}
 		if ctx.Err() != nil {
 			return stood, ctx.Err()
 		}

@@ -292,12 +292,7 @@ func (s *session) carry(ctx context.Context) error {
 	defer beat.Stop()
 	rotate := time.NewTimer(s.untilRotation())
 	defer rotate.Stop()
-	var better chan struct{} // closed when a WebSocket gets through where one did not
-	if s.conn.Fallback() != nil {
-		better = make(chan struct{})
-		endpoint, trusted := s.Status().Endpoint, s.trust
-		s.beside.Go(func() { s.probe(ctx, endpoint, trusted, better) })
-	}
+	better := s.look(ctx)
 	for {
 		s.options.Promise(settings.MaxHeartbeat*2 + time.Minute)
 		select {
@@ -336,8 +331,11 @@ func (s *session) carry(ctx context.Context) error {
 			rotate.Reset(time.Hour) // an offer is repeated in the next link; here only if the standing kept it back
 		case <-s.rekey:
 			return errAnew
-		case <-better:
-			s.log.Info("a WebSocket gets through again; making the link anew")
+		case f := <-better:
+			s.log.Info("making the link anew", "because", f.why)
+			if f.earlier {
+				s.returns++ // until a link there has stood
+			}
 			return errAnew
 		case <-ctx.Done():
 			return ctx.Err()
