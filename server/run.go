@@ -87,6 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("dropping old changes", func(ctx context.Context) error { return feed.Prune(ctx, s.db, s.options.Clock, s.log) })
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
 	work("looking at vital signs", s.keepVitals)
+	work("keeping room for garbage", keepRoom)
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
 	if err := s.hear(); err != nil {
 		failed <- wrap("listening to replicas", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
 )
 
@@ -126,7 +127,27 @@ func (l *ledger) run(ctx context.Context) {
 			continue
 		}
 		wait = first
+		if len(batch) >= crowded && !l.full() {
+			select {
+			case <-ctx.Done():
+			case <-time.After(linger):
+			}
+		}
 	}
+}
+
+// Where many hosts come at once, each is about to say more: its presence is followed by its inventory and its sections.
+// Waiting for a moment makes one write of them. A host that comes alone is not kept waiting.
+const (
+	crowded = 16 // hosts in a batch
+	linger  = 200 * time.Millisecond
+)
+
+// full tells whether a whole batch waits.
+func (l *ledger) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.queue) >= l.batch
 }
 
 // store hands a batch over and returns what has to be tried again.
@@ -182,8 +203,13 @@ func (o *Observation) mergeOlder(old Observation) {
 	if o.Inventory == nil {
 		o.Inventory = old.Inventory
 	}
-	if o.Trouble == nil {
-		o.Trouble = old.Trouble
+	if o.Ongoing == nil {
+		o.Ongoing = old.Ongoing
+	}
+	for _, t := range old.Met {
+		if !slices.ContainsFunc(o.Met, func(n host.Trouble) bool { return n.Code == t.Code }) {
+			o.Met = append(o.Met, t)
+		}
 	}
 	for _, s := range old.Sections {
 		if !slices.ContainsFunc(o.Sections, func(n section.Status) bool { return n.Name == s.Name }) {
@@ -192,6 +218,19 @@ func (o *Observation) mergeOlder(old Observation) {
 	}
 	if old.At.After(o.At) {
 		o.At = old.At
+	}
+}
+
+// met notes a trouble in the place of an older one. One agent has few.
+func (o *Observation) met(t host.Trouble) {
+	for i := range o.Met {
+		if o.Met[i].Code == t.Code {
+			o.Met[i] = t
+			return
+		}
+	}
+	if len(o.Met) < host.MaxTroubles {
+		o.Met = append(o.Met, t)
 	}
 }
 
