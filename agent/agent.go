@@ -64,12 +64,18 @@ type Options struct {
 	Systemd  *systemd.Notifier // nil: nobody is told
 	Modules  []Module          // beside the agent's own
 
+	// Troubles is what stands in this host's way now, in the codes of the doctor; looked at every ten minutes. Nil: nothing.
+	Troubles func() []host.Trouble
+
 	Machine inventory.Source // the zero value is this machine
 	Dial    link.Dial        // nil: by package wire, as Config says
 }
 
-// inventoryEvery is how often the machine is looked at.
-const inventoryEvery = time.Minute
+// How often the machine is looked at, and how often for what stands in the agent's way: that writes to the disk.
+const (
+	inventoryEvery = time.Minute
+	troublesEvery  = 10 * inventoryEvery
+)
 
 // Agent is the supervisor. Make it with New, run it once with Run.
 type Agent struct {
@@ -187,8 +193,13 @@ func (a *Agent) watch(ctx context.Context) {
 	defer a.options.Systemd.Rest("watch")
 	ticks := time.NewTicker(inventoryEvery)
 	defer ticks.Stop()
+	var looked time.Time
 	for {
 		a.options.Systemd.Promise("watch", 3*inventoryEvery)
+		if a.options.Troubles != nil && time.Since(looked) >= troublesEvery {
+			looked = time.Now()
+			a.link.Troubled(a.options.Troubles())
+		}
 		select {
 		case <-ticks.C:
 		case <-ctx.Done():

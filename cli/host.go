@@ -166,6 +166,16 @@ func (a *app) showHost(h *pb.Host) error {
 		}
 		fields = append(fields, [2]string{"module " + m.Module, text})
 	}
+	for _, t := range h.Troubles {
+		text := "met " + stamp(t.At)
+		if t.Ongoing {
+			text = "since " + stamp(t.At)
+		}
+		if t.Attempts > 1 {
+			text += fmt.Sprintf(" (%d attempts)", t.Attempts)
+		}
+		fields = append(fields, [2]string{"trouble " + t.Code, strings.TrimSpace(text + " " + t.Message)})
+	}
 	return a.print(h, fields...)
 }
 

@@ -9,7 +9,7 @@
 //	enrolling    approved, has not yet applied its first configuration
 //	offline      the link is gone, and stayed away past the reconnect window
 //	updating     its agent is replacing itself; a lease, so this always ends
-//	degraded     linked, but a section failed or a module is unhealthy
+//	degraded     linked, but a section failed, a module is unhealthy, or something stands in the agent's way (Trouble)
 //	managed      linked, everything applied, everything healthy
 //
 // The state follows from Facts by Derive: the facts are what is stored and reported, the state is never set. It is
@@ -92,6 +92,7 @@ type Facts struct {
 	UpdatingUntil   time.Time
 	Sections        []section.Status
 	Modules         []Health
+	Troubles        []Trouble // what stands or stood in its way, as OngoingTroubles and MetTrouble keep them
 }
 
 // Derive is the state that follows from the facts at a time, and why.
@@ -127,6 +128,11 @@ func (f Facts) Derive(now time.Time) (State, string) {
 	for _, m := range f.Modules {
 		if !m.Healthy {
 			return Degraded, fmt.Sprintf("module %s is unhealthy: %s", m.Module, m.Message)
+		}
+	}
+	for _, t := range f.Troubles {
+		if t.Degrades() {
+			return Degraded, fmt.Sprintf("%s: %s", t.Code, t.Message)
 		}
 	}
 	return Managed, ""

@@ -7,8 +7,10 @@ import (
 
 	"github.com/loopbackd/loopback/agent"
 	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/doctor"
 	"github.com/loopbackd/loopback/agent/inventory"
 	"github.com/loopbackd/loopback/agent/systemd"
+	"github.com/loopbackd/loopback/host"
 )
 
 // runAgent is what the service does. It ends when ctx does.
@@ -28,6 +30,7 @@ func runAgent(ctx context.Context, env Environment, args []string) error {
 	a, err := agent.New(agent.Options{
 		Config: c, StateDir: p.state, Socket: p.socket, Version: env.Version, Level: level, Machine: machine,
 		Log: slog.New(logHandler(env.Stderr, level, env.Getenv("JOURNAL_STREAM") != "")), Systemd: systemd.FromEnvironment(env.Getenv),
+		Troubles: func() []host.Trouble { return doctor.Troubles(doctor.Options{ConfigPath: p.config, StateDir: p.state}) },
 	})
 	if err != nil {
 		return err

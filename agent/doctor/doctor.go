@@ -28,6 +28,7 @@ import (
 	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/agent/status"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/trust"
 )
 
@@ -68,10 +69,7 @@ func Run(ctx context.Context, o Options) []Check {
 		o.Timeout = 40 * time.Second
 	}
 	c, configured := checkConfig(o.ConfigPath)
-	out := []Check{configured}
-	out = append(out, checkState(o.StateDir)...)
-	out = append(out, checkDisk(o.StateDir))
-	out = append(out, checkMachine(o.Root)...)
+	out := append([]Check{configured}, checkHost(o)...)
 	if configured.Outcome == Failed {
 		out = append(out, Check{Name: "endpoints", Outcome: Skipped, Code: "skipped", Seen: "there is no usable configuration that names them"})
 	} else {
@@ -81,6 +79,26 @@ func Run(ctx context.Context, o Options) []Check {
 	}
 	// Last: what the agent has to say is of a moment ago, what was tried above is of now.
 	return append(out, checkAgent(ctx, o.Socket))
+}
+
+// checkHost looks at all but the configuration and the way to the control plane.
+func checkHost(o Options) []Check {
+	out := checkState(o.StateDir)
+	out = append(out, checkDisk(o.StateDir))
+	return append(out, checkMachine(o.Root)...)
+}
+
+// Troubles is what is wrong with this host itself, as an agent that has a way tells its control plane. Nobody is asked.
+func Troubles(o Options) []host.Trouble {
+	_, configured := checkConfig(o.ConfigPath)
+	now := time.Now()
+	var out []host.Trouble
+	for _, c := range append([]Check{configured}, checkHost(o)...) {
+		if c.Outcome == Failed || c.Outcome == Warning {
+			out = append(out, host.Trouble{Code: c.Code, Message: c.About + ": " + c.Seen, At: now})
+		}
+	}
+	return out
 }
 
 // Healthy tells whether nothing failed.
@@ -130,7 +148,21 @@ func checkConfig(path string) (config.Config, Check) {
 			Seen:   fmt.Sprintf("the mode is %04o: others than root may change what the control plane is allowed", info.Mode().Perm()),
 			Change: "chmod 600 " + path}
 	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o044 != 0 && withPassword(c.Proxy) {
+		return c, Check{Name: "config", About: path, Outcome: Failed, Code: "config_permission",
+			Seen:   fmt.Sprintf("the mode is %04o: others than root may read the proxy's password", info.Mode().Perm()),
+			Change: "chmod 600 " + path + ", and change the password"}
+	}
 	return c, fine("config", path, "%d endpoints; the ceiling allows %s", len(c.Endpoints), ceiling)
+}
+
+func withPassword(proxy string) bool {
+	u, err := url.Parse(proxy)
+	if err != nil {
+		return false
+	}
+	_, has := u.User.Password()
+	return has
 }
 
 // checkState looks at who may read the state, and at the identity.

@@ -53,8 +53,8 @@ func (o outbox) clear() {
 	}
 }
 
-// drain is everything that is to be said, as frames.
-func (o outbox) drain(h Host) []*pb.AgentFrame {
+// drain is everything that is to be said, as frames; ongoing is what goes with the health of the modules.
+func (o outbox) drain(h Host, ongoing func() []*pb.LinkTrouble) []*pb.AgentFrame {
 	o.mu.Lock()
 	reports, requests := maps.Clone(o.reports), maps.Clone(o.requests)
 	inventory, health := *o.wantInventory, *o.wantHealth
@@ -78,7 +78,7 @@ func (o outbox) drain(h Host) []*pb.AgentFrame {
 			Inventory: inventoryOut(i.Inventory), Ceiling: ceilingOut(i.Ceiling), Digest: i.Digest}}})
 	}
 	if health {
-		r := &pb.HealthReport{}
+		r := &pb.HealthReport{Troubles: ongoing()}
 		for _, m := range h.Health() {
 			r.Modules = append(r.Modules, &pb.ModuleHealth{Module: m.Module, Healthy: m.Healthy, Message: validText(m.Message)})
 		}

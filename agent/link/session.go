@@ -256,10 +256,7 @@ func (s *session) welcomed(ctx context.Context, w *pb.Welcome) error {
 		st.State, st.Transport, st.LastHeard, st.Server, st.Skew = Linked, s.conn.Transport(), now, w.ServerVersion, skew
 		st.Attempts = 0
 	})
-	if skew.Abs() > MaxSkew {
-		s.log.Warn("the clocks of this host and of the control plane differ", "by", fault.Roughly(skew))
-		s.troubles.note(ErrSkew.WithCause(fmt.Errorf("the control plane is ahead by %s", fault.Roughly(skew))), now)
-	}
+	s.flaws(skew, now)
 	s.log.Info("linked", "endpoint", s.Status().Endpoint, "transport", s.conn.Transport(), "standing", w.Standing, "server", w.ServerVersion)
 	s.stand(w.Standing, w.Reason)
 	for _, t := range s.troubles.drain() {
@@ -319,7 +316,7 @@ func (s *session) carry(ctx context.Context) error {
 			}
 			beat.Reset(s.pace())
 		case <-s.outbox.wake:
-			for _, f := range s.outbox.drain(s.options.Host) {
+			for _, f := range s.outbox.drain(s.options.Host, s.troubles.ongoing) {
 				if err := s.send(ctx, f); err != nil {
 					return err
 				}

@@ -8,6 +8,7 @@ import (
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/token"
 	"github.com/loopbackd/loopback/wire"
 )
@@ -61,11 +62,58 @@ func kindOf(code string, final bool) fault.Kind {
 // maxTroubles that are remembered, by code.
 const maxTroubles = 16
 
-// troubles remembers what stood in the way, until there is somebody to tell.
+// troubles remembers what stood in the way, until there is somebody to tell; and what stands in it now.
 type troubles struct {
 	mu    sync.Mutex
 	known []trouble // oldest first
+
+	ofHost []host.Trouble // as the agent found it
+	ofLink []host.Trouble // of the link that stands, or stood last
 }
+
+// Troubled tells what stands in this host's way now, beside what the link finds itself: all of it, every time. It may be
+// called at any time, from any goroutine.
+func (c *Client) Troubled(now []host.Trouble) {
+	t := &c.troubles
+	t.mu.Lock()
+	same := slices.EqualFunc(t.ofHost, now, func(a, b host.Trouble) bool { return a.Code == b.Code })
+	t.ofHost = slices.Clone(now)
+	t.mu.Unlock()
+	if !same {
+		c.outbox.health()
+	}
+}
+
+// flaws notes what is wrong with a link although it stands.
+func (s *session) flaws(skew time.Duration, now time.Time) {
+	var wrong []host.Trouble
+	if f := s.conn.Fallback(); f != nil {
+		wrong = append(wrong, host.Trouble{Code: fault.Of(f).Code, Message: fault.Of(f).Error(), At: now})
+	}
+	if by := fault.Roughly(skew); skew.Abs() > MaxSkew {
+		wrong = append(wrong, host.Trouble{Code: ErrSkew.Code, Message: fmt.Sprintf("%s by %s", ErrSkew.Message, fault.Roughly(skew.Abs())), At: now})
+		s.log.Warn("the clocks of this host and of the control plane differ", "by", by)
+		s.troubles.note(ErrSkew.WithCause(fmt.Errorf("the control plane is ahead by %s", by)), now)
+	}
+	s.troubles.mu.Lock()
+	s.troubles.ofLink = wrong
+	s.troubles.mu.Unlock()
+}
+
+// ongoing is all that stands in the way now.
+func (t *troubles) ongoing() (out []*pb.LinkTrouble) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, list := range [][]host.Trouble{t.ofHost, t.ofLink} {
+		for _, one := range list {
+			out = append(out, &pb.LinkTrouble{Code: one.Code, Message: validText(short(one.Message)), At: timestamp(one.At), Attempts: one.Attempts})
+		}
+	}
+	return out
+}
+
+// short bounds a message.
+func short(message string) string { return message[:min(len(message), 512)] }
 
 type trouble struct {
 	fault    *fault.Error
@@ -93,12 +141,8 @@ func (t *troubles) drain() []*pb.AgentFrame {
 	defer t.mu.Unlock()
 	var out []*pb.AgentFrame
 	for _, k := range t.known {
-		message := k.fault.Error()
-		if len(message) > 512 {
-			message = message[:512]
-		}
 		out = append(out, &pb.AgentFrame{Body: &pb.AgentFrame_Trouble{Trouble: &pb.LinkTrouble{
-			Code: k.fault.Code, Message: validText(message), At: timestamp(k.at), Attempts: k.attempts,
+			Code: k.fault.Code, Message: validText(short(k.fault.Error())), At: timestamp(k.at), Attempts: k.attempts,
 		}}})
 	}
 	t.known = nil

@@ -72,6 +72,9 @@ func brief(h host.Host) *host.Host {
 	for i := range h.Modules {
 		h.Modules[i].Module, h.Modules[i].Message = same(h.Modules[i].Module), same(h.Modules[i].Message)
 	}
+	for i := range h.Troubles {
+		h.Troubles[i].Code, h.Troubles[i].Message = same(h.Troubles[i].Code), same(h.Troubles[i].Message)
+	}
 	for i := range h.ForcedLabels {
 		h.ForcedLabels[i] = same(h.ForcedLabels[i])
 	}

@@ -31,7 +31,7 @@ func (o Observer) Observe(ctx context.Context, batch []link.Observation) error {
 	wanted := make([]map[string]section.Revision, len(batch))
 	for i, seen := range batch {
 		wanted[i] = d.Wanted(seen.HostID)
-		if t := seen.Trouble; t != nil {
+		for _, t := range seen.Met {
 			d.options.Logger.InfoContext(ctx, "an agent got through after trouble", "host", seen.HostID,
 				"code", t.Code, "message", t.Message, "attempts", t.Attempts, "at", t.At)
 		}
@@ -105,6 +105,18 @@ func take(h *host.Host, seen link.Observation) bool {
 	}
 	if m := seen.Modules; m != nil && !slices.Equal(*m, h.Modules) {
 		h.Modules, changed = slices.Clone(*m), true
+	}
+	if len(seen.Met) > 0 || seen.Ongoing != nil {
+		troubles := host.MetTrouble(h.Troubles, seen.Met...)
+		if seen.Ongoing != nil {
+			troubles = host.OngoingTroubles(troubles, *seen.Ongoing)
+		}
+		for i := range troubles {
+			troubles[i].At = troubles[i].At.UTC().Truncate(precision)
+		}
+		if !slices.Equal(troubles, h.Troubles) {
+			h.Troubles, changed = troubles, true
+		}
 	}
 	if v := seen.Inventory; v != nil && (!bytes.Equal(v.Digest, h.Inventory.Digest) || len(v.Digest) == 0) {
 		h.Inventory, h.Ceiling = v.Inventory, v.Ceiling

@@ -33,7 +33,7 @@ func (d *Directory) known(h *host.Host) *link.Known {
 		HostID: h.ID, WorkspaceID: h.Scope.Workspace, Lifecycle: h.Lifecycle, LifecycleReason: h.LifecycleReason,
 		Key: h.Key, NextKey: h.NextKey, Generation: h.Generation, Clones: h.Clones, Settling: h.Settling,
 		Online: h.Online, Link: h.Link, AgentVersion: h.AgentVersion, InventoryDigest: h.Inventory.Digest,
-		Sections: h.Sections, Modules: h.Modules,
+		Sections: h.Sections, Modules: h.Modules, Troubles: h.Troubles,
 	}
 	for _, past := range h.KeyHistory {
 		if len(past) == 32 {

@@ -2,6 +2,7 @@ package link
 
 import (
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
@@ -62,6 +63,18 @@ func ceilingIn(m *pb.Ceiling) host.Ceiling {
 		out.Modules = append(out.Modules, clip(name))
 	}
 	return out
+}
+
+// troubleIn reads a trouble. A code is one word: what is none has no code.
+func troubleIn(now time.Time, m *pb.LinkTrouble) host.Trouble {
+	t := host.Trouble{Code: m.GetCode(), Message: clipTo(m.GetMessage(), maxMessage), At: now, Attempts: max(m.GetAttempts(), 0)}
+	if len(t.Code) > 64 || strings.ContainsFunc(t.Code, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }) {
+		t.Code = ""
+	}
+	if at := m.GetAt(); at.IsValid() && at.AsTime().Before(now) {
+		t.At = at.AsTime() // a clock that is ahead is one of the troubles
+	}
+	return t
 }
 
 // statusIn reads a section's status; not ok where it cannot be one.

@@ -159,7 +159,7 @@ func replay(t *testing.T, said [][]byte) {
 	if s := b.fleet.Status(recordedHost, "settings"); s.State != section.Applied || s.Revision.Number != 1 {
 		t.Errorf("its report of a section was taken as %+v", s)
 	}
-	if tr := b.fleet.Trouble(recordedHost); tr == nil || tr.Code != "dns_failed" {
+	if tr := b.fleet.Troubles(recordedHost); len(tr) != 1 || tr[0].Code != "dns_failed" {
 		t.Errorf("its trouble was taken as %+v", tr)
 	}
 }

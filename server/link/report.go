@@ -122,6 +122,15 @@ func (p *peer) health(now time.Time, known *Known, m *pb.HealthReport) {
 	if !slices.Equal(modules, known.Modules) {
 		p.observe(now, func(o *Observation) { o.Modules = &modules })
 	}
+	var ongoing []host.Trouble
+	for _, t := range m.GetTroubles()[:min(len(m.GetTroubles()), host.MaxTroubles)] {
+		if t := troubleIn(now, t); t.Code != "" {
+			ongoing = append(ongoing, t)
+		}
+	}
+	if !host.SameOngoing(known.Troubles, ongoing) {
+		p.observe(now, func(o *Observation) { o.Ongoing = &ongoing })
+	}
 }
 
 // inventory takes the host's description of itself.
@@ -143,11 +152,9 @@ func (p *peer) inventory(now time.Time, known *Known, m *pb.InventoryReport) {
 
 // trouble takes what stood in the agent's way before.
 func (p *peer) trouble(now time.Time, m *pb.LinkTrouble) {
-	t := &Trouble{Code: clip(m.GetCode()), Message: clipTo(m.GetMessage(), maxMessage), At: now, Attempts: max(m.GetAttempts(), 0)}
-	if m.GetAt().IsValid() {
-		t.At = m.GetAt().AsTime()
+	if t := troubleIn(now, m); t.Code != "" {
+		p.observe(now, func(o *Observation) { o.met(t) })
 	}
-	p.observe(now, func(o *Observation) { o.Trouble = t })
 }
 
 // adopt takes over what the host holds of a section, where an operator decided that the host wins. It must be the very

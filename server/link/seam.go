@@ -40,6 +40,7 @@ type Known struct {
 	InventoryDigest []byte           // that came with the inventory held; empty: none is held
 	Sections        []section.Status // as last observed, by name
 	Modules         []host.Health    // as last observed
+	Troubles        []host.Trouble   // likewise
 }
 
 // Epoch is the current history of revisions. See package section.
@@ -114,7 +115,8 @@ type Observation struct {
 	Sections     []section.Status // those that changed, by name, each once
 	Modules      *[]host.Health   // all of them
 	Inventory    *Inventory
-	Trouble      *Trouble
+	Met          []host.Trouble  // troubles of earlier attempts, each code once
+	Ongoing      *[]host.Trouble // all that are there now
 }
 
 // Presence is a durable transition between here and away.
@@ -140,14 +142,6 @@ type Inventory struct {
 	Inventory host.Inventory
 	Ceiling   host.Ceiling
 	Digest    []byte
-}
-
-// Trouble is what stood in an agent's way before it got through.
-type Trouble struct {
-	Code     string // of `loopback-agent doctor`
-	Message  string
-	At       time.Time
-	Attempts int64
 }
 
 // Observer makes durable what hosts reported.

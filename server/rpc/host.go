@@ -174,6 +174,9 @@ func hostMessage(h host.Seen) *v1.Host {
 			return &v1.ModuleHealth{Module: m.Module, Healthy: m.Healthy, Message: m.Message}
 		}),
 		Sections: sectionMessages(h),
+		Troubles: each(h.Troubles, func(t noun.Trouble) *v1.HostTrouble {
+			return &v1.HostTrouble{Code: t.Code, Message: t.Message, At: timestamp(t.At), Attempts: t.Attempts, Ongoing: t.Ongoing}
+		}),
 	}
 	if h.Clones != nil {
 		out.Copies = each(h.Clones.Copies, func(c noun.Copy) *v1.HostCopy {

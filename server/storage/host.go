@@ -34,7 +34,8 @@ var hostsTable = newTable("hosts", func(h *host.Host) []column {
 		column{"agent_version", &h.AgentVersion}, column{"online_since", moment{&h.OnlineSince}},
 		column{"offline_since", moment{&h.OfflineSince}}, column{"last_seen", lastSeen{h}},
 		column{"inventory", document{&h.Inventory}}, column{"ceiling", document{&h.Ceiling}},
-		column{"provider", &h.Provider}, column{"address", &h.Address}, column{"link", document{&h.Link}})
+		column{"provider", &h.Provider}, column{"address", &h.Address}, column{"link", document{&h.Link}},
+		column{"troubles", document{&h.Troubles}})
 })
 
 // lastSeen is a column to sort by: hosts that are online come after all that are not.

@@ -56,7 +56,9 @@ type Host struct {
 	Address        string               `protobuf:"bytes,26,opt,name=address,proto3" json:"address,omitempty"`
 	Uptime         *durationpb.Duration `protobuf:"bytes,27,opt,name=uptime,proto3" json:"uptime,omitempty"`
 	// The machines that hold this host's identity key, where there are several.
-	Copies        []*HostCopy `protobuf:"bytes,28,rep,name=copies,proto3" json:"copies,omitempty"`
+	Copies []*HostCopy `protobuf:"bytes,28,rep,name=copies,proto3" json:"copies,omitempty"`
+	// What stands in the host's way now, then what did, the latest first; at most 16, each code once.
+	Troubles      []*HostTrouble `protobuf:"bytes,30,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,6 +289,13 @@ func (x *Host) GetCopies() []*HostCopy {
 	return nil
 }
 
+func (x *Host) GetTroubles() []*HostTrouble {
+	if x != nil {
+		return x.Troubles
+	}
+	return nil
+}
+
 // One machine of several that hold a host's identity key, in one boot. What it says of itself is a claim.
 type HostCopy struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -382,6 +391,87 @@ func (x *HostCopy) GetVerdict() string {
 	return ""
 }
 
+// What stands or stood in a host's way, in the codes of `loopback-agent doctor`. What to change:
+// docs/guides/troubleshooting.md.
+type HostTrouble struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Code    string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Ongoing: since when; else when it was last met.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// That failed because of it.
+	Attempts int64 `protobuf:"varint,4,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// It is there now.
+	Ongoing       bool `protobuf:"varint,5,opt,name=ongoing,proto3" json:"ongoing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostTrouble) Reset() {
+	*x = HostTrouble{}
+	mi := &file_loopback_v1_host_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostTrouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostTrouble) ProtoMessage() {}
+
+func (x *HostTrouble) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostTrouble.ProtoReflect.Descriptor instead.
+func (*HostTrouble) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HostTrouble) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *HostTrouble) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *HostTrouble) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *HostTrouble) GetAttempts() int64 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *HostTrouble) GetOngoing() bool {
+	if x != nil {
+		return x.Ongoing
+	}
+	return false
+}
+
 // How far the host has come with a section of its configuration.
 type SectionStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -404,7 +494,7 @@ type SectionStatus struct {
 
 func (x *SectionStatus) Reset() {
 	*x = SectionStatus{}
-	mi := &file_loopback_v1_host_proto_msgTypes[2]
+	mi := &file_loopback_v1_host_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +506,7 @@ func (x *SectionStatus) String() string {
 func (*SectionStatus) ProtoMessage() {}
 
 func (x *SectionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[2]
+	mi := &file_loopback_v1_host_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +519,7 @@ func (x *SectionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionStatus.ProtoReflect.Descriptor instead.
 func (*SectionStatus) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SectionStatus) GetName() string {
@@ -499,7 +589,7 @@ type ModuleHealth struct {
 
 func (x *ModuleHealth) Reset() {
 	*x = ModuleHealth{}
-	mi := &file_loopback_v1_host_proto_msgTypes[3]
+	mi := &file_loopback_v1_host_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +601,7 @@ func (x *ModuleHealth) String() string {
 func (*ModuleHealth) ProtoMessage() {}
 
 func (x *ModuleHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[3]
+	mi := &file_loopback_v1_host_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +614,7 @@ func (x *ModuleHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModuleHealth.ProtoReflect.Descriptor instead.
 func (*ModuleHealth) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ModuleHealth) GetModule() string {
@@ -572,7 +662,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_loopback_v1_host_proto_msgTypes[4]
+	mi := &file_loopback_v1_host_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +674,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[4]
+	mi := &file_loopback_v1_host_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +687,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Inventory) GetHostName() string {
@@ -717,7 +807,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_loopback_v1_host_proto_msgTypes[5]
+	mi := &file_loopback_v1_host_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +819,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[5]
+	mi := &file_loopback_v1_host_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +832,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Disk) GetMount() string {
@@ -784,7 +874,7 @@ type InterfaceAddress struct {
 
 func (x *InterfaceAddress) Reset() {
 	*x = InterfaceAddress{}
-	mi := &file_loopback_v1_host_proto_msgTypes[6]
+	mi := &file_loopback_v1_host_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +886,7 @@ func (x *InterfaceAddress) String() string {
 func (*InterfaceAddress) ProtoMessage() {}
 
 func (x *InterfaceAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[6]
+	mi := &file_loopback_v1_host_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +899,7 @@ func (x *InterfaceAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceAddress.ProtoReflect.Descriptor instead.
 func (*InterfaceAddress) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *InterfaceAddress) GetInterface() string {
@@ -847,7 +937,7 @@ type Ceiling struct {
 
 func (x *Ceiling) Reset() {
 	*x = Ceiling{}
-	mi := &file_loopback_v1_host_proto_msgTypes[7]
+	mi := &file_loopback_v1_host_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +949,7 @@ func (x *Ceiling) String() string {
 func (*Ceiling) ProtoMessage() {}
 
 func (x *Ceiling) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[7]
+	mi := &file_loopback_v1_host_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +962,7 @@ func (x *Ceiling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ceiling.ProtoReflect.Descriptor instead.
 func (*Ceiling) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ceiling) GetExec() bool {
@@ -922,7 +1012,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[8]
+	mi := &file_loopback_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1024,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[8]
+	mi := &file_loopback_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1037,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetHostRequest) GetHost() string {
@@ -983,7 +1073,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[9]
+	mi := &file_loopback_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1085,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[9]
+	mi := &file_loopback_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1098,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListHostsRequest) GetWorkspace() string {
@@ -1065,7 +1155,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	mi := &file_loopback_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1167,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[10]
+	mi := &file_loopback_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1180,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListHostsResponse) GetItems() []*Host {
@@ -1126,7 +1216,7 @@ type CountHostsRequest struct {
 
 func (x *CountHostsRequest) Reset() {
 	*x = CountHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	mi := &file_loopback_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1228,7 @@ func (x *CountHostsRequest) String() string {
 func (*CountHostsRequest) ProtoMessage() {}
 
 func (x *CountHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[11]
+	mi := &file_loopback_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1241,7 @@ func (x *CountHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountHostsRequest.ProtoReflect.Descriptor instead.
 func (*CountHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CountHostsRequest) GetWorkspace() string {
@@ -1188,7 +1278,7 @@ type CountHostsResponse struct {
 
 func (x *CountHostsResponse) Reset() {
 	*x = CountHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[12]
+	mi := &file_loopback_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1290,7 @@ func (x *CountHostsResponse) String() string {
 func (*CountHostsResponse) ProtoMessage() {}
 
 func (x *CountHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[12]
+	mi := &file_loopback_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1303,7 @@ func (x *CountHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountHostsResponse.ProtoReflect.Descriptor instead.
 func (*CountHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CountHostsResponse) GetTotal() int64 {
@@ -1253,7 +1343,7 @@ type WatchHostsRequest struct {
 
 func (x *WatchHostsRequest) Reset() {
 	*x = WatchHostsRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[13]
+	mi := &file_loopback_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1355,7 @@ func (x *WatchHostsRequest) String() string {
 func (*WatchHostsRequest) ProtoMessage() {}
 
 func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[13]
+	mi := &file_loopback_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1368,7 @@ func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchHostsRequest) GetWorkspace() string {
@@ -1330,7 +1420,7 @@ type WatchHostsResponse struct {
 
 func (x *WatchHostsResponse) Reset() {
 	*x = WatchHostsResponse{}
-	mi := &file_loopback_v1_host_proto_msgTypes[14]
+	mi := &file_loopback_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1432,7 @@ func (x *WatchHostsResponse) String() string {
 func (*WatchHostsResponse) ProtoMessage() {}
 
 func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[14]
+	mi := &file_loopback_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1445,7 @@ func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchHostsResponse) GetEvent() isWatchHostsResponse_Event {
@@ -1431,7 +1521,7 @@ type HostChange struct {
 
 func (x *HostChange) Reset() {
 	*x = HostChange{}
-	mi := &file_loopback_v1_host_proto_msgTypes[15]
+	mi := &file_loopback_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1533,7 @@ func (x *HostChange) String() string {
 func (*HostChange) ProtoMessage() {}
 
 func (x *HostChange) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[15]
+	mi := &file_loopback_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1546,7 @@ func (x *HostChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostChange.ProtoReflect.Descriptor instead.
 func (*HostChange) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HostChange) GetHost() *Host {
@@ -1495,7 +1585,7 @@ type WatchSynced struct {
 
 func (x *WatchSynced) Reset() {
 	*x = WatchSynced{}
-	mi := &file_loopback_v1_host_proto_msgTypes[16]
+	mi := &file_loopback_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1597,7 @@ func (x *WatchSynced) String() string {
 func (*WatchSynced) ProtoMessage() {}
 
 func (x *WatchSynced) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[16]
+	mi := &file_loopback_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1610,7 @@ func (x *WatchSynced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSynced.ProtoReflect.Descriptor instead.
 func (*WatchSynced) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 type WatchReset struct {
@@ -1531,7 +1621,7 @@ type WatchReset struct {
 
 func (x *WatchReset) Reset() {
 	*x = WatchReset{}
-	mi := &file_loopback_v1_host_proto_msgTypes[17]
+	mi := &file_loopback_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1633,7 @@ func (x *WatchReset) String() string {
 func (*WatchReset) ProtoMessage() {}
 
 func (x *WatchReset) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[17]
+	mi := &file_loopback_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1646,7 @@ func (x *WatchReset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReset.ProtoReflect.Descriptor instead.
 func (*WatchReset) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 type LabelHostRequest struct {
@@ -1572,7 +1662,7 @@ type LabelHostRequest struct {
 
 func (x *LabelHostRequest) Reset() {
 	*x = LabelHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[18]
+	mi := &file_loopback_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1674,7 @@ func (x *LabelHostRequest) String() string {
 func (*LabelHostRequest) ProtoMessage() {}
 
 func (x *LabelHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[18]
+	mi := &file_loopback_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1687,7 @@ func (x *LabelHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelHostRequest.ProtoReflect.Descriptor instead.
 func (*LabelHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LabelHostRequest) GetHost() string {
@@ -1649,7 +1739,7 @@ type AddHostRequest struct {
 
 func (x *AddHostRequest) Reset() {
 	*x = AddHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[19]
+	mi := &file_loopback_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1751,7 @@ func (x *AddHostRequest) String() string {
 func (*AddHostRequest) ProtoMessage() {}
 
 func (x *AddHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[19]
+	mi := &file_loopback_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1764,7 @@ func (x *AddHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddHostRequest.ProtoReflect.Descriptor instead.
 func (*AddHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddHostRequest) GetWorkspace() string {
@@ -1724,7 +1814,7 @@ type MoveHostRequest struct {
 
 func (x *MoveHostRequest) Reset() {
 	*x = MoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[20]
+	mi := &file_loopback_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1826,7 @@ func (x *MoveHostRequest) String() string {
 func (*MoveHostRequest) ProtoMessage() {}
 
 func (x *MoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[20]
+	mi := &file_loopback_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1839,7 @@ func (x *MoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveHostRequest.ProtoReflect.Descriptor instead.
 func (*MoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MoveHostRequest) GetHost() string {
@@ -1790,7 +1880,7 @@ type ApproveHostRequest struct {
 
 func (x *ApproveHostRequest) Reset() {
 	*x = ApproveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[21]
+	mi := &file_loopback_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1892,7 @@ func (x *ApproveHostRequest) String() string {
 func (*ApproveHostRequest) ProtoMessage() {}
 
 func (x *ApproveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[21]
+	mi := &file_loopback_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +1905,7 @@ func (x *ApproveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveHostRequest.ProtoReflect.Descriptor instead.
 func (*ApproveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ApproveHostRequest) GetHost() string {
@@ -1844,7 +1934,7 @@ type QuarantineHostRequest struct {
 
 func (x *QuarantineHostRequest) Reset() {
 	*x = QuarantineHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[22]
+	mi := &file_loopback_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1946,7 @@ func (x *QuarantineHostRequest) String() string {
 func (*QuarantineHostRequest) ProtoMessage() {}
 
 func (x *QuarantineHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[22]
+	mi := &file_loopback_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1959,7 @@ func (x *QuarantineHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineHostRequest.ProtoReflect.Descriptor instead.
 func (*QuarantineHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *QuarantineHostRequest) GetHost() string {
@@ -1911,7 +2001,7 @@ type ReleaseHostRequest struct {
 
 func (x *ReleaseHostRequest) Reset() {
 	*x = ReleaseHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[23]
+	mi := &file_loopback_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2013,7 @@ func (x *ReleaseHostRequest) String() string {
 func (*ReleaseHostRequest) ProtoMessage() {}
 
 func (x *ReleaseHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[23]
+	mi := &file_loopback_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2026,7 @@ func (x *ReleaseHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHostRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseHostRequest) GetHost() string {
@@ -1973,7 +2063,7 @@ type SplitHostRequest struct {
 
 func (x *SplitHostRequest) Reset() {
 	*x = SplitHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[24]
+	mi := &file_loopback_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2075,7 @@ func (x *SplitHostRequest) String() string {
 func (*SplitHostRequest) ProtoMessage() {}
 
 func (x *SplitHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[24]
+	mi := &file_loopback_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2088,7 @@ func (x *SplitHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitHostRequest.ProtoReflect.Descriptor instead.
 func (*SplitHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SplitHostRequest) GetHost() string {
@@ -2044,7 +2134,7 @@ type DropHostCopyRequest struct {
 
 func (x *DropHostCopyRequest) Reset() {
 	*x = DropHostCopyRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[25]
+	mi := &file_loopback_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2146,7 @@ func (x *DropHostCopyRequest) String() string {
 func (*DropHostCopyRequest) ProtoMessage() {}
 
 func (x *DropHostCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[25]
+	mi := &file_loopback_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2159,7 @@ func (x *DropHostCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropHostCopyRequest.ProtoReflect.Descriptor instead.
 func (*DropHostCopyRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DropHostCopyRequest) GetHost() string {
@@ -2122,7 +2212,7 @@ type SettleHostRequest struct {
 
 func (x *SettleHostRequest) Reset() {
 	*x = SettleHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[26]
+	mi := &file_loopback_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2224,7 @@ func (x *SettleHostRequest) String() string {
 func (*SettleHostRequest) ProtoMessage() {}
 
 func (x *SettleHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[26]
+	mi := &file_loopback_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2237,7 @@ func (x *SettleHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleHostRequest.ProtoReflect.Descriptor instead.
 func (*SettleHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SettleHostRequest) GetHost() string {
@@ -2197,7 +2287,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[27]
+	mi := &file_loopback_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2299,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[27]
+	mi := &file_loopback_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2312,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{27}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -2257,7 +2347,8 @@ var File_loopback_v1_host_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_host_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/host.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x1bloopback/v1/operation.proto\"\xd2\t\n" +
+	"\x16loopback/v1/host.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x1bloopback/v1/operation.proto\"\x88\n" +
+	"\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -2291,7 +2382,8 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\bprovider\x18\x19 \x01(\tR\bprovider\x12\x18\n" +
 	"\aaddress\x18\x1a \x01(\tR\aaddress\x121\n" +
 	"\x06uptime\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12-\n" +
-	"\x06copies\x18\x1c \x03(\v2\x15.loopback.v1.HostCopyR\x06copies\x1a9\n" +
+	"\x06copies\x18\x1c \x03(\v2\x15.loopback.v1.HostCopyR\x06copies\x124\n" +
+	"\btroubles\x18\x1e \x03(\v2\x18.loopback.v1.HostTroubleR\btroubles\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xed\x01\n" +
@@ -2303,7 +2395,13 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"machine_id\x18\x04 \x01(\tR\tmachineId\x12#\n" +
 	"\ragent_version\x18\x05 \x01(\tR\fagentVersion\x123\n" +
 	"\aseen_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06seenAt\x12\x18\n" +
-	"\averdict\x18\a \x01(\tR\averdict\"\x8c\x02\n" +
+	"\averdict\x18\a \x01(\tR\averdict\"\x9d\x01\n" +
+	"\vHostTrouble\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
+	"\battempts\x18\x04 \x01(\x03R\battempts\x12\x18\n" +
+	"\aongoing\x18\x05 \x01(\bR\aongoing\"\x8c\x02\n" +
 	"\rSectionStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x1a\n" +
@@ -2500,110 +2598,113 @@ func file_loopback_v1_host_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_host_proto_rawDescData
 }
 
-var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_loopback_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                  // 0: loopback.v1.Host
 	(*HostCopy)(nil),              // 1: loopback.v1.HostCopy
-	(*SectionStatus)(nil),         // 2: loopback.v1.SectionStatus
-	(*ModuleHealth)(nil),          // 3: loopback.v1.ModuleHealth
-	(*Inventory)(nil),             // 4: loopback.v1.Inventory
-	(*Disk)(nil),                  // 5: loopback.v1.Disk
-	(*InterfaceAddress)(nil),      // 6: loopback.v1.InterfaceAddress
-	(*Ceiling)(nil),               // 7: loopback.v1.Ceiling
-	(*GetHostRequest)(nil),        // 8: loopback.v1.GetHostRequest
-	(*ListHostsRequest)(nil),      // 9: loopback.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),     // 10: loopback.v1.ListHostsResponse
-	(*CountHostsRequest)(nil),     // 11: loopback.v1.CountHostsRequest
-	(*CountHostsResponse)(nil),    // 12: loopback.v1.CountHostsResponse
-	(*WatchHostsRequest)(nil),     // 13: loopback.v1.WatchHostsRequest
-	(*WatchHostsResponse)(nil),    // 14: loopback.v1.WatchHostsResponse
-	(*HostChange)(nil),            // 15: loopback.v1.HostChange
-	(*WatchSynced)(nil),           // 16: loopback.v1.WatchSynced
-	(*WatchReset)(nil),            // 17: loopback.v1.WatchReset
-	(*LabelHostRequest)(nil),      // 18: loopback.v1.LabelHostRequest
-	(*AddHostRequest)(nil),        // 19: loopback.v1.AddHostRequest
-	(*MoveHostRequest)(nil),       // 20: loopback.v1.MoveHostRequest
-	(*ApproveHostRequest)(nil),    // 21: loopback.v1.ApproveHostRequest
-	(*QuarantineHostRequest)(nil), // 22: loopback.v1.QuarantineHostRequest
-	(*ReleaseHostRequest)(nil),    // 23: loopback.v1.ReleaseHostRequest
-	(*SplitHostRequest)(nil),      // 24: loopback.v1.SplitHostRequest
-	(*DropHostCopyRequest)(nil),   // 25: loopback.v1.DropHostCopyRequest
-	(*SettleHostRequest)(nil),     // 26: loopback.v1.SettleHostRequest
-	(*RemoveHostRequest)(nil),     // 27: loopback.v1.RemoveHostRequest
-	nil,                           // 28: loopback.v1.Host.LabelsEntry
-	nil,                           // 29: loopback.v1.CountHostsResponse.ByStateEntry
-	nil,                           // 30: loopback.v1.CountHostsResponse.ByVersionEntry
-	nil,                           // 31: loopback.v1.LabelHostRequest.SetEntry
-	nil,                           // 32: loopback.v1.AddHostRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 34: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
-	(*Page)(nil),                  // 36: loopback.v1.Page
-	(*Operation)(nil),             // 37: loopback.v1.Operation
+	(*HostTrouble)(nil),           // 2: loopback.v1.HostTrouble
+	(*SectionStatus)(nil),         // 3: loopback.v1.SectionStatus
+	(*ModuleHealth)(nil),          // 4: loopback.v1.ModuleHealth
+	(*Inventory)(nil),             // 5: loopback.v1.Inventory
+	(*Disk)(nil),                  // 6: loopback.v1.Disk
+	(*InterfaceAddress)(nil),      // 7: loopback.v1.InterfaceAddress
+	(*Ceiling)(nil),               // 8: loopback.v1.Ceiling
+	(*GetHostRequest)(nil),        // 9: loopback.v1.GetHostRequest
+	(*ListHostsRequest)(nil),      // 10: loopback.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),     // 11: loopback.v1.ListHostsResponse
+	(*CountHostsRequest)(nil),     // 12: loopback.v1.CountHostsRequest
+	(*CountHostsResponse)(nil),    // 13: loopback.v1.CountHostsResponse
+	(*WatchHostsRequest)(nil),     // 14: loopback.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),    // 15: loopback.v1.WatchHostsResponse
+	(*HostChange)(nil),            // 16: loopback.v1.HostChange
+	(*WatchSynced)(nil),           // 17: loopback.v1.WatchSynced
+	(*WatchReset)(nil),            // 18: loopback.v1.WatchReset
+	(*LabelHostRequest)(nil),      // 19: loopback.v1.LabelHostRequest
+	(*AddHostRequest)(nil),        // 20: loopback.v1.AddHostRequest
+	(*MoveHostRequest)(nil),       // 21: loopback.v1.MoveHostRequest
+	(*ApproveHostRequest)(nil),    // 22: loopback.v1.ApproveHostRequest
+	(*QuarantineHostRequest)(nil), // 23: loopback.v1.QuarantineHostRequest
+	(*ReleaseHostRequest)(nil),    // 24: loopback.v1.ReleaseHostRequest
+	(*SplitHostRequest)(nil),      // 25: loopback.v1.SplitHostRequest
+	(*DropHostCopyRequest)(nil),   // 26: loopback.v1.DropHostCopyRequest
+	(*SettleHostRequest)(nil),     // 27: loopback.v1.SettleHostRequest
+	(*RemoveHostRequest)(nil),     // 28: loopback.v1.RemoveHostRequest
+	nil,                           // 29: loopback.v1.Host.LabelsEntry
+	nil,                           // 30: loopback.v1.CountHostsResponse.ByStateEntry
+	nil,                           // 31: loopback.v1.CountHostsResponse.ByVersionEntry
+	nil,                           // 32: loopback.v1.LabelHostRequest.SetEntry
+	nil,                           // 33: loopback.v1.AddHostRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 35: loopback.v1.Scope
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*Page)(nil),                  // 37: loopback.v1.Page
+	(*Operation)(nil),             // 38: loopback.v1.Operation
 }
 var file_loopback_v1_host_proto_depIdxs = []int32{
-	28, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
-	33, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	33, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	34, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
-	33, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
-	33, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
-	33, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
-	35, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
-	2,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
-	3,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
-	4,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
-	7,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
-	35, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
+	29, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
+	34, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	34, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	35, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
+	34, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
+	34, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
+	34, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
+	36, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
+	3,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
+	4,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
+	5,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
+	8,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
+	36, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
 	1,  // 13: loopback.v1.Host.copies:type_name -> loopback.v1.HostCopy
-	33, // 14: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
-	33, // 15: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
-	5,  // 16: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
-	6,  // 17: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
-	36, // 18: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
-	0,  // 19: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
-	29, // 20: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
-	30, // 21: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
-	15, // 22: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
-	16, // 23: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
-	17, // 24: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
-	0,  // 25: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
-	33, // 26: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
-	31, // 27: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
-	32, // 28: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
-	8,  // 29: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
-	9,  // 30: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
-	11, // 31: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
-	13, // 32: loopback.v1.HostService.WatchHosts:input_type -> loopback.v1.WatchHostsRequest
-	18, // 33: loopback.v1.HostService.LabelHost:input_type -> loopback.v1.LabelHostRequest
-	19, // 34: loopback.v1.HostService.AddHost:input_type -> loopback.v1.AddHostRequest
-	20, // 35: loopback.v1.HostService.MoveHost:input_type -> loopback.v1.MoveHostRequest
-	21, // 36: loopback.v1.HostService.ApproveHost:input_type -> loopback.v1.ApproveHostRequest
-	22, // 37: loopback.v1.HostService.QuarantineHost:input_type -> loopback.v1.QuarantineHostRequest
-	23, // 38: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
-	24, // 39: loopback.v1.HostService.SplitHost:input_type -> loopback.v1.SplitHostRequest
-	25, // 40: loopback.v1.HostService.DropHostCopy:input_type -> loopback.v1.DropHostCopyRequest
-	26, // 41: loopback.v1.HostService.SettleHost:input_type -> loopback.v1.SettleHostRequest
-	27, // 42: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
-	0,  // 43: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
-	10, // 44: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
-	12, // 45: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
-	14, // 46: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
-	0,  // 47: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
-	0,  // 48: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
-	0,  // 49: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
-	0,  // 50: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
-	37, // 51: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
-	0,  // 52: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
-	0,  // 53: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
-	0,  // 54: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
-	0,  // 55: loopback.v1.HostService.SettleHost:output_type -> loopback.v1.Host
-	37, // 56: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
-	43, // [43:57] is the sub-list for method output_type
-	29, // [29:43] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	2,  // 14: loopback.v1.Host.troubles:type_name -> loopback.v1.HostTrouble
+	34, // 15: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
+	34, // 16: loopback.v1.HostTrouble.at:type_name -> google.protobuf.Timestamp
+	34, // 17: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
+	6,  // 18: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
+	7,  // 19: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
+	37, // 20: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
+	0,  // 21: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
+	30, // 22: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
+	31, // 23: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
+	16, // 24: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
+	17, // 25: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
+	18, // 26: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
+	0,  // 27: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
+	34, // 28: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
+	32, // 29: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
+	33, // 30: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
+	9,  // 31: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
+	10, // 32: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
+	12, // 33: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
+	14, // 34: loopback.v1.HostService.WatchHosts:input_type -> loopback.v1.WatchHostsRequest
+	19, // 35: loopback.v1.HostService.LabelHost:input_type -> loopback.v1.LabelHostRequest
+	20, // 36: loopback.v1.HostService.AddHost:input_type -> loopback.v1.AddHostRequest
+	21, // 37: loopback.v1.HostService.MoveHost:input_type -> loopback.v1.MoveHostRequest
+	22, // 38: loopback.v1.HostService.ApproveHost:input_type -> loopback.v1.ApproveHostRequest
+	23, // 39: loopback.v1.HostService.QuarantineHost:input_type -> loopback.v1.QuarantineHostRequest
+	24, // 40: loopback.v1.HostService.ReleaseHost:input_type -> loopback.v1.ReleaseHostRequest
+	25, // 41: loopback.v1.HostService.SplitHost:input_type -> loopback.v1.SplitHostRequest
+	26, // 42: loopback.v1.HostService.DropHostCopy:input_type -> loopback.v1.DropHostCopyRequest
+	27, // 43: loopback.v1.HostService.SettleHost:input_type -> loopback.v1.SettleHostRequest
+	28, // 44: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
+	0,  // 45: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
+	11, // 46: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
+	13, // 47: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
+	15, // 48: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
+	0,  // 49: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
+	0,  // 50: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
+	0,  // 51: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
+	0,  // 52: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
+	38, // 53: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
+	0,  // 54: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
+	0,  // 55: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
+	0,  // 56: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
+	0,  // 57: loopback.v1.HostService.SettleHost:output_type -> loopback.v1.Host
+	38, // 58: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
+	45, // [45:59] is the sub-list for method output_type
+	31, // [31:45] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_host_proto_init() }
@@ -2613,7 +2714,7 @@ func file_loopback_v1_host_proto_init() {
 	}
 	file_loopback_v1_common_proto_init()
 	file_loopback_v1_operation_proto_init()
-	file_loopback_v1_host_proto_msgTypes[14].OneofWrappers = []any{
+	file_loopback_v1_host_proto_msgTypes[15].OneofWrappers = []any{
 		(*WatchHostsResponse_Changed)(nil),
 		(*WatchHostsResponse_Synced)(nil),
 		(*WatchHostsResponse_Reset_)(nil),
@@ -2624,7 +2725,7 @@ func file_loopback_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_host_proto_rawDesc), len(file_loopback_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

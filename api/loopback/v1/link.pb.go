@@ -1930,10 +1930,12 @@ func (x *InventoryReport) GetDigest() []byte {
 	return nil
 }
 
-// Health of every module; sent when it changed.
+// Health of every module, and everything that stands in the host's way now; sent at a link's beginning and when it changed.
 type HealthReport struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Modules       []*ModuleHealth        `protobuf:"bytes,1,rep,name=modules,proto3" json:"modules,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Modules []*ModuleHealth        `protobuf:"bytes,1,rep,name=modules,proto3" json:"modules,omitempty"`
+	// In the codes of `loopback-agent doctor`.
+	Troubles      []*LinkTrouble `protobuf:"bytes,2,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1971,6 +1973,13 @@ func (*HealthReport) Descriptor() ([]byte, []int) {
 func (x *HealthReport) GetModules() []*ModuleHealth {
 	if x != nil {
 		return x.Modules
+	}
+	return nil
+}
+
+func (x *HealthReport) GetTroubles() []*LinkTrouble {
+	if x != nil {
+		return x.Troubles
 	}
 	return nil
 }
@@ -2690,9 +2699,10 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x0fInventoryReport\x124\n" +
 	"\tinventory\x18\x01 \x01(\v2\x16.loopback.v1.InventoryR\tinventory\x12.\n" +
 	"\aceiling\x18\x02 \x01(\v2\x14.loopback.v1.CeilingR\aceiling\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\"C\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"y\n" +
 	"\fHealthReport\x123\n" +
-	"\amodules\x18\x01 \x03(\v2\x19.loopback.v1.ModuleHealthR\amodules\"g\n" +
+	"\amodules\x18\x01 \x03(\v2\x19.loopback.v1.ModuleHealthR\amodules\x124\n" +
+	"\btroubles\x18\x02 \x03(\v2\x18.loopback.v1.LinkTroubleR\btroubles\"g\n" +
 	"\bKeyOffer\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x12\x1e\n" +
@@ -2842,15 +2852,16 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	33, // 50: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
 	34, // 51: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
 	38, // 52: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	36, // 53: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	2,  // 54: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	33, // 55: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	34, // 56: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	25, // 53: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
+	36, // 54: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 55: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	33, // 56: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	34, // 57: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }

@@ -49,10 +49,9 @@ type Fleet struct {
 }
 
 type record struct {
-	known   *link.Known
-	own     []*link.Compiled // instead of the shared ones
-	answer  link.Enrolled
-	trouble *link.Trouble
+	known  *link.Known
+	own    []*link.Compiled // instead of the shared ones
+	answer link.Enrolled
 }
 
 // Tell has hosts that are not what they were told to somebody; link.Hub has a method for that. Nil: to nobody.
@@ -213,8 +212,9 @@ func (f *Fleet) Observe(_ context.Context, batch []link.Observation) error {
 		if o.Inventory != nil {
 			k.InventoryDigest = o.Inventory.Digest
 		}
-		if o.Trouble != nil {
-			r.trouble = o.Trouble
+		k.Troubles = host.MetTrouble(k.Troubles, o.Met...)
+		if o.Ongoing != nil {
+			k.Troubles = host.OngoingTroubles(k.Troubles, *o.Ongoing)
 		}
 		if len(o.Sections) > 0 {
 			k.Sections = slices.Clone(k.Sections)
@@ -413,12 +413,10 @@ func (f *Fleet) Status(hostID, name string) section.Status {
 	return section.Status{}
 }
 
-// Trouble is what a host last reported to have stood in its way.
-func (f *Fleet) Trouble(hostID string) *link.Trouble {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if r := f.hosts[hostID]; r != nil {
-		return r.trouble
+// Troubles are what a host reported to stand, or to have stood, in its way.
+func (f *Fleet) Troubles(hostID string) []host.Trouble {
+	if k := f.Lookup(hostID); k != nil {
+		return k.Troubles
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/host.proto.
  */
 export const file_loopback_v1_host: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9ob3N0LnByb3RvEgtsb29wYmFjay52MSKsBwoESG9zdBIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi0KBmxhYmVscxgDIAMoCzIdLmxvb3BiYWNrLnYxLkhvc3QuTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSIQoFc2NvcGUYByABKAsyEi5sb29wYmFjay52MS5TY29wZRINCgVzdGF0ZRgIIAEoCRIOCgZyZWFzb24YCSABKAkSKQoFc2luY2UYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YCyABKAkSDwoHY2hhbm5lbBgMIAEoCRIwCgxsYXN0X3NlZW5fYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2Vucm9sbGVkX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1lbnJvbGxlZF9mcm9tGA8gASgJEhAKCHRva2VuX2lkGBAgASgJEhYKDmtleV9nZW5lcmF0aW9uGBEgASgDEhcKD2tleV9maW5nZXJwcmludBgSIAEoCRIVCg1mb3JjZWRfbGFiZWxzGBMgAygJEjAKDWVwaGVtZXJhbF90dGwYFCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoIc2VjdGlvbnMYFSADKAsyGi5sb29wYmFjay52MS5TZWN0aW9uU3RhdHVzEioKB21vZHVsZXMYFiADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgSKQoJaW52ZW50b3J5GBcgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYGCABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEhAKCHByb3ZpZGVyGBkgASgJEg8KB2FkZHJlc3MYGiABKAkSKQoGdXB0aW1lGBsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiUKBmNvcGllcxgcIAMoCzIVLmxvb3BiYWNrLnYxLkhvc3RDb3B5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiqAEKCEhvc3RDb3B5Eg8KB2Jvb3RfaWQYASABKAkSDwoHYWRkcmVzcxgCIAEoCRIRCglob3N0X25hbWUYAyABKAkSEgoKbWFjaGluZV9pZBgEIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAUgASgJEisKB3NlZW5fYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB3ZlcmRpY3QYByABKAkivQEKDVNlY3Rpb25TdGF0dXMSDAoEbmFtZRgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEAoIcmV2aXNpb24YAyABKAkSGAoQZGVzaXJlZF9yZXZpc2lvbhgEIAEoCRIuCgphcHBsaWVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAYgASgJEg4KBmZyb3plbhgHIAEoCBIRCglob3N0X3dpbnMYCCABKAgiQAoMTW9kdWxlSGVhbHRoEg4KBm1vZHVsZRgBIAEoCRIPCgdoZWFsdGh5GAIgASgIEg8KB21lc3NhZ2UYAyABKAki1AIKCUludmVudG9yeRIRCglob3N0X25hbWUYASABKAkSCgoCb3MYAiABKAkSEgoKb3NfdmVyc2lvbhgDIAEoCRIPCgdvc19uYW1lGAQgASgJEg4KBmtlcm5lbBgFIAEoCRIUCgxhcmNoaXRlY3R1cmUYBiABKAkSEQoJY3B1X21vZGVsGAcgASgJEgwKBGNwdXMYCCABKAUSFAoMbWVtb3J5X2J5dGVzGAkgASgDEiAKBWRpc2tzGAogAygLMhEubG9vcGJhY2sudjEuRGlzaxIwCglhZGRyZXNzZXMYCyADKAsyHS5sb29wYmFjay52MS5JbnRlcmZhY2VBZGRyZXNzEhYKDnZpcnR1YWxpc2F0aW9uGAwgASgJEg8KB2Jvb3RfaWQYDSABKAkSEgoKbWFjaGluZV9pZBgOIAEoCRIVCg1hZ2VudF92ZXJzaW9uGA8gASgJIk4KBERpc2sSDQoFbW91bnQYASABKAkSDgoGZGV2aWNlGAIgASgJEhMKC2ZpbGVfc3lzdGVtGAMgASgJEhIKCnNpemVfYnl0ZXMYBCABKAMiQgoQSW50ZXJmYWNlQWRkcmVzcxIRCglpbnRlcmZhY2UYASABKAkSCwoDbWFjGAIgASgJEg4KBnByZWZpeBgDIAEoCSJVCgdDZWlsaW5nEgwKBGV4ZWMYASABKAgSDQoFc2hlbGwYAiABKAgSDQoFZmlsZXMYAyABKAgSDQoFcG93ZXIYBCABKAgSDwoHbW9kdWxlcxgFIAMoCSIxCg5HZXRIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCSKJAQoQTGlzdEhvc3RzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSEAoIc2VsZWN0b3IYAiABKAkSDgoGc3RhdGVzGAMgAygJEhAKCG9yZGVyX2J5GAQgASgJEh8KBHBhZ2UYBSABKAsyES5sb29wYmFjay52MS5QYWdlEg0KBXF1ZXJ5GAYgASgJIl0KEUxpc3RIb3N0c1Jlc3BvbnNlEiAKBWl0ZW1zGAEgAygLMhEubG9vcGJhY2sudjEuSG9zdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSDQoFdG90YWwYAyABKAMiRwoRQ291bnRIb3N0c1JlcXVlc3QSEQoJd29ya3NwYWNlGAEgASgJEhAKCHNlbGVjdG9yGAIgASgJEg0KBXF1ZXJ5GAMgASgJIokCChJDb3VudEhvc3RzUmVzcG9uc2USDQoFdG90YWwYASABKAMSPgoIYnlfc3RhdGUYAiADKAsyLC5sb29wYmFjay52MS5Db3VudEhvc3RzUmVzcG9uc2UuQnlTdGF0ZUVudHJ5EkIKCmJ5X3ZlcnNpb24YAyADKAsyLi5sb29wYmFjay52MS5Db3VudEhvc3RzUmVzcG9uc2UuQnlWZXJzaW9uRW50cnkaLgoMQnlTdGF0ZUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEaMAoOQnlWZXJzaW9uRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASJsChFXYXRjaEhvc3RzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSEAoIc2VsZWN0b3IYAiABKAkSDQoFaG9zdHMYAyADKAkSFAoMY2hhbmdlc19vbmx5GAQgASgIEg0KBXF1ZXJ5GAUgASgJIp8BChJXYXRjaEhvc3RzUmVzcG9uc2USKgoHY2hhbmdlZBgBIAEoCzIXLmxvb3BiYWNrLnYxLkhvc3RDaGFuZ2VIABIqCgZzeW5jZWQYAiABKAsyGC5sb29wYmFjay52MS5XYXRjaFN5bmNlZEgAEigKBXJlc2V0GAMgASgLMhcubG9vcGJhY2sudjEuV2F0Y2hSZXNldEgAQgcKBWV2ZW50InsKCkhvc3RDaGFuZ2USHwoEaG9zdBgBIAEoCzIRLmxvb3BiYWNrLnYxLkhvc3QSFgoOcHJldmlvdXNfc3RhdGUYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGdvbmUYBCABKAgiDQoLV2F0Y2hTeW5jZWQiDAoKV2F0Y2hSZXNldCK2AQoQTGFiZWxIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIzCgNzZXQYAyADKAsyJi5sb29wYmFjay52MS5MYWJlbEhvc3RSZXF1ZXN0LlNldEVudHJ5Eg4KBnJlbW92ZRgEIAMoCRIQCghyZXZpc2lvbhgFIAEoAxoqCghTZXRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIrwBCg5BZGRIb3N0UmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSDAoEbmFtZRgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEhAKCHByb3ZpZGVyGAQgASgJEjcKBmxhYmVscxgFIAMoCzInLmxvb3BiYWNrLnYxLkFkZEhvc3RSZXF1ZXN0LkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiWAoPTW92ZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEhQKDHRvX3dvcmtzcGFjZRgDIAEoCRIOCgZyZWFzb24YBCABKAkiNQoSQXBwcm92ZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJIlwKFVF1YXJhbnRpbmVIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIOCgZyZWFzb24YAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCSJFChJSZWxlYXNlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDgoGcmVhc29uGAMgASgJIlEKEFNwbGl0SG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDAoEa2VlcBgDIAEoCRIOCgZyZWFzb24YBCABKAkiYgoTRHJvcEhvc3RDb3B5UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIMCgRjb3B5GAMgASgJEgwKBGtlZXAYBCABKAkSDgoGcmVhc29uGAUgASgJImUKEVNldHRsZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEg8KB3NlY3Rpb24YAyABKAkSDgoGd2lubmVyGAQgASgJEg4KBnJlYXNvbhgFIAEoCSJYChFSZW1vdmVIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIOCgZyZWFzb24YAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCTLECQoLSG9zdFNlcnZpY2USTAoHR2V0SG9zdBIbLmxvb3BiYWNrLnYxLkdldEhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIRkAIBirUYCmhvc3RzLnJlYWQSXQoJTGlzdEhvc3RzEh0ubG9vcGJhY2sudjEuTGlzdEhvc3RzUmVxdWVzdBoeLmxvb3BiYWNrLnYxLkxpc3RIb3N0c1Jlc3BvbnNlIhGQAgGKtRgKaG9zdHMucmVhZBJgCgpDb3VudEhvc3RzEh4ubG9vcGJhY2sudjEuQ291bnRIb3N0c1JlcXVlc3QaHy5sb29wYmFjay52MS5Db3VudEhvc3RzUmVzcG9uc2UiEZACAYq1GApob3N0cy5yZWFkEl8KCldhdGNoSG9zdHMSHi5sb29wYmFjay52MS5XYXRjaEhvc3RzUmVxdWVzdBofLmxvb3BiYWNrLnYxLldhdGNoSG9zdHNSZXNwb25zZSIOirUYCmhvc3RzLnJlYWQwARJOCglMYWJlbEhvc3QSHS5sb29wYmFjay52MS5MYWJlbEhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIPirUYC2hvc3RzLmxhYmVsEkgKB0FkZEhvc3QSGy5sb29wYmFjay52MS5BZGRIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiDYq1GAlob3N0cy5hZGQSSwoITW92ZUhvc3QSHC5sb29wYmFjay52MS5Nb3ZlSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig6KtRgKaG9zdHMubW92ZRJUCgtBcHByb3ZlSG9zdBIfLmxvb3BiYWNrLnYxLkFwcHJvdmVIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEYq1GA1ob3N0cy5hcHByb3ZlEmIKDlF1YXJhbnRpbmVIb3N0EiIubG9vcGJhY2sudjEuUXVhcmFudGluZUhvc3RSZXF1ZXN0GhYubG9vcGJhY2sudjEuT3BlcmF0aW9uIhSKtRgQaG9zdHMucXVhcmFudGluZRJUCgtSZWxlYXNlSG9zdBIfLmxvb3BiYWNrLnYxLlJlbGVhc2VIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEYq1GA1ob3N0cy5yZWxlYXNlEk4KCVNwbGl0SG9zdBIdLmxvb3BiYWNrLnYxLlNwbGl0SG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig+KtRgLaG9zdHMuc3BsaXQSUwoMRHJvcEhvc3RDb3B5EiAubG9vcGJhY2sudjEuRHJvcEhvc3RDb3B5UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiDoq1GApob3N0cy5kcm9wElEKClNldHRsZUhvc3QSHi5sb29wYmFjay52MS5TZXR0bGVIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEIq1GAxob3N0cy5zZXR0bGUSVgoKUmVtb3ZlSG9zdBIeLmxvb3BiYWNrLnYxLlJlbW92ZUhvc3RSZXF1ZXN0GhYubG9vcGJhY2sudjEuT3BlcmF0aW9uIhCKtRgMaG9zdHMucmVtb3ZlQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_operation]);
+  fileDesc("ChZsb29wYmFjay92MS9ob3N0LnByb3RvEgtsb29wYmFjay52MSLYBwoESG9zdBIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi0KBmxhYmVscxgDIAMoCzIdLmxvb3BiYWNrLnYxLkhvc3QuTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSIQoFc2NvcGUYByABKAsyEi5sb29wYmFjay52MS5TY29wZRINCgVzdGF0ZRgIIAEoCRIOCgZyZWFzb24YCSABKAkSKQoFc2luY2UYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YCyABKAkSDwoHY2hhbm5lbBgMIAEoCRIwCgxsYXN0X3NlZW5fYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2Vucm9sbGVkX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1lbnJvbGxlZF9mcm9tGA8gASgJEhAKCHRva2VuX2lkGBAgASgJEhYKDmtleV9nZW5lcmF0aW9uGBEgASgDEhcKD2tleV9maW5nZXJwcmludBgSIAEoCRIVCg1mb3JjZWRfbGFiZWxzGBMgAygJEjAKDWVwaGVtZXJhbF90dGwYFCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoIc2VjdGlvbnMYFSADKAsyGi5sb29wYmFjay52MS5TZWN0aW9uU3RhdHVzEioKB21vZHVsZXMYFiADKAsyGS5sb29wYmFjay52MS5Nb2R1bGVIZWFsdGgSKQoJaW52ZW50b3J5GBcgASgLMhYubG9vcGJhY2sudjEuSW52ZW50b3J5EiUKB2NlaWxpbmcYGCABKAsyFC5sb29wYmFjay52MS5DZWlsaW5nEhAKCHByb3ZpZGVyGBkgASgJEg8KB2FkZHJlc3MYGiABKAkSKQoGdXB0aW1lGBsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEiUKBmNvcGllcxgcIAMoCzIVLmxvb3BiYWNrLnYxLkhvc3RDb3B5EioKCHRyb3VibGVzGB4gAygLMhgubG9vcGJhY2sudjEuSG9zdFRyb3VibGUaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKoAQoISG9zdENvcHkSDwoHYm9vdF9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEhEKCWhvc3RfbmFtZRgDIAEoCRISCgptYWNoaW5lX2lkGAQgASgJEhUKDWFnZW50X3ZlcnNpb24YBSABKAkSKwoHc2Vlbl9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHdmVyZGljdBgHIAEoCSJ3CgtIb3N0VHJvdWJsZRIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGF0dGVtcHRzGAQgASgDEg8KB29uZ29pbmcYBSABKAgivQEKDVNlY3Rpb25TdGF0dXMSDAoEbmFtZRgBIAEoCRIOCgZzdGF0dXMYAiABKAkSEAoIcmV2aXNpb24YAyABKAkSGAoQZGVzaXJlZF9yZXZpc2lvbhgEIAEoCRIuCgphcHBsaWVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAYgASgJEg4KBmZyb3plbhgHIAEoCBIRCglob3N0X3dpbnMYCCABKAgiQAoMTW9kdWxlSGVhbHRoEg4KBm1vZHVsZRgBIAEoCRIPCgdoZWFsdGh5GAIgASgIEg8KB21lc3NhZ2UYAyABKAki1AIKCUludmVudG9yeRIRCglob3N0X25hbWUYASABKAkSCgoCb3MYAiABKAkSEgoKb3NfdmVyc2lvbhgDIAEoCRIPCgdvc19uYW1lGAQgASgJEg4KBmtlcm5lbBgFIAEoCRIUCgxhcmNoaXRlY3R1cmUYBiABKAkSEQoJY3B1X21vZGVsGAcgASgJEgwKBGNwdXMYCCABKAUSFAoMbWVtb3J5X2J5dGVzGAkgASgDEiAKBWRpc2tzGAogAygLMhEubG9vcGJhY2sudjEuRGlzaxIwCglhZGRyZXNzZXMYCyADKAsyHS5sb29wYmFjay52MS5JbnRlcmZhY2VBZGRyZXNzEhYKDnZpcnR1YWxpc2F0aW9uGAwgASgJEg8KB2Jvb3RfaWQYDSABKAkSEgoKbWFjaGluZV9pZBgOIAEoCRIVCg1hZ2VudF92ZXJzaW9uGA8gASgJIk4KBERpc2sSDQoFbW91bnQYASABKAkSDgoGZGV2aWNlGAIgASgJEhMKC2ZpbGVfc3lzdGVtGAMgASgJEhIKCnNpemVfYnl0ZXMYBCABKAMiQgoQSW50ZXJmYWNlQWRkcmVzcxIRCglpbnRlcmZhY2UYASABKAkSCwoDbWFjGAIgASgJEg4KBnByZWZpeBgDIAEoCSJVCgdDZWlsaW5nEgwKBGV4ZWMYASABKAgSDQoFc2hlbGwYAiABKAgSDQoFZmlsZXMYAyABKAgSDQoFcG93ZXIYBCABKAgSDwoHbW9kdWxlcxgFIAMoCSIxCg5HZXRIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCSKJAQoQTGlzdEhvc3RzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSEAoIc2VsZWN0b3IYAiABKAkSDgoGc3RhdGVzGAMgAygJEhAKCG9yZGVyX2J5GAQgASgJEh8KBHBhZ2UYBSABKAsyES5sb29wYmFjay52MS5QYWdlEg0KBXF1ZXJ5GAYgASgJIl0KEUxpc3RIb3N0c1Jlc3BvbnNlEiAKBWl0ZW1zGAEgAygLMhEubG9vcGJhY2sudjEuSG9zdBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSDQoFdG90YWwYAyABKAMiRwoRQ291bnRIb3N0c1JlcXVlc3QSEQoJd29ya3NwYWNlGAEgASgJEhAKCHNlbGVjdG9yGAIgASgJEg0KBXF1ZXJ5GAMgASgJIokCChJDb3VudEhvc3RzUmVzcG9uc2USDQoFdG90YWwYASABKAMSPgoIYnlfc3RhdGUYAiADKAsyLC5sb29wYmFjay52MS5Db3VudEhvc3RzUmVzcG9uc2UuQnlTdGF0ZUVudHJ5EkIKCmJ5X3ZlcnNpb24YAyADKAsyLi5sb29wYmFjay52MS5Db3VudEhvc3RzUmVzcG9uc2UuQnlWZXJzaW9uRW50cnkaLgoMQnlTdGF0ZUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEaMAoOQnlWZXJzaW9uRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASJsChFXYXRjaEhvc3RzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSEAoIc2VsZWN0b3IYAiABKAkSDQoFaG9zdHMYAyADKAkSFAoMY2hhbmdlc19vbmx5GAQgASgIEg0KBXF1ZXJ5GAUgASgJIp8BChJXYXRjaEhvc3RzUmVzcG9uc2USKgoHY2hhbmdlZBgBIAEoCzIXLmxvb3BiYWNrLnYxLkhvc3RDaGFuZ2VIABIqCgZzeW5jZWQYAiABKAsyGC5sb29wYmFjay52MS5XYXRjaFN5bmNlZEgAEigKBXJlc2V0GAMgASgLMhcubG9vcGJhY2sudjEuV2F0Y2hSZXNldEgAQgcKBWV2ZW50InsKCkhvc3RDaGFuZ2USHwoEaG9zdBgBIAEoCzIRLmxvb3BiYWNrLnYxLkhvc3QSFgoOcHJldmlvdXNfc3RhdGUYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGdvbmUYBCABKAgiDQoLV2F0Y2hTeW5jZWQiDAoKV2F0Y2hSZXNldCK2AQoQTGFiZWxIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIzCgNzZXQYAyADKAsyJi5sb29wYmFjay52MS5MYWJlbEhvc3RSZXF1ZXN0LlNldEVudHJ5Eg4KBnJlbW92ZRgEIAMoCRIQCghyZXZpc2lvbhgFIAEoAxoqCghTZXRFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIrwBCg5BZGRIb3N0UmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSDAoEbmFtZRgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEhAKCHByb3ZpZGVyGAQgASgJEjcKBmxhYmVscxgFIAMoCzInLmxvb3BiYWNrLnYxLkFkZEhvc3RSZXF1ZXN0LkxhYmVsc0VudHJ5Gi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiWAoPTW92ZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEhQKDHRvX3dvcmtzcGFjZRgDIAEoCRIOCgZyZWFzb24YBCABKAkiNQoSQXBwcm92ZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJIlwKFVF1YXJhbnRpbmVIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIOCgZyZWFzb24YAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCSJFChJSZWxlYXNlSG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDgoGcmVhc29uGAMgASgJIlEKEFNwbGl0SG9zdFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDAoEa2VlcBgDIAEoCRIOCgZyZWFzb24YBCABKAkiYgoTRHJvcEhvc3RDb3B5UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIMCgRjb3B5GAMgASgJEgwKBGtlZXAYBCABKAkSDgoGcmVhc29uGAUgASgJImUKEVNldHRsZUhvc3RSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEg8KB3NlY3Rpb24YAyABKAkSDgoGd2lubmVyGAQgASgJEg4KBnJlYXNvbhgFIAEoCSJYChFSZW1vdmVIb3N0UmVxdWVzdBIMCgRob3N0GAEgASgJEhEKCXdvcmtzcGFjZRgCIAEoCRIOCgZyZWFzb24YAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCTLECQoLSG9zdFNlcnZpY2USTAoHR2V0SG9zdBIbLmxvb3BiYWNrLnYxLkdldEhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIRkAIBirUYCmhvc3RzLnJlYWQSXQoJTGlzdEhvc3RzEh0ubG9vcGJhY2sudjEuTGlzdEhvc3RzUmVxdWVzdBoeLmxvb3BiYWNrLnYxLkxpc3RIb3N0c1Jlc3BvbnNlIhGQAgGKtRgKaG9zdHMucmVhZBJgCgpDb3VudEhvc3RzEh4ubG9vcGJhY2sudjEuQ291bnRIb3N0c1JlcXVlc3QaHy5sb29wYmFjay52MS5Db3VudEhvc3RzUmVzcG9uc2UiEZACAYq1GApob3N0cy5yZWFkEl8KCldhdGNoSG9zdHMSHi5sb29wYmFjay52MS5XYXRjaEhvc3RzUmVxdWVzdBofLmxvb3BiYWNrLnYxLldhdGNoSG9zdHNSZXNwb25zZSIOirUYCmhvc3RzLnJlYWQwARJOCglMYWJlbEhvc3QSHS5sb29wYmFjay52MS5MYWJlbEhvc3RSZXF1ZXN0GhEubG9vcGJhY2sudjEuSG9zdCIPirUYC2hvc3RzLmxhYmVsEkgKB0FkZEhvc3QSGy5sb29wYmFjay52MS5BZGRIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiDYq1GAlob3N0cy5hZGQSSwoITW92ZUhvc3QSHC5sb29wYmFjay52MS5Nb3ZlSG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig6KtRgKaG9zdHMubW92ZRJUCgtBcHByb3ZlSG9zdBIfLmxvb3BiYWNrLnYxLkFwcHJvdmVIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEYq1GA1ob3N0cy5hcHByb3ZlEmIKDlF1YXJhbnRpbmVIb3N0EiIubG9vcGJhY2sudjEuUXVhcmFudGluZUhvc3RSZXF1ZXN0GhYubG9vcGJhY2sudjEuT3BlcmF0aW9uIhSKtRgQaG9zdHMucXVhcmFudGluZRJUCgtSZWxlYXNlSG9zdBIfLmxvb3BiYWNrLnYxLlJlbGVhc2VIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEYq1GA1ob3N0cy5yZWxlYXNlEk4KCVNwbGl0SG9zdBIdLmxvb3BiYWNrLnYxLlNwbGl0SG9zdFJlcXVlc3QaES5sb29wYmFjay52MS5Ib3N0Ig+KtRgLaG9zdHMuc3BsaXQSUwoMRHJvcEhvc3RDb3B5EiAubG9vcGJhY2sudjEuRHJvcEhvc3RDb3B5UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiDoq1GApob3N0cy5kcm9wElEKClNldHRsZUhvc3QSHi5sb29wYmFjay52MS5TZXR0bGVIb3N0UmVxdWVzdBoRLmxvb3BiYWNrLnYxLkhvc3QiEIq1GAxob3N0cy5zZXR0bGUSVgoKUmVtb3ZlSG9zdBIeLmxvb3BiYWNrLnYxLlJlbW92ZUhvc3RSZXF1ZXN0GhYubG9vcGJhY2sudjEuT3BlcmF0aW9uIhCKtRgMaG9zdHMucmVtb3ZlQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common, file_loopback_v1_operation]);
 
 /**
  * @generated from message loopback.v1.Host
@@ -169,6 +169,13 @@ export type Host = Message<"loopback.v1.Host"> & {
    * @generated from field: repeated loopback.v1.HostCopy copies = 28;
    */
   copies: HostCopy[];
+
+  /**
+   * What stands in the host's way now, then what did, the latest first; at most 16, each code once.
+   *
+   * @generated from field: repeated loopback.v1.HostTrouble troubles = 30;
+   */
+  troubles: HostTrouble[];
 };
 
 /**
@@ -232,6 +239,52 @@ export const HostCopySchema: GenMessage<HostCopy> = /*@__PURE__*/
   messageDesc(file_loopback_v1_host, 1);
 
 /**
+ * What stands or stood in a host's way, in the codes of `loopback-agent doctor`. What to change:
+ * docs/guides/troubleshooting.md.
+ *
+ * @generated from message loopback.v1.HostTrouble
+ */
+export type HostTrouble = Message<"loopback.v1.HostTrouble"> & {
+  /**
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * Ongoing: since when; else when it was last met.
+   *
+   * @generated from field: google.protobuf.Timestamp at = 3;
+   */
+  at?: Timestamp | undefined;
+
+  /**
+   * That failed because of it.
+   *
+   * @generated from field: int64 attempts = 4;
+   */
+  attempts: bigint;
+
+  /**
+   * It is there now.
+   *
+   * @generated from field: bool ongoing = 5;
+   */
+  ongoing: boolean;
+};
+
+/**
+ * Describes the message loopback.v1.HostTrouble.
+ * Use `create(HostTroubleSchema)` to create a new message.
+ */
+export const HostTroubleSchema: GenMessage<HostTrouble> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_host, 2);
+
+/**
  * How far the host has come with a section of its configuration.
  *
  * @generated from message loopback.v1.SectionStatus
@@ -293,7 +346,7 @@ export type SectionStatus = Message<"loopback.v1.SectionStatus"> & {
  * Use `create(SectionStatusSchema)` to create a new message.
  */
 export const SectionStatusSchema: GenMessage<SectionStatus> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 2);
+  messageDesc(file_loopback_v1_host, 3);
 
 /**
  * @generated from message loopback.v1.ModuleHealth
@@ -320,7 +373,7 @@ export type ModuleHealth = Message<"loopback.v1.ModuleHealth"> & {
  * Use `create(ModuleHealthSchema)` to create a new message.
  */
 export const ModuleHealthSchema: GenMessage<ModuleHealth> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 3);
+  messageDesc(file_loopback_v1_host, 4);
 
 /**
  * What a host says of itself.
@@ -409,7 +462,7 @@ export type Inventory = Message<"loopback.v1.Inventory"> & {
  * Use `create(InventorySchema)` to create a new message.
  */
 export const InventorySchema: GenMessage<Inventory> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 4);
+  messageDesc(file_loopback_v1_host, 5);
 
 /**
  * @generated from message loopback.v1.Disk
@@ -441,7 +494,7 @@ export type Disk = Message<"loopback.v1.Disk"> & {
  * Use `create(DiskSchema)` to create a new message.
  */
 export const DiskSchema: GenMessage<Disk> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 5);
+  messageDesc(file_loopback_v1_host, 6);
 
 /**
  * @generated from message loopback.v1.InterfaceAddress
@@ -468,7 +521,7 @@ export type InterfaceAddress = Message<"loopback.v1.InterfaceAddress"> & {
  * Use `create(InterfaceAddressSchema)` to create a new message.
  */
 export const InterfaceAddressSchema: GenMessage<InterfaceAddress> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 6);
+  messageDesc(file_loopback_v1_host, 7);
 
 /**
  * What the host's own agent.yaml allows the control plane to do.
@@ -507,7 +560,7 @@ export type Ceiling = Message<"loopback.v1.Ceiling"> & {
  * Use `create(CeilingSchema)` to create a new message.
  */
 export const CeilingSchema: GenMessage<Ceiling> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 7);
+  messageDesc(file_loopback_v1_host, 8);
 
 /**
  * A host is named by id, or by name within a workspace.
@@ -533,7 +586,7 @@ export type GetHostRequest = Message<"loopback.v1.GetHostRequest"> & {
  * Use `create(GetHostRequestSchema)` to create a new message.
  */
 export const GetHostRequestSchema: GenMessage<GetHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 8);
+  messageDesc(file_loopback_v1_host, 9);
 
 /**
  * @generated from message loopback.v1.ListHostsRequest
@@ -584,7 +637,7 @@ export type ListHostsRequest = Message<"loopback.v1.ListHostsRequest"> & {
  * Use `create(ListHostsRequestSchema)` to create a new message.
  */
 export const ListHostsRequestSchema: GenMessage<ListHostsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 9);
+  messageDesc(file_loopback_v1_host, 10);
 
 /**
  * @generated from message loopback.v1.ListHostsResponse
@@ -613,7 +666,7 @@ export type ListHostsResponse = Message<"loopback.v1.ListHostsResponse"> & {
  * Use `create(ListHostsResponseSchema)` to create a new message.
  */
 export const ListHostsResponseSchema: GenMessage<ListHostsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 10);
+  messageDesc(file_loopback_v1_host, 11);
 
 /**
  * @generated from message loopback.v1.CountHostsRequest
@@ -642,7 +695,7 @@ export type CountHostsRequest = Message<"loopback.v1.CountHostsRequest"> & {
  * Use `create(CountHostsRequestSchema)` to create a new message.
  */
 export const CountHostsRequestSchema: GenMessage<CountHostsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 11);
+  messageDesc(file_loopback_v1_host, 12);
 
 /**
  * @generated from message loopback.v1.CountHostsResponse
@@ -673,7 +726,7 @@ export type CountHostsResponse = Message<"loopback.v1.CountHostsResponse"> & {
  * Use `create(CountHostsResponseSchema)` to create a new message.
  */
 export const CountHostsResponseSchema: GenMessage<CountHostsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 12);
+  messageDesc(file_loopback_v1_host, 13);
 
 /**
  * @generated from message loopback.v1.WatchHostsRequest
@@ -716,7 +769,7 @@ export type WatchHostsRequest = Message<"loopback.v1.WatchHostsRequest"> & {
  * Use `create(WatchHostsRequestSchema)` to create a new message.
  */
 export const WatchHostsRequestSchema: GenMessage<WatchHostsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 13);
+  messageDesc(file_loopback_v1_host, 14);
 
 /**
  * @generated from message loopback.v1.WatchHostsResponse
@@ -757,7 +810,7 @@ export type WatchHostsResponse = Message<"loopback.v1.WatchHostsResponse"> & {
  * Use `create(WatchHostsResponseSchema)` to create a new message.
  */
 export const WatchHostsResponseSchema: GenMessage<WatchHostsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 14);
+  messageDesc(file_loopback_v1_host, 15);
 
 /**
  * @generated from message loopback.v1.HostChange
@@ -793,7 +846,7 @@ export type HostChange = Message<"loopback.v1.HostChange"> & {
  * Use `create(HostChangeSchema)` to create a new message.
  */
 export const HostChangeSchema: GenMessage<HostChange> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 15);
+  messageDesc(file_loopback_v1_host, 16);
 
 /**
  * @generated from message loopback.v1.WatchSynced
@@ -806,7 +859,7 @@ export type WatchSynced = Message<"loopback.v1.WatchSynced"> & {
  * Use `create(WatchSyncedSchema)` to create a new message.
  */
 export const WatchSyncedSchema: GenMessage<WatchSynced> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 16);
+  messageDesc(file_loopback_v1_host, 17);
 
 /**
  * @generated from message loopback.v1.WatchReset
@@ -819,7 +872,7 @@ export type WatchReset = Message<"loopback.v1.WatchReset"> & {
  * Use `create(WatchResetSchema)` to create a new message.
  */
 export const WatchResetSchema: GenMessage<WatchReset> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 17);
+  messageDesc(file_loopback_v1_host, 18);
 
 /**
  * @generated from message loopback.v1.LabelHostRequest
@@ -856,7 +909,7 @@ export type LabelHostRequest = Message<"loopback.v1.LabelHostRequest"> & {
  * Use `create(LabelHostRequestSchema)` to create a new message.
  */
 export const LabelHostRequestSchema: GenMessage<LabelHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 18);
+  messageDesc(file_loopback_v1_host, 19);
 
 /**
  * @generated from message loopback.v1.AddHostRequest
@@ -895,7 +948,7 @@ export type AddHostRequest = Message<"loopback.v1.AddHostRequest"> & {
  * Use `create(AddHostRequestSchema)` to create a new message.
  */
 export const AddHostRequestSchema: GenMessage<AddHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 19);
+  messageDesc(file_loopback_v1_host, 20);
 
 /**
  * @generated from message loopback.v1.MoveHostRequest
@@ -927,7 +980,7 @@ export type MoveHostRequest = Message<"loopback.v1.MoveHostRequest"> & {
  * Use `create(MoveHostRequestSchema)` to create a new message.
  */
 export const MoveHostRequestSchema: GenMessage<MoveHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 20);
+  messageDesc(file_loopback_v1_host, 21);
 
 /**
  * @generated from message loopback.v1.ApproveHostRequest
@@ -949,7 +1002,7 @@ export type ApproveHostRequest = Message<"loopback.v1.ApproveHostRequest"> & {
  * Use `create(ApproveHostRequestSchema)` to create a new message.
  */
 export const ApproveHostRequestSchema: GenMessage<ApproveHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 21);
+  messageDesc(file_loopback_v1_host, 22);
 
 /**
  * @generated from message loopback.v1.QuarantineHostRequest
@@ -981,7 +1034,7 @@ export type QuarantineHostRequest = Message<"loopback.v1.QuarantineHostRequest">
  * Use `create(QuarantineHostRequestSchema)` to create a new message.
  */
 export const QuarantineHostRequestSchema: GenMessage<QuarantineHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 22);
+  messageDesc(file_loopback_v1_host, 23);
 
 /**
  * @generated from message loopback.v1.ReleaseHostRequest
@@ -1008,7 +1061,7 @@ export type ReleaseHostRequest = Message<"loopback.v1.ReleaseHostRequest"> & {
  * Use `create(ReleaseHostRequestSchema)` to create a new message.
  */
 export const ReleaseHostRequestSchema: GenMessage<ReleaseHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 23);
+  messageDesc(file_loopback_v1_host, 24);
 
 /**
  * @generated from message loopback.v1.SplitHostRequest
@@ -1042,7 +1095,7 @@ export type SplitHostRequest = Message<"loopback.v1.SplitHostRequest"> & {
  * Use `create(SplitHostRequestSchema)` to create a new message.
  */
 export const SplitHostRequestSchema: GenMessage<SplitHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 24);
+  messageDesc(file_loopback_v1_host, 25);
 
 /**
  * @generated from message loopback.v1.DropHostCopyRequest
@@ -1083,7 +1136,7 @@ export type DropHostCopyRequest = Message<"loopback.v1.DropHostCopyRequest"> & {
  * Use `create(DropHostCopyRequestSchema)` to create a new message.
  */
 export const DropHostCopyRequestSchema: GenMessage<DropHostCopyRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 25);
+  messageDesc(file_loopback_v1_host, 26);
 
 /**
  * @generated from message loopback.v1.SettleHostRequest
@@ -1124,7 +1177,7 @@ export type SettleHostRequest = Message<"loopback.v1.SettleHostRequest"> & {
  * Use `create(SettleHostRequestSchema)` to create a new message.
  */
 export const SettleHostRequestSchema: GenMessage<SettleHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 26);
+  messageDesc(file_loopback_v1_host, 27);
 
 /**
  * @generated from message loopback.v1.RemoveHostRequest
@@ -1156,7 +1209,7 @@ export type RemoveHostRequest = Message<"loopback.v1.RemoveHostRequest"> & {
  * Use `create(RemoveHostRequestSchema)` to create a new message.
  */
 export const RemoveHostRequestSchema: GenMessage<RemoveHostRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_host, 27);
+  messageDesc(file_loopback_v1_host, 28);
 
 /**
  * Hosts: the servers of the fleet.
