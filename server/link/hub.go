@@ -167,9 +167,12 @@ func (h *Hub) Attach(s *wire.Server) {
 // Start opens the reconnect window for the hosts that the database shows online and starts the hub's loops.
 func (h *Hub) Start() {
 	now := h.Clock()
+	expected := 0
 	for id := range h.Fleet.Online() {
 		h.expect(id, now)
+		expected++
 	}
+	h.table.crowd.expect(now, h.ReconnectWindow, expected)
 	h.spawn(func() { h.ledger.run(h.lifetime) })
 	h.spawn(h.sweepLoop)
 	h.RollCall()

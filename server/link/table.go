@@ -33,12 +33,14 @@ type seat struct {
 	heard     time.Time // when last heard, while there is no link here
 	until     time.Time // when away becomes offline; zero: nothing waits for that
 	shown     bool      // what was last said of it to the Observer: online
+	expected  bool      // online before our start, and not back yet
 	expelled  bool      // nothing is taken from it any more; elsewhere says that its owner has not closed its link yet
 }
 
 // table holds the seats. It is cut into shards so that thousands of links coming back together do not queue for one lock.
 type table struct {
 	seed   maphash.Seed
+	crowd  returning
 	shards [64]shard
 }
 
@@ -82,7 +84,7 @@ func (t *table) expect(id string, recorded host.Link, now, until time.Time) {
 	if recorded.Replica != "" {
 		at.held, at.newest, at.welcomed = recorded.Replica, Order{recorded.BootID, recorded.Connection}, recorded.At
 	}
-	at.shown, at.heard, at.until = true, now, until
+	at.shown, at.expected, at.heard, at.until = true, true, now, until
 }
 
 // of appends a host's links: its own, and those beside it.
@@ -169,6 +171,10 @@ func (t *table) bind(p *peer, shown, moved bool, found func(transition bool)) (o
 	at.peer, at.newest, at.welcomed, at.elsewhere, at.until = p, p.order, p.welcomed, "", time.Time{}
 	if p.hub.Shared {
 		at.held = p.hub.Replica
+	}
+	if at.expected {
+		at.expected = false
+		t.crowd.back.Add(1)
 	}
 	if transition := !at.shown; transition || moved {
 		at.shown = true
@@ -274,6 +280,7 @@ const deafness = 30 * time.Second
 
 // sweep calls lost for every host whose window has ended, the shard being locked, and returns the links that check names.
 func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(*peer) bool) (found []*peer) {
+	hold := t.crowd.hold(now)
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -290,6 +297,7 @@ func (t *table) sweep(now time.Time, lost func(id string, at *seat), check func(
 				}
 			case at.expelled && at.elsewhere != "" && now.Sub(at.heard) > deafness:
 				at.elsewhere = ""
+			case at.expected && now.Before(hold):
 			case !at.until.IsZero() && !now.Before(at.until):
 				at.until = time.Time{}
 				if at.shown {
@@ -323,7 +331,7 @@ func (t *table) hear(a Announcement) (superseded, next *peer) {
 		}
 		at.peer, at.elsewhere, at.newest, at.welcomed = nil, a.Replica, a.Link, a.At
 		at.held = a.Replica
-		at.until, at.shown = time.Time{}, true // the other replica says so to the Observer
+		at.until, at.shown, at.expected = time.Time{}, true, false // the other replica says so to the Observer
 	case at.elsewhere == a.Replica && a.Link == at.newest:
 		at.elsewhere, at.heard, at.shown = "", a.At, false // and that it is offline, when its window ends
 		for i := len(at.beside) - 1; i >= 0; i-- {
