@@ -143,6 +143,12 @@ function Configuration({ h }: { h: Host }) {
           the module {m.module} is unhealthy: {m.message}
         </p>
       ))}
+      {h.troubles.map((t) => (
+        <p key={t.code} className={"border-t border-line px-4 py-2 " + (t.ongoing ? "text-bad" : "text-soft")}>
+          {t.ongoing ? "in the way since " : "was in the way "}
+          <Ago at={t.at} />: <span className="font-mono text-[12.5px]">{t.code}</span> {t.message}
+        </p>
+      ))}
     </Card>
   );
 }
