@@ -122,6 +122,7 @@ type Hub struct {
 
 	links    atomic.Int64 // welcomed
 	beats    atomic.Int64 // answered
+	started  time.Time    // set by Start
 	lifetime context.Context
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup // loops, and what Changed and Expel started
@@ -167,6 +168,7 @@ func (h *Hub) Attach(s *wire.Server) {
 // Start opens the reconnect window for the hosts that the database shows online and starts the hub's loops.
 func (h *Hub) Start() {
 	now := h.Clock()
+	h.started = now
 	expected := 0
 	for id := range h.Fleet.Online() {
 		h.expect(id, now)

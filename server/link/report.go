@@ -152,7 +152,7 @@ func (p *peer) inventory(now time.Time, known *Known, m *pb.InventoryReport) {
 
 // trouble takes what stood in the agent's way before.
 func (p *peer) trouble(now time.Time, m *pb.LinkTrouble) {
-	if t := troubleIn(now, m); t.Code != "" {
+	if t := troubleIn(now, m); t.Code != "" && !p.hub.ours(t) {
 		p.observe(now, func(o *Observation) { o.met(t) })
 	}
 }
@@ -183,6 +183,19 @@ func (p *peer) adopt(known *Known, m *pb.SectionWhole) {
 		// The host's next link asks again.
 		h.Logger.Error("a host's section could not be taken over", "host", p.id, "section", v.Name, "error", err)
 	}
+}
+
+// Troubles that a control plane makes itself: always, or by not being there.
+var (
+	sentAway = []string{errBusy.Code, errStopping.Code, errSuperseded.Code}
+	notThere = []string{"connect_refused", "connect_timeout", "connect_failed", "link_lost", "link_idle", "link_silent", "welcome_missing", "http_status"}
+)
+
+// ours tells whether a trouble says more of us than of the host: after our restart, each of a fleet has met that nobody
+// answered, and storing that would cost a write for each.
+func (h *Hub) ours(t host.Trouble) bool {
+	return slices.Contains(sentAway, t.Code) ||
+		slices.Contains(notThere, t.Code) && t.At.Before(h.started.Add(h.ReconnectWindow))
 }
 
 // OfferMessage is what the next key signs when it is offered.

@@ -72,3 +72,31 @@ func TestTroublesReachWhoObserves(t *testing.T) {
 		}
 	})
 }
+
+// After our restart, each of a fleet has met that nobody answered: that is no trouble of theirs, and costs nothing.
+func TestWhatWeMakeOurselvesIsNoTroubleOfAHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBundle(t)
+		m := b.enrolled()
+		l, _ := b.linked(m)
+		synctest.Wait()
+		say := func(codes ...string) {
+			for _, code := range codes {
+				l.say(&pb.AgentFrame{Body: &pb.AgentFrame_Trouble{Trouble: &pb.LinkTrouble{Code: code, At: timestamppb.Now()}}})
+			}
+			synctest.Wait()
+		}
+		before := b.fleet.Observations.Load()
+		say("connect_refused", "link_lost", "too_busy", "server_stopping")
+		if n := b.fleet.Observations.Load() - before; n != 0 {
+			t.Errorf("our own restart cost %d observations", n)
+		}
+		stop := keepAlive(l, 5*time.Second)
+		time.Sleep(10 * time.Minute)
+		stop()
+		say("connect_refused", "too_busy")
+		if got := b.fleet.Troubles(m.id); len(got) != 1 || got[0].Code != "connect_refused" {
+			t.Errorf("a firewall's refusal, long after our start: %+v", got)
+		}
+	})
+}
