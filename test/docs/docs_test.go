@@ -333,7 +333,7 @@ var (
 )
 
 // ours are codes that no host meets: the control plane's own, and mistakes in calls.
-var ours = []string{"generation_wrong", "key_not_offered", "links_open", "network_invalid", "observations_lost", "section_encoding"}
+var ours = []string{"copy_ambiguous", "copy_not_found", "generation_wrong", "host_not_cloned", "key_not_offered", "links_open", "network_invalid", "observations_lost", "section_encoding"}
 
 // What the guide lists exists, and what a host can meet is listed, with what was seen and what to change.
 func TestTheErrorCodesAreThoseOfTheCode(t *testing.T) {
