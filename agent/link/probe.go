@@ -35,7 +35,7 @@ func (s *session) look(ctx context.Context) <-chan found {
 	}
 	if i := slices.Index(s.options.Config.Endpoints, endpoint); i > 0 {
 		first := min(firstReturn<<min(s.returns, 16), lastReturn)
-		s.beside.Go(func() { s.earlier(ctx, s.options.Config.Endpoints[:i], first, trusted, better) })
+		s.beside.Go(func() { s.preferred(ctx, s.options.Config.Endpoints[:i], first, trusted, better) })
 	}
 	return better
 }
@@ -50,8 +50,8 @@ func (s *session) probe(ctx context.Context, endpoint string, trusted state.Trus
 	}
 }
 
-// earlier finds that an endpoint which agent.yaml names before the link's can be reached.
-func (s *session) earlier(ctx context.Context, endpoints []string, every time.Duration, trusted state.Trust, better chan<- found) {
+// preferred finds that an endpoint which agent.yaml names before the link's can be reached.
+func (s *session) preferred(ctx context.Context, endpoints []string, every time.Duration, trusted state.Trust, better chan<- found) {
 	for ; soon(ctx, every); every = min(2*every, lastReturn) {
 		for _, e := range endpoints {
 			// One that named a time to return is not asked before. Nobody writes the times while a link stands.
