@@ -2,7 +2,7 @@
 //
 // An entry is written in the transaction of the change that it describes, so that neither exists without the other.
 // Positions are given in commit order without gaps within a deployment; a reader that remembers the last position it
-// saw misses nothing.
+// saw misses nothing. Package ledger makes the log evidence that its owner cannot alter unseen.
 package audit
 
 import (
@@ -60,14 +60,20 @@ func encode(v any) json.RawMessage {
 		return nil
 	}
 	b, err := json.Marshal(v)
+	if err == nil {
+		b, err = Canonical(b)
+	}
 	if err != nil {
 		b, _ = json.Marshal(map[string]string{"error": err.Error()})
 	}
 	return b
 }
 
-// Read is the permission to read the log.
-const Read access.Permission = "audit.read"
+// Permissions over the log.
+const (
+	Read   access.Permission = "audit.read"
+	Verify access.Permission = "audit.verify" // see checkpoints, and proofs that the log only grew: they belong to no place
+)
 
 // Query selects entries: newest first, or from After on in order.
 type Query struct {

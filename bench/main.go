@@ -104,6 +104,7 @@ var areas = []struct {
 	{"link", (*bench).link},
 	{"fleet", (*bench).fleet},
 	{"storage", (*bench).storage},
+	{"audit", (*bench).audit},
 	{"install", (*bench).install},
 	{"console", (*bench).console},
 	{"access", (*bench).access},
@@ -120,7 +121,7 @@ func main() {
 		return
 	}
 	b := &bench{}
-	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, install, console or access")
+	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, audit, install, console or access")
 	out := flag.String("out", filepath.Join("bench", "results.json"), "`FILE` for the results")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each figure")
 	flag.IntVar(&b.agents, "agents", 2000, "simulated agents")
@@ -145,7 +146,7 @@ func (b *bench) run(ctx context.Context, area, out string) (err error) {
 	}) bool {
 		return a.name == area
 	}) {
-		return fmt.Errorf("there is no area %q; there are enrolment, link, fleet, storage, install and console", area)
+		return fmt.Errorf("there is no area %q; there are enrolment, link, fleet, storage, audit, install and console", area)
 	}
 	if b.root, err = os.Getwd(); err != nil {
 		return err

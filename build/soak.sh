@@ -20,6 +20,9 @@ area_storage() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./server/stora
 # Ten million random decisions, ours and Cedar's.
 area_access() { (cd tools/oracle && LOOPBACK_DECISIONS=10000000 LOOPBACK_SPAN=90m go test -count=1 -v -timeout 2h .); }
 
+# The audit log under attack: every mutation of it found and named, what the owner of the database does, kills.
+area_audit() { CGO_ENABLED=0 go test -count=1 -v -timeout 2h ./ledger ./server/ledger ./test/audit; }
+
 # Every fuzz target of the module, one after the other.
 area_fuzz() {
 	local package target
@@ -32,7 +35,7 @@ area_fuzz() {
 	done
 }
 
-areas=(fault link storage access fuzz)
+areas=(fault link storage access audit fuzz)
 chosen=${1:-}
 if [ -n "$chosen" ]; then
 	declare -F "area_$chosen" >/dev/null || {

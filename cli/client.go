@@ -43,6 +43,7 @@ type api struct {
 	roles         loopbackv1connect.RoleServiceClient
 	bindings      loopbackv1connect.BindingServiceClient
 	access        loopbackv1connect.AccessServiceClient
+	sinks         loopbackv1connect.SinkServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -101,6 +102,7 @@ func newAPI(s account, version string) (*api, error) {
 		roles:         loopbackv1connect.NewRoleServiceClient(c, u, o),
 		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
 		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
+		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 	}, nil
 }
 

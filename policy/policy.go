@@ -74,7 +74,7 @@ func BuiltIn() []Role {
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.list", "hosts.read", "settings.read", "operations.read", "releases.read"),
 		role(Auditor, "sees everything, the audit log and who may do what; changes nothing",
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.list", "hosts.read", "settings.read", "operations.read", "releases.read",
-			"api_keys.read", "audit.read", "users.read", "groups.read", "service_accounts.read", "roles.read", "bindings.read", "access.explain"),
+			"api_keys.read", "audit.read", "audit.verify", "sinks.read", "users.read", "groups.read", "service_accounts.read", "roles.read", "bindings.read", "access.explain"),
 	}
 }
 

@@ -31,7 +31,7 @@ func (s *Server) handler() http.Handler {
 		ServiceAccounts: rpc.ServiceAccounts{Service: s.people},
 		Users:           rpc.Users{Service: s.people},
 		ApiKeys:         rpc.ApiKeys{Service: s.apikeys},
-		Audit:           rpc.Audit{Service: s.audit},
+		Audit:           rpc.Audit{Service: s.audit, Ledger: s.ledger},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},
@@ -39,6 +39,7 @@ func (s *Server) handler() http.Handler {
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
 		Sessions:        rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:        rpc.Settings{Service: s.settings},
+		Sinks:           rpc.Sinks{Service: s.sinks},
 		Tokens:          rpc.Tokens{Service: s.tokens},
 		Workspaces:      rpc.Workspaces{Service: s.tenants},
 	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping})

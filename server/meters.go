@@ -27,6 +27,9 @@ type meters struct {
 	errors   *prometheus.CounterVec
 
 	databaseUp, databaseProbe, feedLag, auditEntries prometheus.Gauge
+	auditUnsigned, auditSigned, auditHalted          prometheus.Gauge
+	sinkDelivered, sinkFailures                      *prometheus.CounterVec
+	sinkLag, sinkFailing                             *prometheus.GaugeVec
 	operations, operationsOldest                     *prometheus.GaugeVec
 	dataFree, dataSize, dataInodes                   prometheus.Gauge
 	certificates, releases                           *prometheus.GaugeVec
@@ -72,6 +75,13 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.databaseProbe = gauge("database_probe_seconds", "How long the database last took to answer a read.")
 	m.feedLag = gauge("feed_lag_changes", "Changes that were committed and not yet handed out in this process.")
 	m.auditEntries = gauge("audit_entries", "Entries in the audit log.")
+	m.auditUnsigned = gauge("audit_unsigned_entries", "Entries of the audit log that no signed checkpoint covers yet.")
+	m.auditSigned = gauge("audit_checkpoint_timestamp_seconds", "When the audit log's last checkpoint was signed; 0: never.")
+	m.auditHalted = gauge("audit_log_halted", "1 while the audit log is not signed because it is not what was signed before, or cannot be read.")
+	m.sinkDelivered = counters("sink_delivered_total", "Entries of the audit log that a receiver took, by sink.", "sink")
+	m.sinkFailures = counters("sink_failures_total", "Deliveries to a sink that failed, by sink.", "sink")
+	m.sinkLag = gauges("sink_lag_entries", "Entries that were committed and that a sink's receiver does not have, by sink.", "sink")
+	m.sinkFailing = gauges("sink_failing", "1 while a sink's receiver does not take what it is sent, by sink.", "sink")
 	m.operations = gauges("operations", "Operations that have not ended, by state.", "state")
 	m.operationsOldest = gauges("operation_oldest_timestamp_seconds", "When the oldest operation that has not ended was asked for, by state; 0: there is none.", "state")
 	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")
@@ -139,4 +149,12 @@ func (m *meters) storage() storage.Watch {
 		},
 		Refused: func(code string, closures int) { m.errors.WithLabelValues(code).Add(float64(closures)) },
 	}
+}
+
+func (m *meters) shipped(sink string, entries int, err error) {
+	if err != nil {
+		m.sinkFailures.WithLabelValues(sink).Inc()
+		return
+	}
+	m.sinkDelivered.WithLabelValues(sink).Add(float64(entries))
 }

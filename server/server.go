@@ -37,6 +37,7 @@ import (
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/keys"
+	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/server/operation"
@@ -46,6 +47,7 @@ import (
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/settings"
+	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
@@ -96,6 +98,10 @@ type Server struct {
 	tokens    *token.Service
 	apikeys   *apikey.Service
 	audit     *audit.Service
+	reads     *audit.Reads
+	ledger    *ledger.Service
+	sinks     *sink.Service
+	shipper   *sink.Shipper
 	hosts     *host.Service
 	expiry    *host.Expiry
 	settings  *settings.Service
@@ -239,6 +245,25 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		return err
 	}
 	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
+	s.reads = audit.NewReads(storage.Bind[any, audit.Appender](s.db), now, o.Logger)
+	s.audit.Record(s.reads)
+	logKey, err := s.keys.AuditKey()
+	if err != nil {
+		return err
+	}
+	s.ledger = ledger.NewService(storage.Bind[ledger.Reader, ledger.Tx](s.db), ledger.Options{
+		Deployment: s.deployment.ID, Epoch: int64(s.deployment.Epoch), Key: logKey, Memory: s.keys.AuditMemory(), Owner: s.replica, Now: now, Logger: o.Logger, Read: s.reads.Note,
+	})
+	seal, err := s.keys.Seal()
+	if err != nil {
+		return err
+	}
+	if s.sinks, err = sink.NewService(storage.Bind[sink.Reader, sink.Tx](s.db), s.tenants, sink.Options{
+		Deployment: s.deployment.ID, Seal: seal, Now: now, Log: s.ledger.Current,
+	}); err != nil {
+		return err
+	}
+	s.shipper = sink.NewShipper(s.sinks, sink.ShipOptions{Owner: s.replica, DataDir: set.DataDir, Now: now, Logger: o.Logger, Watch: s.meters.shipped})
 
 	s.directory = fleet.New(fleet.Options{
 		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,

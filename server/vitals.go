@@ -45,11 +45,38 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 	if n, err := view.AuditPosition(ctx); err == nil {
 		m.auditEntries.Set(float64(n))
 	}
+	s.lookAtLedger()
+	s.lookAtSinks()
 	if unfinished, err := view.UnfinishedOperations(ctx); err == nil {
 		for _, u := range unfinished {
 			m.operations.WithLabelValues(string(u.State)).Set(float64(u.Count))
 			m.operationsOldest.WithLabelValues(string(u.State)).Set(seconds(u.Oldest))
 		}
+	}
+}
+
+func (s *Server) lookAtLedger() {
+	m, log := s.meters, s.ledger.Status()
+	m.auditUnsigned.Set(float64(log.Waiting))
+	m.auditSigned.Set(seconds(log.SignedAt))
+	m.auditHalted.Set(0)
+	if log.Halted != nil {
+		m.auditHalted.Set(1)
+	}
+}
+
+// lookAtSinks shows those that this replica serves; the others are another's to show.
+func (s *Server) lookAtSinks() {
+	m := s.meters
+	m.sinkLag.Reset()
+	m.sinkFailing.Reset()
+	for _, k := range s.shipper.Status() {
+		failing := 0.0
+		if k.Err != "" {
+			failing = 1
+		}
+		m.sinkLag.WithLabelValues(k.Name).Set(float64(k.Lag))
+		m.sinkFailing.WithLabelValues(k.Name).Set(failing)
 	}
 }
 

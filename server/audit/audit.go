@@ -9,6 +9,7 @@ package audit
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -36,11 +37,29 @@ type Tenants interface {
 type Service struct {
 	store   Store
 	tenants Tenants
+	reads   *Reads // nil: nobody keeps book
 }
 
 // NewService makes the service.
 func NewService(store Store, tenants Tenants) *Service {
 	return &Service{store: store, tenants: tenants}
+}
+
+// Record has every read written down.
+func (s *Service) Record(r *Reads) { s.reads = r }
+
+// looked is what a query looks for, in a word that is the same for all pages of it.
+func (q Query) looked() string {
+	words := []string{"entries"}
+	if q.After > 0 {
+		words[0] = "new entries"
+	}
+	for _, w := range [][2]string{{"action", string(q.Action)}, {"target", q.Target}, {"actor", q.Actor}} {
+		if w[1] != "" {
+			words = append(words, w[0]+"="+w[1])
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // Query is what a reader asks for.
@@ -81,6 +100,9 @@ func (s *Service) List(ctx context.Context, q Query) ([]audit.Entry, string, err
 			return nil, "", err
 		}
 		in.Within = w.Scope()
+	}
+	if s.reads != nil && len(in.Readable) > 0 {
+		s.reads.Note(ctx, in.Within, q.looked())
 	}
 	// One more than asked for tells whether there is a next page.
 	entries, err := s.store.View().Entries(ctx, in)

@@ -30,6 +30,7 @@ const (
 	Group        Kind = "group"
 	Role         Kind = "role"
 	Binding      Kind = "binding"
+	Sink         Kind = "sink"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

@@ -8,6 +8,9 @@
 //	tls.key         of the certificate that the local CA issues; kept at renewal, since install commands pin it
 //	release-*.key   Ed25519, sign the snapshot and timestamp of the release repository
 //	replica.key     Ed25519, answers for this replica before the others; the keyset lists its public half
+//	audit.key       Ed25519, signs the checkpoints of the audit log
+//	audit.checkpoint  the last one that this machine signed
+//	seal.key        AES-256, seals secrets of receivers in the database
 //
 // All are made at first start, each written whole before it has its name. A folder that is there but lost one of them
 // is not repaired in silence where that would change whom hosts trust: the error names the file and what restores it.

@@ -198,7 +198,7 @@ var own = []string{"anchor.key", "link.key", "replica.key", "keyset.json"}
 
 // shared are the files that every replica has.
 func (k *Keys) shared() (map[string][]byte, error) {
-	for _, needed := range []string{"pepper", "release-snapshot.key", "release-timestamp.key"} {
+	for _, needed := range []string{"pepper", "audit.key", "seal.key", "release-snapshot.key", "release-timestamp.key"} {
 		if _, err := os.Stat(k.path(needed)); errors.Is(err, fs.ErrNotExist) {
 			return nil, fault.New(fault.Precondition, "not_started", "%s is not made yet", k.path(needed)).
 				WithHint("start this control plane once before it invites others")

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/server/rpc"
 )
@@ -31,7 +32,7 @@ import (
 var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
-	"target": "host", "actor": "key", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
+	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"subject": "user", "remove_bindings": "binding",
 }
 
@@ -41,6 +42,7 @@ var plain = map[protoreflect.Name]string{
 	"selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
+	"kind": "webhook", "format": "json", "ca": "", "secret": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }
@@ -49,10 +51,11 @@ var plain = map[protoreflect.Name]string{
 var except = map[protoreflect.FullName]string{
 	"loopback.v1.RevokeTokenRequest.hosts": "keep",
 	"loopback.v1.Page.token":               "",
+	"loopback.v1.CreateSinkRequest.target": "https://siem.example/in",
 }
 
 // deploymentWide are permissions over what belongs to no place: held anywhere, they let one read it.
-var deploymentWide = []access.Permission{release.Read, access.SelfRead, access.BootstrapRedeem}
+var deploymentWide = []access.Permission{release.Read, audit.Verify, access.SelfRead, access.BootstrapRedeem}
 
 func TestEveryMethodNeedsOneDeclaredPermission(t *testing.T) {
 	used := map[access.Permission]bool{}

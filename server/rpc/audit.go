@@ -11,11 +11,16 @@ import (
 	"github.com/loopbackd/loopback/access"
 	v1 "github.com/loopbackd/loopback/api/loopback/v1"
 	noun "github.com/loopbackd/loopback/audit"
+	evidence "github.com/loopbackd/loopback/ledger"
 	"github.com/loopbackd/loopback/server/audit"
+	"github.com/loopbackd/loopback/server/ledger"
 )
 
 // Audit is loopback.v1.AuditService.
-type Audit struct{ Service *audit.Service }
+type Audit struct {
+	Service *audit.Service
+	Ledger  *ledger.Service
+}
 
 // ListEntries is those that the caller may read.
 func (h Audit) ListEntries(ctx context.Context, r *connect.Request[v1.ListEntriesRequest]) (*connect.Response[v1.ListEntriesResponse], error) {
@@ -31,6 +36,44 @@ func (h Audit) ListEntries(ctx context.Context, r *connect.Request[v1.ListEntrie
 	items, next, err := h.Service.List(ctx, in)
 	return answer(&v1.ListEntriesResponse{Items: each(items, auditEntry), NextPageToken: next}, err)
 }
+
+// GetCheckpoint is the last signed state of a log.
+func (h Audit) GetCheckpoint(ctx context.Context, r *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.AuditCheckpoint], error) {
+	l, err := h.Ledger.Log(ctx, r.Msg.GetLog())
+	return answer(h.checkpoint(l), err)
+}
+
+func (h Audit) checkpoint(l evidence.Log) *v1.AuditCheckpoint {
+	return &v1.AuditCheckpoint{
+		Log: l.Number, Size: l.Signed, Checkpoint: l.Checkpoint, Key: h.Ledger.Key().String(), Began: l.Began,
+		Previous: l.Previous, Pruned: l.Pruned, SignedAt: timestamp(l.SignedAt),
+	}
+}
+
+// ProveEntry is the proof that an entry is in its log.
+func (h Audit) ProveEntry(ctx context.Context, r *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error) {
+	p, err := h.Ledger.Inclusion(ctx, r.Msg.GetEntry())
+	return answer(&v1.ProveEntryResponse{Checkpoint: h.checkpoint(p.Log), Leaf: string(p.Leaf), Index: p.Index, Hashes: each(p.Hashes, hashBytes)}, err)
+}
+
+// ProveConsistency is the proof that a log only grew.
+func (h Audit) ProveConsistency(ctx context.Context, r *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error) {
+	hashes, err := h.Ledger.Consistency(ctx, r.Msg.GetLog(), r.Msg.GetFrom(), r.Msg.GetTo())
+	return answer(&v1.ProveConsistencyResponse{Hashes: each(hashes, hashBytes)}, err)
+}
+
+// ListLeaves is what the tree is made of.
+func (h Audit) ListLeaves(ctx context.Context, r *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error) {
+	leaves, err := h.Ledger.Leaves(ctx, r.Msg.GetLog(), r.Msg.GetStart(), int(r.Msg.GetLimit()))
+	return answer(&v1.ListLeavesResponse{Items: each(leaves, func(l ledger.Leaf) *v1.AuditLeaf {
+		if l.Body != nil {
+			return &v1.AuditLeaf{Body: string(l.Body)}
+		}
+		return &v1.AuditLeaf{Hash: l.Hash[:], Absent: l.Absent}
+	})}, err)
+}
+
+func hashBytes(h evidence.Hash) []byte { return h[:] }
 
 func auditEntry(e noun.Entry) *v1.AuditEntry {
 	return &v1.AuditEntry{

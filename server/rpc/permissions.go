@@ -10,6 +10,7 @@ import (
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/sink"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
 )
@@ -78,6 +79,11 @@ var Permissions = []Permission{
 	{policy.BindingsRead, "see bindings: who was given what"},
 	{policy.BindingsDelete, "end bindings"},
 	{policy.Explain, "ask who may do what and why, and what a change would do"},
+	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
+	{sink.Create, "send the audit log somewhere"},
+	{sink.Read, "see where the audit log is sent to, and how far each receiver is"},
+	{sink.Update, "pause and resume sinks, and send them the past again"},
+	{sink.Delete, "remove sinks"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},
 	{access.BootstrapRedeem, "trade the bootstrap code for the first administrator's key; everybody holds it, the code is the credential"},
 }

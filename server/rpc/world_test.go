@@ -12,6 +12,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	noun "github.com/loopbackd/loopback/apikey"
+	act "github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/operation"
@@ -24,13 +25,16 @@ import (
 	"github.com/loopbackd/loopback/server/fleet"
 	machines "github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
+	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
+	drain "github.com/loopbackd/loopback/sink"
 	place "github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/test/plane"
 	"github.com/loopbackd/loopback/trust"
@@ -74,10 +78,10 @@ func newWorld(t *testing.T) *world {
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
 		Sessions: rpc.Sessions{Service: keys, Deployment: "dep_test", Version: "0.0.0"},
-		Audit:    rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants)},
+		Audit:    rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants), Ledger: signed(t, p)},
 		Hosts:    rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
-		Releases: catalogue(t, p),
-		Users:    rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
+		Releases: catalogue(t, p), Sinks: rpc.Sinks{Service: sinks(t, p)},
+		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
 	}
@@ -96,6 +100,9 @@ func newWorld(t *testing.T) *world {
 				w.unknown[kind][form] = strings.ReplaceAll(ref, marker, "atlantis")
 			}
 		}
+	}
+	if err := w.services.Audit.(rpc.Audit).Ledger.Advance(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	p.Follow(t)
 	if err := engine.Load(t.Context()); err != nil {
@@ -148,6 +155,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	group := person.Group{Meta: place.Meta{ID: id.New("grp", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Members: []string{user.ID}}
 	role := written.Role{Meta: place.Meta{ID: id.New("rol", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Permissions: []access.Permission{"hosts.read"}}
 	binding := written.Binding{Meta: place.Meta{ID: id.New("bnd", w.plane.Clock.Now())}, Scope: at, Description: name, Subject: user.Subject(), RoleID: role.ID}
+	receiver := drain.Sink{Meta: place.Meta{ID: id.New("snk", w.plane.Clock.Now()), Name: name}, Organisation: at.Organisation, Kind: drain.Webhook, Target: "https://siem.example", Format: drain.JSON}
+	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
 		_, e2 := tx.PutPrincipal(t.Context(), account)
@@ -161,6 +170,12 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 			return err
 		}
 		if _, err := tx.PutHost(t.Context(), machine); err != nil {
+			return err
+		}
+		if err := tx.Audit(t.Context(), entry); err != nil {
+			return err
+		}
+		if _, err := tx.PutSink(t.Context(), receiver); err != nil {
 			return err
 		}
 		_, err := tx.PutOperation(t.Context(), op)
@@ -179,6 +194,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"group":        {"id": group.ID, "name": name},
 		"role":         {"id": role.ID, "name": name},
 		"binding":      {"id": binding.ID},
+		"entry":        {"id": entry.ID},
+		"sink":         {"id": receiver.ID},
 	}
 }
 
@@ -197,6 +214,32 @@ type hosts struct {
 func (h hosts) Snapshot(within access.Scope) ([]*host.Host, int64) {
 	return h.directory.Snapshot(within)
 }
+
+func sinks(t *testing.T, p *plane.Plane) *sink.Service {
+	t.Helper()
+	s, err := sink.NewService(storage.Bind[sink.Reader, sink.Tx](p.DB), p.Tenants, sink.Options{Deployment: "dep_test", Seal: make([]byte, 32), Now: p.Clock.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// signed is a ledger whose memory is nobody's.
+func signed(t *testing.T, p *plane.Plane) *ledger.Service {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ledger.NewService(storage.Bind[ledger.Reader, ledger.Tx](p.DB), ledger.Options{
+		Deployment: "dep_test", Epoch: 1, Key: key, Memory: forgetful{}, Owner: "test", Now: p.Clock.Now,
+	})
+}
+
+type forgetful struct{}
+
+func (forgetful) Load() (string, error) { return "", nil }
+func (forgetful) Store(string) error    { return nil }
 
 // catalogue is an empty one.
 func catalogue(t *testing.T, p *plane.Plane) rpc.Releases {

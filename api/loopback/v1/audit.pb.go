@@ -407,6 +407,550 @@ func (x *ListEntriesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// The state of a log. There is one log for each epoch of the deployment: restoring a backup begins another.
+type AuditCheckpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Log   int64                  `protobuf:"varint,1,opt,name=log,proto3" json:"log,omitempty"`
+	// How many leaves the checkpoint covers.
+	Size int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Origin, size and root as a signed note (C2SP checkpoint).
+	Checkpoint string `protobuf:"bytes,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// What its signature is checked with: name, hash and Ed25519 key. Compare it with one that came another way.
+	Key string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	// Position before the first leaf: leaf i is the entry of position began + 1 + i.
+	Began int64 `protobuf:"varint,5,opt,name=began,proto3" json:"began,omitempty"`
+	// The last checkpoint of the log before; empty for a deployment's first.
+	Previous string `protobuf:"bytes,6,opt,name=previous,proto3" json:"previous,omitempty"`
+	// Entries up to this position may have lost their bodies; their hashes are kept.
+	Pruned        int64                  `protobuf:"varint,7,opt,name=pruned,proto3" json:"pruned,omitempty"`
+	SignedAt      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditCheckpoint) Reset() {
+	*x = AuditCheckpoint{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditCheckpoint) ProtoMessage() {}
+
+func (x *AuditCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditCheckpoint.ProtoReflect.Descriptor instead.
+func (*AuditCheckpoint) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AuditCheckpoint) GetLog() int64 {
+	if x != nil {
+		return x.Log
+	}
+	return 0
+}
+
+func (x *AuditCheckpoint) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *AuditCheckpoint) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *AuditCheckpoint) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *AuditCheckpoint) GetBegan() int64 {
+	if x != nil {
+		return x.Began
+	}
+	return 0
+}
+
+func (x *AuditCheckpoint) GetPrevious() string {
+	if x != nil {
+		return x.Previous
+	}
+	return ""
+}
+
+func (x *AuditCheckpoint) GetPruned() int64 {
+	if x != nil {
+		return x.Pruned
+	}
+	return 0
+}
+
+func (x *AuditCheckpoint) GetSignedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SignedAt
+	}
+	return nil
+}
+
+type GetCheckpointRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which log; 0: the current one.
+	Log           int64 `protobuf:"varint,1,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointRequest) Reset() {
+	*x = GetCheckpointRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointRequest) ProtoMessage() {}
+
+func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetCheckpointRequest) GetLog() int64 {
+	if x != nil {
+		return x.Log
+	}
+	return 0
+}
+
+type ProveEntryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry's id.
+	Entry         string `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveEntryRequest) Reset() {
+	*x = ProveEntryRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveEntryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveEntryRequest) ProtoMessage() {}
+
+func (x *ProveEntryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveEntryRequest.ProtoReflect.Descriptor instead.
+func (*ProveEntryRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProveEntryRequest) GetEntry() string {
+	if x != nil {
+		return x.Entry
+	}
+	return ""
+}
+
+type ProveEntryResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint *AuditCheckpoint       `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// The entry's canonical JSON, which is what the leaf's hash is taken of.
+	Leaf string `protobuf:"bytes,2,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// Of the leaf, from 0.
+	Index int64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// From the leaf up (RFC 9162, 2.1.3).
+	Hashes        [][]byte `protobuf:"bytes,4,rep,name=hashes,proto3" json:"hashes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveEntryResponse) Reset() {
+	*x = ProveEntryResponse{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveEntryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveEntryResponse) ProtoMessage() {}
+
+func (x *ProveEntryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveEntryResponse.ProtoReflect.Descriptor instead.
+func (*ProveEntryResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ProveEntryResponse) GetCheckpoint() *AuditCheckpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *ProveEntryResponse) GetLeaf() string {
+	if x != nil {
+		return x.Leaf
+	}
+	return ""
+}
+
+func (x *ProveEntryResponse) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ProveEntryResponse) GetHashes() [][]byte {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
+type ProveConsistencyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Log   int64                  `protobuf:"varint,1,opt,name=log,proto3" json:"log,omitempty"`
+	// Sizes of the earlier and of the later state.
+	From          int64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveConsistencyRequest) Reset() {
+	*x = ProveConsistencyRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveConsistencyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveConsistencyRequest) ProtoMessage() {}
+
+func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveConsistencyRequest.ProtoReflect.Descriptor instead.
+func (*ProveConsistencyRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ProveConsistencyRequest) GetLog() int64 {
+	if x != nil {
+		return x.Log
+	}
+	return 0
+}
+
+func (x *ProveConsistencyRequest) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *ProveConsistencyRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type ProveConsistencyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// RFC 9162, 2.1.4.
+	Hashes        [][]byte `protobuf:"bytes,1,rep,name=hashes,proto3" json:"hashes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveConsistencyResponse) Reset() {
+	*x = ProveConsistencyResponse{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveConsistencyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveConsistencyResponse) ProtoMessage() {}
+
+func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveConsistencyResponse.ProtoReflect.Descriptor instead.
+func (*ProveConsistencyResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProveConsistencyResponse) GetHashes() [][]byte {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
+type ListLeavesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Log   int64                  `protobuf:"varint,1,opt,name=log,proto3" json:"log,omitempty"`
+	// Index of the first, from 0.
+	Start int64 `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
+	// At most this many, up to 5,000; an answer may hold fewer. 0: 1,000.
+	Limit         int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLeavesRequest) Reset() {
+	*x = ListLeavesRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLeavesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLeavesRequest) ProtoMessage() {}
+
+func (x *ListLeavesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLeavesRequest.ProtoReflect.Descriptor instead.
+func (*ListLeavesRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListLeavesRequest) GetLog() int64 {
+	if x != nil {
+		return x.Log
+	}
+	return 0
+}
+
+func (x *ListLeavesRequest) GetStart() int64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *ListLeavesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type AuditLeaf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry's canonical JSON.
+	Body string `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	// Its hash, where the body was deleted or is not the caller's to read.
+	Hash []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	// The body is there for nobody. Before the checkpoint's pruned position that is retention; after it, somebody deleted it.
+	Absent        bool `protobuf:"varint,3,opt,name=absent,proto3" json:"absent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditLeaf) Reset() {
+	*x = AuditLeaf{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditLeaf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditLeaf) ProtoMessage() {}
+
+func (x *AuditLeaf) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditLeaf.ProtoReflect.Descriptor instead.
+func (*AuditLeaf) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *AuditLeaf) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *AuditLeaf) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *AuditLeaf) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+type ListLeavesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the log ends before.
+	Items         []*AuditLeaf `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLeavesResponse) Reset() {
+	*x = ListLeavesResponse{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLeavesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLeavesResponse) ProtoMessage() {}
+
+func (x *ListLeavesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLeavesResponse.ProtoReflect.Descriptor instead.
+func (*ListLeavesResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListLeavesResponse) GetItems() []*AuditLeaf {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
 var File_loopback_v1_audit_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_audit_proto_rawDesc = "" +
@@ -449,9 +993,55 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x04page\x18\b \x01(\v2\x11.loopback.v1.PageR\x04page\"l\n" +
 	"\x13ListEntriesResponse\x12-\n" +
 	"\x05items\x18\x01 \x03(\v2\x17.loopback.v1.AuditEntryR\x05items\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2s\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xec\x01\n" +
+	"\x0fAuditCheckpoint\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\x03R\x03log\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\tR\n" +
+	"checkpoint\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x14\n" +
+	"\x05began\x18\x05 \x01(\x03R\x05began\x12\x1a\n" +
+	"\bprevious\x18\x06 \x01(\tR\bprevious\x12\x16\n" +
+	"\x06pruned\x18\a \x01(\x03R\x06pruned\x127\n" +
+	"\tsigned_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bsignedAt\"(\n" +
+	"\x14GetCheckpointRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\x03R\x03log\")\n" +
+	"\x11ProveEntryRequest\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\tR\x05entry\"\x94\x01\n" +
+	"\x12ProveEntryResponse\x12<\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\v2\x1c.loopback.v1.AuditCheckpointR\n" +
+	"checkpoint\x12\x12\n" +
+	"\x04leaf\x18\x02 \x01(\tR\x04leaf\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x03R\x05index\x12\x16\n" +
+	"\x06hashes\x18\x04 \x03(\fR\x06hashes\"O\n" +
+	"\x17ProveConsistencyRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\x03R\x03log\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x03R\x02to\"2\n" +
+	"\x18ProveConsistencyResponse\x12\x16\n" +
+	"\x06hashes\x18\x01 \x03(\fR\x06hashes\"Q\n" +
+	"\x11ListLeavesRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\x03R\x03log\x12\x14\n" +
+	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\"K\n" +
+	"\tAuditLeaf\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\tR\x04body\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x16\n" +
+	"\x06absent\x18\x03 \x01(\bR\x06absent\"B\n" +
+	"\x12ListLeavesResponse\x12,\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.loopback.v1.AuditLeafR\x05items2\x94\x04\n" +
 	"\fAuditService\x12c\n" +
 	"\vListEntries\x12\x1f.loopback.v1.ListEntriesRequest\x1a .loopback.v1.ListEntriesResponse\"\x11\x8a\xb5\x18\n" +
+	"audit.read\x90\x02\x01\x12e\n" +
+	"\rGetCheckpoint\x12!.loopback.v1.GetCheckpointRequest\x1a\x1c.loopback.v1.AuditCheckpoint\"\x13\x8a\xb5\x18\faudit.verify\x90\x02\x01\x12`\n" +
+	"\n" +
+	"ProveEntry\x12\x1e.loopback.v1.ProveEntryRequest\x1a\x1f.loopback.v1.ProveEntryResponse\"\x11\x8a\xb5\x18\n" +
+	"audit.read\x90\x02\x01\x12t\n" +
+	"\x10ProveConsistency\x12$.loopback.v1.ProveConsistencyRequest\x1a%.loopback.v1.ProveConsistencyResponse\"\x13\x8a\xb5\x18\faudit.verify\x90\x02\x01\x12`\n" +
+	"\n" +
+	"ListLeaves\x12\x1e.loopback.v1.ListLeavesRequest\x1a\x1f.loopback.v1.ListLeavesResponse\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01B:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
@@ -466,34 +1056,54 @@ func file_loopback_v1_audit_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_audit_proto_rawDescData
 }
 
-var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_loopback_v1_audit_proto_goTypes = []any{
-	(*AuditEntry)(nil),            // 0: loopback.v1.AuditEntry
-	(*AuditActor)(nil),            // 1: loopback.v1.AuditActor
-	(*ListEntriesRequest)(nil),    // 2: loopback.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),   // 3: loopback.v1.ListEntriesResponse
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 5: loopback.v1.Scope
-	(*structpb.Value)(nil),        // 6: google.protobuf.Value
-	(*Page)(nil),                  // 7: loopback.v1.Page
+	(*AuditEntry)(nil),               // 0: loopback.v1.AuditEntry
+	(*AuditActor)(nil),               // 1: loopback.v1.AuditActor
+	(*ListEntriesRequest)(nil),       // 2: loopback.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),      // 3: loopback.v1.ListEntriesResponse
+	(*AuditCheckpoint)(nil),          // 4: loopback.v1.AuditCheckpoint
+	(*GetCheckpointRequest)(nil),     // 5: loopback.v1.GetCheckpointRequest
+	(*ProveEntryRequest)(nil),        // 6: loopback.v1.ProveEntryRequest
+	(*ProveEntryResponse)(nil),       // 7: loopback.v1.ProveEntryResponse
+	(*ProveConsistencyRequest)(nil),  // 8: loopback.v1.ProveConsistencyRequest
+	(*ProveConsistencyResponse)(nil), // 9: loopback.v1.ProveConsistencyResponse
+	(*ListLeavesRequest)(nil),        // 10: loopback.v1.ListLeavesRequest
+	(*AuditLeaf)(nil),                // 11: loopback.v1.AuditLeaf
+	(*ListLeavesResponse)(nil),       // 12: loopback.v1.ListLeavesResponse
+	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
+	(*Scope)(nil),                    // 14: loopback.v1.Scope
+	(*structpb.Value)(nil),           // 15: google.protobuf.Value
+	(*Page)(nil),                     // 16: loopback.v1.Page
 }
 var file_loopback_v1_audit_proto_depIdxs = []int32{
-	4,  // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	13, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
 	1,  // 1: loopback.v1.AuditEntry.actor:type_name -> loopback.v1.AuditActor
-	5,  // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
-	6,  // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
-	6,  // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
-	4,  // 5: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
-	4,  // 6: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
-	7,  // 7: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
+	14, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
+	15, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
+	15, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
+	13, // 5: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
+	13, // 6: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
+	16, // 7: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
 	0,  // 8: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
-	2,  // 9: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
-	3,  // 10: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	13, // 9: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
+	4,  // 10: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
+	11, // 11: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
+	2,  // 12: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
+	5,  // 13: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
+	6,  // 14: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
+	8,  // 15: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
+	10, // 16: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
+	3,  // 17: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
+	4,  // 18: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
+	7,  // 19: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
+	9,  // 20: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
+	12, // 21: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_audit_proto_init() }
@@ -508,7 +1118,7 @@ func file_loopback_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_audit_proto_rawDesc), len(file_loopback_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

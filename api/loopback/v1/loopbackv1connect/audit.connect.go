@@ -36,12 +36,30 @@ const (
 	// AuditServiceListEntriesProcedure is the fully-qualified name of the AuditService's ListEntries
 	// RPC.
 	AuditServiceListEntriesProcedure = "/loopback.v1.AuditService/ListEntries"
+	// AuditServiceGetCheckpointProcedure is the fully-qualified name of the AuditService's
+	// GetCheckpoint RPC.
+	AuditServiceGetCheckpointProcedure = "/loopback.v1.AuditService/GetCheckpoint"
+	// AuditServiceProveEntryProcedure is the fully-qualified name of the AuditService's ProveEntry RPC.
+	AuditServiceProveEntryProcedure = "/loopback.v1.AuditService/ProveEntry"
+	// AuditServiceProveConsistencyProcedure is the fully-qualified name of the AuditService's
+	// ProveConsistency RPC.
+	AuditServiceProveConsistencyProcedure = "/loopback.v1.AuditService/ProveConsistency"
+	// AuditServiceListLeavesProcedure is the fully-qualified name of the AuditService's ListLeaves RPC.
+	AuditServiceListLeavesProcedure = "/loopback.v1.AuditService/ListLeaves"
 )
 
 // AuditServiceClient is a client for the loopback.v1.AuditService service.
 type AuditServiceClient interface {
 	// Newest first, or from a position on in order.
 	ListEntries(context.Context, *connect.Request[v1.ListEntriesRequest]) (*connect.Response[v1.ListEntriesResponse], error)
+	// The last signed state of the log: remember it, and ask later for proof that the log only grew.
+	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.AuditCheckpoint], error)
+	// Proof that one entry is in the log.
+	ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error)
+	// Proof that a later state of the log only added to an earlier one.
+	ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error)
+	// The leaves of the log, as they were hashed.
+	ListLeaves(context.Context, *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error)
 }
 
 // NewAuditServiceClient constructs a client for the loopback.v1.AuditService service. By default,
@@ -62,12 +80,44 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		getCheckpoint: connect.NewClient[v1.GetCheckpointRequest, v1.AuditCheckpoint](
+			httpClient,
+			baseURL+AuditServiceGetCheckpointProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("GetCheckpoint")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		proveEntry: connect.NewClient[v1.ProveEntryRequest, v1.ProveEntryResponse](
+			httpClient,
+			baseURL+AuditServiceProveEntryProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("ProveEntry")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		proveConsistency: connect.NewClient[v1.ProveConsistencyRequest, v1.ProveConsistencyResponse](
+			httpClient,
+			baseURL+AuditServiceProveConsistencyProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("ProveConsistency")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		listLeaves: connect.NewClient[v1.ListLeavesRequest, v1.ListLeavesResponse](
+			httpClient,
+			baseURL+AuditServiceListLeavesProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("ListLeaves")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // auditServiceClient implements AuditServiceClient.
 type auditServiceClient struct {
-	listEntries *connect.Client[v1.ListEntriesRequest, v1.ListEntriesResponse]
+	listEntries      *connect.Client[v1.ListEntriesRequest, v1.ListEntriesResponse]
+	getCheckpoint    *connect.Client[v1.GetCheckpointRequest, v1.AuditCheckpoint]
+	proveEntry       *connect.Client[v1.ProveEntryRequest, v1.ProveEntryResponse]
+	proveConsistency *connect.Client[v1.ProveConsistencyRequest, v1.ProveConsistencyResponse]
+	listLeaves       *connect.Client[v1.ListLeavesRequest, v1.ListLeavesResponse]
 }
 
 // ListEntries calls loopback.v1.AuditService.ListEntries.
@@ -75,10 +125,38 @@ func (c *auditServiceClient) ListEntries(ctx context.Context, req *connect.Reque
 	return c.listEntries.CallUnary(ctx, req)
 }
 
+// GetCheckpoint calls loopback.v1.AuditService.GetCheckpoint.
+func (c *auditServiceClient) GetCheckpoint(ctx context.Context, req *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.AuditCheckpoint], error) {
+	return c.getCheckpoint.CallUnary(ctx, req)
+}
+
+// ProveEntry calls loopback.v1.AuditService.ProveEntry.
+func (c *auditServiceClient) ProveEntry(ctx context.Context, req *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error) {
+	return c.proveEntry.CallUnary(ctx, req)
+}
+
+// ProveConsistency calls loopback.v1.AuditService.ProveConsistency.
+func (c *auditServiceClient) ProveConsistency(ctx context.Context, req *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error) {
+	return c.proveConsistency.CallUnary(ctx, req)
+}
+
+// ListLeaves calls loopback.v1.AuditService.ListLeaves.
+func (c *auditServiceClient) ListLeaves(ctx context.Context, req *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error) {
+	return c.listLeaves.CallUnary(ctx, req)
+}
+
 // AuditServiceHandler is an implementation of the loopback.v1.AuditService service.
 type AuditServiceHandler interface {
 	// Newest first, or from a position on in order.
 	ListEntries(context.Context, *connect.Request[v1.ListEntriesRequest]) (*connect.Response[v1.ListEntriesResponse], error)
+	// The last signed state of the log: remember it, and ask later for proof that the log only grew.
+	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.AuditCheckpoint], error)
+	// Proof that one entry is in the log.
+	ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error)
+	// Proof that a later state of the log only added to an earlier one.
+	ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error)
+	// The leaves of the log, as they were hashed.
+	ListLeaves(context.Context, *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error)
 }
 
 // NewAuditServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -95,10 +173,46 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	auditServiceGetCheckpointHandler := connect.NewUnaryHandler(
+		AuditServiceGetCheckpointProcedure,
+		svc.GetCheckpoint,
+		connect.WithSchema(auditServiceMethods.ByName("GetCheckpoint")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceProveEntryHandler := connect.NewUnaryHandler(
+		AuditServiceProveEntryProcedure,
+		svc.ProveEntry,
+		connect.WithSchema(auditServiceMethods.ByName("ProveEntry")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceProveConsistencyHandler := connect.NewUnaryHandler(
+		AuditServiceProveConsistencyProcedure,
+		svc.ProveConsistency,
+		connect.WithSchema(auditServiceMethods.ByName("ProveConsistency")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceListLeavesHandler := connect.NewUnaryHandler(
+		AuditServiceListLeavesProcedure,
+		svc.ListLeaves,
+		connect.WithSchema(auditServiceMethods.ByName("ListLeaves")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/loopback.v1.AuditService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AuditServiceListEntriesProcedure:
 			auditServiceListEntriesHandler.ServeHTTP(w, r)
+		case AuditServiceGetCheckpointProcedure:
+			auditServiceGetCheckpointHandler.ServeHTTP(w, r)
+		case AuditServiceProveEntryProcedure:
+			auditServiceProveEntryHandler.ServeHTTP(w, r)
+		case AuditServiceProveConsistencyProcedure:
+			auditServiceProveConsistencyHandler.ServeHTTP(w, r)
+		case AuditServiceListLeavesProcedure:
+			auditServiceListLeavesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -110,4 +224,20 @@ type UnimplementedAuditServiceHandler struct{}
 
 func (UnimplementedAuditServiceHandler) ListEntries(context.Context, *connect.Request[v1.ListEntriesRequest]) (*connect.Response[v1.ListEntriesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ListEntries is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.AuditCheckpoint], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.GetCheckpoint is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ProveEntry is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ProveConsistency is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) ListLeaves(context.Context, *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ListLeaves is not implemented"))
 }

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/audit.proto.
  */
 export const file_loopback_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEi+AIKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJIkUKCkF1ZGl0QWN0b3ISDAoEa2luZBgBIAEoCRIKCgJpZBgCIAEoCRIMCgRuYW1lGAMgASgJEg8KB2FkZHJlc3MYBCABKAki5QEKEkxpc3RFbnRyaWVzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSDgoGYWN0aW9uGAIgASgJEg4KBnRhcmdldBgDIAEoCRINCgVhY3RvchgEIAEoCRIpCgVzaW5jZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmFmdGVyX3Bvc2l0aW9uGAcgASgDEh8KBHBhZ2UYCCABKAsyES5sb29wYmFjay52MS5QYWdlIlYKE0xpc3RFbnRyaWVzUmVzcG9uc2USJgoFaXRlbXMYASADKAsyFy5sb29wYmFjay52MS5BdWRpdEVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCTJzCgxBdWRpdFNlcnZpY2USYwoLTGlzdEVudHJpZXMSHy5sb29wYmFjay52MS5MaXN0RW50cmllc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0RW50cmllc1Jlc3BvbnNlIhGQAgGKtRgKYXVkaXQucmVhZEI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEi+AIKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJIkUKCkF1ZGl0QWN0b3ISDAoEa2luZBgBIAEoCRIKCgJpZBgCIAEoCRIMCgRuYW1lGAMgASgJEg8KB2FkZHJlc3MYBCABKAki5QEKEkxpc3RFbnRyaWVzUmVxdWVzdBIRCgl3b3Jrc3BhY2UYASABKAkSDgoGYWN0aW9uGAIgASgJEg4KBnRhcmdldBgDIAEoCRINCgVhY3RvchgEIAEoCRIpCgVzaW5jZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoFdW50aWwYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmFmdGVyX3Bvc2l0aW9uGAcgASgDEh8KBHBhZ2UYCCABKAsyES5sb29wYmFjay52MS5QYWdlIlYKE0xpc3RFbnRyaWVzUmVzcG9uc2USJgoFaXRlbXMYASADKAsyFy5sb29wYmFjay52MS5BdWRpdEVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKtAQoPQXVkaXRDaGVja3BvaW50EgsKA2xvZxgBIAEoAxIMCgRzaXplGAIgASgDEhIKCmNoZWNrcG9pbnQYAyABKAkSCwoDa2V5GAQgASgJEg0KBWJlZ2FuGAUgASgDEhAKCHByZXZpb3VzGAYgASgJEg4KBnBydW5lZBgHIAEoAxItCglzaWduZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIiMKFEdldENoZWNrcG9pbnRSZXF1ZXN0EgsKA2xvZxgBIAEoAyIiChFQcm92ZUVudHJ5UmVxdWVzdBINCgVlbnRyeRgBIAEoCSJzChJQcm92ZUVudHJ5UmVzcG9uc2USMAoKY2hlY2twb2ludBgBIAEoCzIcLmxvb3BiYWNrLnYxLkF1ZGl0Q2hlY2twb2ludBIMCgRsZWFmGAIgASgJEg0KBWluZGV4GAMgASgDEg4KBmhhc2hlcxgEIAMoDCJAChdQcm92ZUNvbnNpc3RlbmN5UmVxdWVzdBILCgNsb2cYASABKAMSDAoEZnJvbRgCIAEoAxIKCgJ0bxgDIAEoAyIqChhQcm92ZUNvbnNpc3RlbmN5UmVzcG9uc2USDgoGaGFzaGVzGAEgAygMIj4KEUxpc3RMZWF2ZXNSZXF1ZXN0EgsKA2xvZxgBIAEoAxINCgVzdGFydBgCIAEoAxINCgVsaW1pdBgDIAEoBSI3CglBdWRpdExlYWYSDAoEYm9keRgBIAEoCRIMCgRoYXNoGAIgASgMEg4KBmFic2VudBgDIAEoCCI7ChJMaXN0TGVhdmVzUmVzcG9uc2USJQoFaXRlbXMYASADKAsyFi5sb29wYmFjay52MS5BdWRpdExlYWYylAQKDEF1ZGl0U2VydmljZRJjCgtMaXN0RW50cmllcxIfLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEmUKDUdldENoZWNrcG9pbnQSIS5sb29wYmFjay52MS5HZXRDaGVja3BvaW50UmVxdWVzdBocLmxvb3BiYWNrLnYxLkF1ZGl0Q2hlY2twb2ludCITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgpQcm92ZUVudHJ5Eh4ubG9vcGJhY2sudjEuUHJvdmVFbnRyeVJlcXVlc3QaHy5sb29wYmFjay52MS5Qcm92ZUVudHJ5UmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEnQKEFByb3ZlQ29uc2lzdGVuY3kSJC5sb29wYmFjay52MS5Qcm92ZUNvbnNpc3RlbmN5UmVxdWVzdBolLmxvb3BiYWNrLnYxLlByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZSITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgpMaXN0TGVhdmVzEh4ubG9vcGJhY2sudjEuTGlzdExlYXZlc1JlcXVlc3QaHy5sb29wYmFjay52MS5MaXN0TGVhdmVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.AuditEntry
@@ -226,6 +226,279 @@ export const ListEntriesResponseSchema: GenMessage<ListEntriesResponse> = /*@__P
   messageDesc(file_loopback_v1_audit, 3);
 
 /**
+ * The state of a log. There is one log for each epoch of the deployment: restoring a backup begins another.
+ *
+ * @generated from message loopback.v1.AuditCheckpoint
+ */
+export type AuditCheckpoint = Message<"loopback.v1.AuditCheckpoint"> & {
+  /**
+   * @generated from field: int64 log = 1;
+   */
+  log: bigint;
+
+  /**
+   * How many leaves the checkpoint covers.
+   *
+   * @generated from field: int64 size = 2;
+   */
+  size: bigint;
+
+  /**
+   * Origin, size and root as a signed note (C2SP checkpoint).
+   *
+   * @generated from field: string checkpoint = 3;
+   */
+  checkpoint: string;
+
+  /**
+   * What its signature is checked with: name, hash and Ed25519 key. Compare it with one that came another way.
+   *
+   * @generated from field: string key = 4;
+   */
+  key: string;
+
+  /**
+   * Position before the first leaf: leaf i is the entry of position began + 1 + i.
+   *
+   * @generated from field: int64 began = 5;
+   */
+  began: bigint;
+
+  /**
+   * The last checkpoint of the log before; empty for a deployment's first.
+   *
+   * @generated from field: string previous = 6;
+   */
+  previous: string;
+
+  /**
+   * Entries up to this position may have lost their bodies; their hashes are kept.
+   *
+   * @generated from field: int64 pruned = 7;
+   */
+  pruned: bigint;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp signed_at = 8;
+   */
+  signedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.AuditCheckpoint.
+ * Use `create(AuditCheckpointSchema)` to create a new message.
+ */
+export const AuditCheckpointSchema: GenMessage<AuditCheckpoint> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 4);
+
+/**
+ * @generated from message loopback.v1.GetCheckpointRequest
+ */
+export type GetCheckpointRequest = Message<"loopback.v1.GetCheckpointRequest"> & {
+  /**
+   * Which log; 0: the current one.
+   *
+   * @generated from field: int64 log = 1;
+   */
+  log: bigint;
+};
+
+/**
+ * Describes the message loopback.v1.GetCheckpointRequest.
+ * Use `create(GetCheckpointRequestSchema)` to create a new message.
+ */
+export const GetCheckpointRequestSchema: GenMessage<GetCheckpointRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 5);
+
+/**
+ * @generated from message loopback.v1.ProveEntryRequest
+ */
+export type ProveEntryRequest = Message<"loopback.v1.ProveEntryRequest"> & {
+  /**
+   * The entry's id.
+   *
+   * @generated from field: string entry = 1;
+   */
+  entry: string;
+};
+
+/**
+ * Describes the message loopback.v1.ProveEntryRequest.
+ * Use `create(ProveEntryRequestSchema)` to create a new message.
+ */
+export const ProveEntryRequestSchema: GenMessage<ProveEntryRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 6);
+
+/**
+ * @generated from message loopback.v1.ProveEntryResponse
+ */
+export type ProveEntryResponse = Message<"loopback.v1.ProveEntryResponse"> & {
+  /**
+   * @generated from field: loopback.v1.AuditCheckpoint checkpoint = 1;
+   */
+  checkpoint?: AuditCheckpoint | undefined;
+
+  /**
+   * The entry's canonical JSON, which is what the leaf's hash is taken of.
+   *
+   * @generated from field: string leaf = 2;
+   */
+  leaf: string;
+
+  /**
+   * Of the leaf, from 0.
+   *
+   * @generated from field: int64 index = 3;
+   */
+  index: bigint;
+
+  /**
+   * From the leaf up (RFC 9162, 2.1.3).
+   *
+   * @generated from field: repeated bytes hashes = 4;
+   */
+  hashes: Uint8Array[];
+};
+
+/**
+ * Describes the message loopback.v1.ProveEntryResponse.
+ * Use `create(ProveEntryResponseSchema)` to create a new message.
+ */
+export const ProveEntryResponseSchema: GenMessage<ProveEntryResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 7);
+
+/**
+ * @generated from message loopback.v1.ProveConsistencyRequest
+ */
+export type ProveConsistencyRequest = Message<"loopback.v1.ProveConsistencyRequest"> & {
+  /**
+   * @generated from field: int64 log = 1;
+   */
+  log: bigint;
+
+  /**
+   * Sizes of the earlier and of the later state.
+   *
+   * @generated from field: int64 from = 2;
+   */
+  from: bigint;
+
+  /**
+   * @generated from field: int64 to = 3;
+   */
+  to: bigint;
+};
+
+/**
+ * Describes the message loopback.v1.ProveConsistencyRequest.
+ * Use `create(ProveConsistencyRequestSchema)` to create a new message.
+ */
+export const ProveConsistencyRequestSchema: GenMessage<ProveConsistencyRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 8);
+
+/**
+ * @generated from message loopback.v1.ProveConsistencyResponse
+ */
+export type ProveConsistencyResponse = Message<"loopback.v1.ProveConsistencyResponse"> & {
+  /**
+   * RFC 9162, 2.1.4.
+   *
+   * @generated from field: repeated bytes hashes = 1;
+   */
+  hashes: Uint8Array[];
+};
+
+/**
+ * Describes the message loopback.v1.ProveConsistencyResponse.
+ * Use `create(ProveConsistencyResponseSchema)` to create a new message.
+ */
+export const ProveConsistencyResponseSchema: GenMessage<ProveConsistencyResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 9);
+
+/**
+ * @generated from message loopback.v1.ListLeavesRequest
+ */
+export type ListLeavesRequest = Message<"loopback.v1.ListLeavesRequest"> & {
+  /**
+   * @generated from field: int64 log = 1;
+   */
+  log: bigint;
+
+  /**
+   * Index of the first, from 0.
+   *
+   * @generated from field: int64 start = 2;
+   */
+  start: bigint;
+
+  /**
+   * At most this many, up to 5,000; an answer may hold fewer. 0: 1,000.
+   *
+   * @generated from field: int32 limit = 3;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message loopback.v1.ListLeavesRequest.
+ * Use `create(ListLeavesRequestSchema)` to create a new message.
+ */
+export const ListLeavesRequestSchema: GenMessage<ListLeavesRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 10);
+
+/**
+ * @generated from message loopback.v1.AuditLeaf
+ */
+export type AuditLeaf = Message<"loopback.v1.AuditLeaf"> & {
+  /**
+   * The entry's canonical JSON.
+   *
+   * @generated from field: string body = 1;
+   */
+  body: string;
+
+  /**
+   * Its hash, where the body was deleted or is not the caller's to read.
+   *
+   * @generated from field: bytes hash = 2;
+   */
+  hash: Uint8Array;
+
+  /**
+   * The body is there for nobody. Before the checkpoint's pruned position that is retention; after it, somebody deleted it.
+   *
+   * @generated from field: bool absent = 3;
+   */
+  absent: boolean;
+};
+
+/**
+ * Describes the message loopback.v1.AuditLeaf.
+ * Use `create(AuditLeafSchema)` to create a new message.
+ */
+export const AuditLeafSchema: GenMessage<AuditLeaf> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 11);
+
+/**
+ * @generated from message loopback.v1.ListLeavesResponse
+ */
+export type ListLeavesResponse = Message<"loopback.v1.ListLeavesResponse"> & {
+  /**
+   * Empty: the log ends before.
+   *
+   * @generated from field: repeated loopback.v1.AuditLeaf items = 1;
+   */
+  items: AuditLeaf[];
+};
+
+/**
+ * Describes the message loopback.v1.ListLeavesResponse.
+ * Use `create(ListLeavesResponseSchema)` to create a new message.
+ */
+export const ListLeavesResponseSchema: GenMessage<ListLeavesResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 12);
+
+/**
  * The audit log.
  *
  * @generated from service loopback.v1.AuditService
@@ -240,6 +513,46 @@ export const AuditService: GenService<{
     methodKind: "unary";
     input: typeof ListEntriesRequestSchema;
     output: typeof ListEntriesResponseSchema;
+  },
+  /**
+   * The last signed state of the log: remember it, and ask later for proof that the log only grew.
+   *
+   * @generated from rpc loopback.v1.AuditService.GetCheckpoint
+   */
+  getCheckpoint: {
+    methodKind: "unary";
+    input: typeof GetCheckpointRequestSchema;
+    output: typeof AuditCheckpointSchema;
+  },
+  /**
+   * Proof that one entry is in the log.
+   *
+   * @generated from rpc loopback.v1.AuditService.ProveEntry
+   */
+  proveEntry: {
+    methodKind: "unary";
+    input: typeof ProveEntryRequestSchema;
+    output: typeof ProveEntryResponseSchema;
+  },
+  /**
+   * Proof that a later state of the log only added to an earlier one.
+   *
+   * @generated from rpc loopback.v1.AuditService.ProveConsistency
+   */
+  proveConsistency: {
+    methodKind: "unary";
+    input: typeof ProveConsistencyRequestSchema;
+    output: typeof ProveConsistencyResponseSchema;
+  },
+  /**
+   * The leaves of the log, as they were hashed.
+   *
+   * @generated from rpc loopback.v1.AuditService.ListLeaves
+   */
+  listLeaves: {
+    methodKind: "unary";
+    input: typeof ListLeavesRequestSchema;
+    output: typeof ListLeavesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_loopback_v1_audit, 0);

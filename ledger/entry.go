@@ -1,0 +1,150 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/audit"
+)
+
+// stamp is how times are written: UTC, to the microsecond.
+const stamp = "2006-01-02T15:04:05.000000Z"
+
+// Encode is an entry as the log has it: canonical JSON (RFC 8785: keys in order, no white space, one spelling for every
+// text) under the names of the API, without what is empty. Before and After stand as they were recorded, which audit.Change
+// makes canonical. What is added to entries later is empty in those that are written already: their encoding never changes.
+func Encode(e audit.Entry) []byte {
+	w := writer{b: make([]byte, 0, 512+len(e.Before)+len(e.After))}
+	w.text("action", string(e.Action))
+	w.object("actor", func() {
+		w.text("address", e.Actor.Address)
+		w.text("id", e.Actor.ID)
+		w.text("kind", string(e.Actor.Kind))
+		w.text("name", e.Actor.Name)
+	})
+	w.raw("after", e.After)
+	w.text("at", e.At.UTC().Format(stamp))
+	w.raw("before", e.Before)
+	w.text("decision", e.Decision)
+	w.text("id", e.ID)
+	w.text("outcome", string(e.Outcome))
+	w.key("position")
+	w.b = strconv.AppendInt(w.b, e.Position, 10)
+	w.text("reason", e.Reason)
+	w.text("requestId", e.RequestID)
+	w.object("scope", func() {
+		w.text("organisation", e.Scope.Organisation)
+		w.text("project", e.Scope.Project)
+		w.text("workspace", e.Scope.Workspace)
+	})
+	w.text("target", e.Target)
+	w.text("targetName", e.Name)
+	w.text("ticket", e.Ticket)
+	return append(w.b, '}')
+}
+
+type writer struct {
+	b     []byte
+	comma bool
+}
+
+func (w *writer) key(name string) {
+	if w.comma {
+		w.b = append(w.b, ',')
+	} else {
+		w.b = append(w.b, '{')
+	}
+	w.comma = true
+	w.b = append(append(append(w.b, '"'), name...), '"', ':')
+}
+
+func (w *writer) text(name, value string) {
+	if value != "" {
+		w.key(name)
+		w.b = audit.AppendText(w.b, value)
+	}
+}
+
+// raw embeds JSON as it was recorded. Text that is none is embedded as text: it is evidence all the same.
+func (w *writer) raw(name string, value json.RawMessage) {
+	if len(value) == 0 {
+		return
+	}
+	w.key(name)
+	if bytes.IndexByte(value, '\n') >= 0 || !json.Valid(value) {
+		if compact, err := audit.Canonical(value); err == nil {
+			value = compact
+		} else {
+			w.b = audit.AppendText(w.b, string(value))
+			return
+		}
+	}
+	w.b = append(w.b, value...)
+}
+
+func (w *writer) object(name string, fill func()) {
+	before, comma := len(w.b), w.comma
+	w.key(name)
+	inside := len(w.b)
+	w.comma = false
+	fill()
+	if len(w.b) == inside { // nothing in it: leave it out
+		w.b, w.comma = w.b[:before], comma
+		return
+	}
+	w.b, w.comma = append(w.b, '}'), true
+}
+
+// record is the JSON of an entry.
+type record struct {
+	Action string `json:"action"`
+	Actor  struct {
+		Address string `json:"address"`
+		ID      string `json:"id"`
+		Kind    string `json:"kind"`
+		Name    string `json:"name"`
+	} `json:"actor"`
+	After     json.RawMessage `json:"after"`
+	At        string          `json:"at"`
+	Before    json.RawMessage `json:"before"`
+	Decision  string          `json:"decision"`
+	ID        string          `json:"id"`
+	Outcome   string          `json:"outcome"`
+	Position  int64           `json:"position"`
+	Reason    string          `json:"reason"`
+	RequestID string          `json:"requestId"`
+	Scope     struct {
+		Organisation string `json:"organisation"`
+		Project      string `json:"project"`
+		Workspace    string `json:"workspace"`
+	} `json:"scope"`
+	Target     string `json:"target"`
+	TargetName string `json:"targetName"`
+	Ticket     string `json:"ticket"`
+}
+
+// Decode reads what Encode wrote. Fields that it does not know are passed over: a later version wrote them.
+func Decode(leaf []byte) (audit.Entry, error) {
+	var r record
+	if err := json.Unmarshal(leaf, &r); err != nil {
+		return audit.Entry{}, err
+	}
+	at, err := time.Parse(stamp, r.At)
+	if err != nil {
+		return audit.Entry{}, err
+	}
+	if r.Position < 1 {
+		return audit.Entry{}, errors.New("it has no position")
+	}
+	return audit.Entry{
+		Position: r.Position, ID: r.ID, At: at, Action: access.Permission(r.Action),
+		Actor:  access.Actor{Kind: access.Kind(r.Actor.Kind), ID: r.Actor.ID, Name: r.Actor.Name, Address: r.Actor.Address, RequestID: r.RequestID},
+		Scope:  access.Scope{Organisation: r.Scope.Organisation, Project: r.Scope.Project, Workspace: r.Scope.Workspace},
+		Target: r.Target, Name: r.TargetName, Outcome: audit.Outcome(r.Outcome), Reason: r.Reason, Ticket: r.Ticket,
+		Before: r.Before, After: r.After, Decision: r.Decision, RequestID: r.RequestID,
+	}, nil
+}

@@ -1,0 +1,119 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/loopbackd/loopback/sink"
+)
+
+// webhook posts batches as Standard Webhooks has it (standardwebhooks.com): the signature is HMAC-SHA256 over
+// id.timestamp.body. The body is {"type": "audit.entries", "timestamp": …, "data": [event, …]}; a receiver that has seen an
+// event's id drops it.
+type webhook struct {
+	url    string
+	secret []byte
+	now    func() time.Time
+	client *http.Client
+}
+
+func newWebhook(s sink.Sink, secret []byte, now func() time.Time) (Sender, error) {
+	c, err := client(s)
+	return &webhook{url: s.Target, secret: secret, now: now, client: c}, err
+}
+
+// client is one of its own for each receiver: it follows no redirection, which would take what it sends elsewhere.
+func client(s sink.Sink) (*http.Client, error) {
+	t, err := trust(s)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: t, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: sendTime},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+func trust(s sink.Sink) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.CA != "" {
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM([]byte(s.CA)) {
+			return nil, errors.New("the sink's CA holds no PEM certificate")
+		}
+	}
+	return t, nil
+}
+
+func (w *webhook) Send(ctx context.Context, batch []Event) error {
+	at := w.now().UTC()
+	body := fmt.Appendf(make([]byte, 0, maxBytes), `{"type":"audit.entries","timestamp":%q,"data":[`, at.Format(time.RFC3339Nano))
+	for i, e := range batch {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, e.Body...)
+	}
+	body = append(body, "]}"...)
+	id := batch[0].ID
+	if n := len(batch); n > 1 {
+		id += "-" + batch[n-1].ID
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	stamp := strconv.FormatInt(at.Unix(), 10)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("User-Agent", "loopbackd")
+	r.Header.Set("Webhook-Id", id)
+	r.Header.Set("Webhook-Timestamp", stamp)
+	r.Header.Set("Webhook-Signature", signature(w.secret, id, stamp, body))
+	_, err = post(w.client, r)
+	return err
+}
+
+// signature is what the header of that name holds.
+func signature(secret []byte, id, stamp string, body []byte) string {
+	m := hmac.New(sha256.New, secret)
+	fmt.Fprintf(m, "%s.%s.", id, stamp)
+	m.Write(body)
+	return "v1," + base64.StdEncoding.EncodeToString(m.Sum(nil))
+}
+
+// post is the answer's beginning, where the receiver took what was sent.
+func post(c *http.Client, r *http.Request) ([]byte, error) {
+	res, err := c.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	switch {
+	case res.StatusCode == http.StatusRequestEntityTooLarge:
+		return nil, fmt.Errorf("%w: it answered %s", errTooLarge, res.Status)
+	case res.StatusCode < 200 || res.StatusCode > 299:
+		text := strings.TrimSpace(string(answer))
+		return nil, fmt.Errorf("the receiver answered %s: %.100s", res.Status, text)
+	case err != nil:
+		return nil, fmt.Errorf("the receiver's answer was cut off: %w", err)
+	}
+	return answer, nil
+}
+
+func (w *webhook) Close() error {
+	w.client.CloseIdleConnections()
+	return nil
+}

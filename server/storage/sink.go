@@ -1,0 +1,85 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/sink"
+)
+
+var sinksTable = newTable("sinks", func(s *sink.Sink) []column {
+	return append(metaColumns(&s.Meta), column{"organisation_id", &s.Organisation}, column{"kind", &s.Kind}, column{"target", &s.Target},
+		column{"format", &s.Format}, column{"ca", &s.CA}, column{"sealed", &s.Sealed}, column{"paused", &s.Paused}, column{"position", &s.Cursor},
+		column{"delivered", &s.Delivered}, column{"failures", &s.Failures}, column{"last_error", &s.LastError}, column{"failed_at", moment{&s.FailedAt}},
+		column{"delivered_at", moment{&s.DeliveredAt}}, column{"lease_owner", &s.LeaseOwner}, column{"lease_until", moment{&s.LeaseUntil}},
+		column{"event_limit", &s.Limit}, column{"checkpoint", &s.CheckpointLog})
+})
+
+// Sink by id.
+func (v *View) Sink(ctx context.Context, id string) (sink.Sink, error) {
+	return sinksTable.one(ctx, v.session, "sink "+id, "id = $1", id)
+}
+
+// Sinks, newest first, and the token of the next page.
+func (v *View) Sinks(ctx context.Context, q sink.Query) ([]sink.Sink, string, error) {
+	var f filter
+	f.readable(place{organisation: "organisation_id"}, q.Readable, nil)
+	k := keyset{descending: true, list: fingerprint("sinks")}
+	if err := k.after(&f, q.Page.Token, false); err != nil {
+		return nil, "", err
+	}
+	rest := f.where() + k.order(&f, q.Page)
+	list, err := sinksTable.list(ctx, v.session, rest, f.args...)
+	if err != nil {
+		return nil, "", err
+	}
+	page, next := cut(k, q.Page, list, func(s sink.Sink) (any, string) { return nil, s.ID })
+	return page, next, nil
+}
+
+// PutSink inserts or updates.
+func (tx *Tx) PutSink(ctx context.Context, s sink.Sink) (sink.Sink, error) {
+	tx.stamp(feed.Sink, &s.Meta, s.Scope())
+	err := sinksTable.put(ctx, tx.session, &s)
+	if fault.KindOf(err) == fault.Exists {
+		err = fault.New(fault.Exists, "sink_name_taken", "there is a sink called %s already", s.Name)
+	}
+	return s, err
+}
+
+// DeleteSink removes it.
+func (tx *Tx) DeleteSink(ctx context.Context, s sink.Sink) error {
+	return tx.remove(ctx, feed.Sink, "sinks", s.ID, s.Scope())
+}
+
+// MoveSink notes how far a sink came and who ships. The feed does not speak of it.
+func (tx *Tx) MoveSink(ctx context.Context, s sink.Sink) error {
+	tx.touch()
+	if err := tx.session.exec(ctx, `UPDATE sinks SET position = $1, delivered = $2, failures = $3, last_error = $4, failed_at = $5,
+		delivered_at = $6, lease_owner = $7, lease_until = $8, event_limit = $9, checkpoint = $10 WHERE id = $11`, s.Cursor, s.Delivered, s.Failures,
+		storable(s.LastError), micros(s.FailedAt), micros(s.DeliveredAt), s.LeaseOwner, micros(s.LeaseUntil), s.Limit, s.CheckpointLog, s.ID); err != nil {
+		return fmt.Errorf("noting how far a sink came: %w", err)
+	}
+	return nil
+}
+
+// EntriesOf are an organisation's entries after a position, in order; everybody's where the organisation is empty.
+func (v *View) EntriesOf(ctx context.Context, organisation string, after int64, limit int) ([]audit.Entry, error) {
+	if organisation == "" {
+		return v.EntriesFrom(ctx, after, limit)
+	}
+	list, err := auditTable.list(ctx, v.session, "WHERE organisation_id = $1 AND position > $2 ORDER BY position LIMIT $3", organisation, after, limit)
+	for i := range list {
+		list[i].Actor.RequestID = list[i].RequestID
+	}
+	return list, err
+}
+
+// PositionAt is that of the last entry from before a time.
+func (v *View) PositionAt(ctx context.Context, at time.Time) (int64, error) {
+	return v.number(ctx, "SELECT coalesce(max(position), 0) FROM audit_entries WHERE at < $1", micros(at))
+}
