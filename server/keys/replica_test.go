@@ -19,6 +19,12 @@ func opened(t *testing.T, dir string) *Keys {
 	if _, _, err := k.ReleaseKeys(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := k.AuditKey(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Seal(); err != nil {
+		t.Fatal(err)
+	}
 	return k
 }
 
