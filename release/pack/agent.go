@@ -197,13 +197,11 @@ func squeeze(text string) []byte {
 	return out.Bytes()
 }
 
-const copyright = `Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
-Upstream-Name: Loopback
-Source: https://github.com/loopbackd/loopback
+const copyright = `Loopback, from https://github.com/loopbackd/loopback
 
-Files: *
 Copyright: 2026 the Loopback authors
 License: Apache-2.0
- On Debian systems, the text of the Apache License 2.0 is in
- /usr/share/common-licenses/Apache-2.0.
+
+On Debian systems, the text of the Apache License 2.0 is in
+/usr/share/common-licenses/Apache-2.0.
 `

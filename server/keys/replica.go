@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/trust"
 )
@@ -147,8 +148,12 @@ func (k *Keys) Evict(name, anchorFile string, now time.Time) (trust.Signed, erro
 	set = k.listed(set)
 	gone, ok := set.Replica(name)
 	if !ok {
+		var names []string
+		for _, r := range set.Replicas {
+			names = append(names, r.Name)
+		}
 		return trust.Signed{}, fault.New(fault.NotFound, "replica_not_found", "there is no replica %s", name).
-			WithHint("loopback replica list names them")
+			WithHint("the keyset lists %s", strings.Join(names, ", "))
 	}
 	if len(set.Replicas) == 1 {
 		return trust.Signed{}, fault.New(fault.Precondition, "replica_last", "%s is the only replica: nobody would answer agents", name)
@@ -164,7 +169,7 @@ func Join(dir string, i Invitation, now time.Time) error {
 		return fault.New(fault.Precondition, "invitation_expired", "the invitation ended at %s", i.Expires.Format(time.RFC3339)).
 			WithHint("make another: loopbackd invite")
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return unusable(dir, err)
 	}
 	held, err := os.ReadDir(dir)
