@@ -129,8 +129,3 @@ func (g *Growth) Changed() []Tile {
 	}
 	return out
 }
-
-// LeafTile is the tile with the hash of a leaf, and its place in it.
-func LeafTile(index int64) (TileID, int) {
-	return TileID{0, index / tileWidth}, int(index % tileWidth)
-}

@@ -13,7 +13,6 @@ import (
 
 // Permissions over replicas. Evict is the action in the audit log: it is done on the machine that has the anchor key.
 const (
-	Read   access.Permission = "replicas.read"
 	Invite access.Permission = "replicas.invite"
 	Evict  access.Permission = "replicas.evict"
 )

@@ -156,6 +156,9 @@ func TestReplicasLetInWhomTheKeysetListsAndNobodyElse(t *testing.T) {
 		t.Error("a signature means one message of one replica")
 	}
 
+	if _, err := first.Evict("replica-9", "", time.Now()); fault.Of(err).Code != "replica_not_found" || fault.Of(err).Hint != "the keyset lists replica-1, replica-2" {
+		t.Errorf("evicting one that there is not: got %v, hint %q", err, fault.Of(err).Hint)
+	}
 	signed, err := first.Evict("replica-2", "", time.Now())
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/trust"
@@ -322,15 +321,7 @@ type Seen struct {
 	Me    bool
 }
 
-// List are the replicas, by name, as they were looked at last.
-func (s *Service) List(ctx context.Context) ([]Seen, error) {
-	if err := access.ActorFrom(ctx).Require(replica.Read, access.Scope{}, replica.Read, "the replicas"); err != nil {
-		return nil, err
-	}
-	return s.All(), nil
-}
-
-// All is List for this program itself.
+// All are the replicas, by name, as they were looked at last.
 func (s *Service) All() []Seen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
