@@ -11,7 +11,7 @@ import (
 // An actor who may not read a thing is told what an unknown id is told, word for word.
 func TestAStrangerIsToldThatItDoesNotExist(t *testing.T) {
 	here, there := Scope{"o", "p", "w1"}, Scope{"o", "p", "w2"}
-	a := Actor{Kind: APIKey, Grants: []Grant{{ID: "g", Permissions: []Permission{"hosts.read", "hosts.label"}, Scope: here}}}
+	a := GrantsAlone(Actor{Kind: APIKey, Grants: []Grant{{ID: "g", Permissions: []Permission{"hosts.read", "hosts.label"}, Scope: here}}})
 	if err := a.Require("hosts.label", here, "hosts.read", "host h"); err != nil {
 		t.Error(err)
 	}
@@ -34,7 +34,7 @@ func TestDecideAgainstAnOracle(t *testing.T) {
 	})
 	permission := rapid.SampledFrom([]Permission{"x.read", "y.read", All})
 	rapid.Check(t, func(t *rapid.T) {
-		a := Actor{Kind: APIKey}
+		a := GrantsAlone(Actor{Kind: APIKey})
 		for range rapid.IntRange(0, 3).Draw(t, "grants") {
 			a.Grants = append(a.Grants, Grant{ID: "g", Permissions: rapid.SliceOfN(permission, 0, 2).Draw(t, "permissions"), Scope: scope.Draw(t, "scope")})
 		}
@@ -64,5 +64,26 @@ func TestAnonymousMayOnlyRedeemTheBootstrapCode(t *testing.T) {
 	a := Actor{Kind: Anonymous}
 	if !a.Decide(BootstrapRedeem, Scope{}).Allowed || a.Decide(SelfRead, Scope{}).Allowed || a.Decide("hosts.read", Scope{}).Allowed {
 		t.Error("anonymous may do something else")
+	}
+}
+
+// A path that forgot to give its actor the rules allows nothing, whatever the credential says.
+func TestAnActorWithoutRulesHoldsNothing(t *testing.T) {
+	everything := Grant{ID: "g", Permissions: []Permission{All}}
+	forgot := Actor{Kind: APIKey, ID: "k", Principal: "u", Grants: []Grant{everything}}
+	if d := forgot.Decide("hosts.read", Scope{}); d.Allowed || d.Grant != "" {
+		t.Errorf("decided %+v", d)
+	}
+	if s := forgot.Readable("hosts.read"); len(s) > 0 {
+		t.Errorf("sees %+v", s)
+	}
+	if forgot.Bears("hosts.read", Scope{}) || forgot.Touches("hosts.read") {
+		t.Error("bears what it does not hold")
+	}
+	if lacking := forgot.Covers(Rule{Permissions: []Permission{"hosts.read"}}); len(lacking) != 1 {
+		t.Errorf("lacks %v", lacking)
+	}
+	if !GrantsAlone(forgot).Decide("hosts.read", Scope{}).Allowed {
+		t.Error("grants alone do not decide")
 	}
 }

@@ -119,11 +119,9 @@ func (p *Policy) Active(principal string) bool {
 	return s != nil && s.active
 }
 
-func (p *Policy) circumstances(a *Actor) circumstances {
-	return circumstances{now: p.now, address: a.Address, mfa: a.MFA, ticket: a.Ticket}
-}
+func (p *Policy) circumstances(a *Actor) circumstances { return circumstances{p.now, a} }
 
-func (p *Policy) decide(a *Actor, permission Permission, at Scope, host bool, labels label.Set) Decision {
+func (p *Policy) decide(a *Actor, permission Permission, at *Scope, host bool, labels label.Set) Decision {
 	s := p.current.Load()
 	n, ok := p.catalogue.index[permission]
 	sheet := s.sheets[a.Principal]
@@ -131,9 +129,7 @@ func (p *Policy) decide(a *Actor, permission Permission, at Scope, host bool, la
 		return Decision{Snapshot: s.version}
 	}
 	c := p.circumstances(a)
-	d := sheet.decide(n, at, host, labels, &c)
-	d.Snapshot = s.version
-	return d
+	return s.decision(s.decide(sheet, n, at, host, labels, &c))
 }
 
 // sight is where the actor's principal holds a permission now.
@@ -179,8 +175,11 @@ func (a Actor) Covers(r Rule) (lacking []Permission) {
 	if a.Kind == System {
 		return nil
 	}
-	within := func(p Permission) bool { _, ok := a.within(p, r.Scope); return ok }
+	within := func(p Permission) bool { _, ok := a.within(p, &r.Scope); return ok }
 	if a.Policy == nil {
+		if !a.alone {
+			return r.Permissions
+		}
 		for _, p := range r.Permissions {
 			if !within(p) {
 				lacking = append(lacking, p)

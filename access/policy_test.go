@@ -144,7 +144,7 @@ func TestDecisionsAndSightsAgreeWithTheRulesReadOneByOne(t *testing.T) {
 				for _, host := range []bool{false, true} {
 					labels := drawLabels.Draw(t, "labels")
 					want, denied := w.allows(a, p, at, host, labels)
-					got := a.decide(p, at, host, labels)
+					got := a.decide(p, &at, host, labels)
 					if got.Allowed != want || (got.Denial != "") != denied || got.Allowed != (got.Grant != "") {
 						t.Fatalf("%s may %s at %v (host %v %v): got %+v, want %v, denied %v; rules %+v", a.Principal, p, at, host, labels, got, want, denied, w.rules)
 					}

@@ -38,7 +38,7 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 	if sheet == nil || !ok {
 		return d, nil, sheet != nil
 	}
-	why := &circumstances{now: func() time.Time { return q.Now }, address: q.Address, mfa: q.MFA, ticket: q.Ticket}
+	why := &circumstances{func() time.Time { return q.Now }, &Actor{Address: q.Address, MFA: q.MFA, Ticket: q.Ticket}}
 	for _, r := range sheet.rules {
 		if !r.set.Has(n) {
 			continue
@@ -65,8 +65,7 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 		reasons = append(reasons, reason)
 	}
 	if sheet.active && !s.closed {
-		d = sheet.decide(n, q.At, q.Host, q.Labels, why)
-		d.Snapshot = s.version
+		d = s.decision(s.decide(sheet, n, &q.At, q.Host, q.Labels, why))
 	}
 	return d, reasons, true
 }
@@ -78,6 +77,9 @@ type Hosts struct {
 	total     int
 	scopes    []hostSet // by their number, nil where nobody asked yet
 	selectors []hostSet
+
+	reached, denied hostSet // room to work in
+	rules           []bool
 }
 
 type hostGroup struct {
@@ -107,12 +109,12 @@ func (h *Hosts) Total() int { return h.total }
 // Groups is how many groups there are.
 func (h *Hosts) Groups() int { return len(h.groups) }
 
-func (h *Hosts) none() hostSet { return make(hostSet, (len(h.groups)+63)/64) }
+func (h *Hosts) words() int { return (len(h.groups) + 63) / 64 }
 
-func (h *Hosts) where(matches func(hostGroup) bool) hostSet {
-	out := h.none()
-	for i, g := range h.groups {
-		if matches(g) {
+func (h *Hosts) where(matches func(*hostGroup) bool) hostSet {
+	out := make(hostSet, h.words())
+	for i := range h.groups {
+		if matches(&h.groups[i]) {
 			out[i/64] |= 1 << (i % 64)
 		}
 	}
@@ -129,22 +131,22 @@ func (h *Hosts) count(s hostSet) int {
 	return n
 }
 
-// within are the hosts in a cell's scope.
-func (h *Hosts) within(c *cell) hostSet {
-	return h.known(&h.scopes, c.scopeN, func(g hostGroup) bool { return c.scope.Contains(g.at) })
+// within are the hosts in a scope, by its number.
+func (h *Hosts) within(n uint32, scope *Scope) hostSet {
+	return h.known(&h.scopes, n, func(g *hostGroup) bool { return scope.Contains(g.at) })
 }
 
 // selected are the hosts that a rule's selector matches, wherever they are; nil: all.
 func (h *Hosts) selected(e *entry) hostSet {
-	if len(e.hosts) == 0 {
+	if e.hosts == nil {
 		return nil
 	}
-	return h.known(&h.selectors, e.whereN, func(g hostGroup) bool { return e.hosts.Matches(g.labels) })
+	return h.known(&h.selectors, e.hosts.n, func(g *hostGroup) bool { return e.hosts.Matches(g.labels) })
 }
 
 // known is a set that was found out before, or is now.
-func (h *Hosts) known(sets *[]hostSet, n int, matches func(hostGroup) bool) hostSet {
-	for len(*sets) <= n {
+func (h *Hosts) known(sets *[]hostSet, n uint32, matches func(*hostGroup) bool) hostSet {
+	for uint32(len(*sets)) <= n {
 		*sets = append(*sets, nil)
 	}
 	if (*sets)[n] == nil {
@@ -172,60 +174,70 @@ type Reach struct {
 	Hosts       int      // how many hosts of the question
 	Rules       []string // ids of the rules that allow it
 	Conditional bool     // one of these has conditions
-	set         hostSet
+	set         hostSet  // until the next reach of the same Hosts
 }
 
 func (r Reach) none() bool { return !r.Everything && r.Hosts == 0 }
 
 // reach is how far a sheet reaches.
-func (s *sheet) reach(n uint16, at Scope, hosts *Hosts, now time.Time) Reach {
-	out := Reach{Principal: s.Principal}
-	if !s.active {
+func (s *Snapshot) reach(of *sheet, n uint16, at Scope, hosts *Hosts, now time.Time) Reach {
+	out := Reach{Principal: of.Principal}
+	if !of.active || !of.allow.Has(n) {
 		return out
 	}
-	out.set = hosts.none()
-	var denied hostSet
-	all := true
-	look := func(c *cell) {
-		if _, ok := c.scope.Intersect(at); !ok || !c.allow.Has(n) && !c.deny.Has(n) {
-			return
+	words := hosts.words()
+	reached, denied, all := append(hosts.reached[:0], make(hostSet, words)...), hosts.denied[:0], true
+	rules := append(hosts.rules[:0], make([]bool, len(of.ids))...)
+	for i := range of.entries {
+		e := &of.entries[i]
+		if !e.set.Has(n) || e.timed && !e.rule.at(now) || e.deny && e.asks {
+			continue
 		}
-		scope := hosts.within(c)
-		for i := range c.entries {
-			e := &c.entries[i]
-			if !e.set.Has(n) || e.timed && !e.rule.at(now) || e.deny && e.asks {
-				continue
-			}
-			whole := len(e.hosts) == 0 && c.scope.Contains(at)
-			selected := hosts.selected(e)
-			if e.deny {
-				if denied == nil {
-					denied = hosts.none()
-				}
-				denied.add(scope, selected)
-				all = all && !whole
-				continue
-			}
-			out.Everything = out.Everything || whole
-			out.set.add(scope, selected)
-			out.Rules = append(out.Rules, e.id)
-			out.Conditional = out.Conditional || e.asks
+		scope := &s.places[of.places[i]].Scope
+		whole := scope.Contains(at)
+		if !whole && !at.Contains(*scope) {
+			continue
 		}
-	}
-	if s.global != nil {
-		look(s.global)
-	}
-	for _, c := range s.cells {
-		look(c)
+		whole = whole && e.hosts == nil
+		within, selected := hosts.within(of.places[i], scope), hosts.selected(e)
+		if e.deny {
+			if len(denied) == 0 {
+				denied = append(denied, make(hostSet, words)...)
+			}
+			denied.add(within, selected)
+			all = all && !whole
+			continue
+		}
+		out.Everything = out.Everything || whole
+		reached.add(within, selected)
+		rules[e.id] = true
+		out.Conditional = out.Conditional || e.asks
 	}
 	out.Everything = out.Everything && all
 	for i := range denied {
-		out.set[i] &^= denied[i]
+		reached[i] &^= denied[i]
 	}
-	out.Hosts = hosts.count(out.set)
-	slices.Sort(out.Rules)
-	out.Rules = slices.Compact(out.Rules)
+	out.set, out.Hosts = reached, hosts.count(reached)
+	if !out.none() {
+		out.Rules = make([]string, 0, count(rules))
+		for i, allows := range rules {
+			if allows {
+				out.Rules = append(out.Rules, of.ids[i])
+			}
+		}
+	}
+	hosts.reached, hosts.denied, hosts.rules = reached, denied, rules
 	return out
+}
+
+func count(list []bool) int {
+	n := 0
+	for _, is := range list {
+		if is {
+			n++
+		}
+	}
+	return n
 }
 
 // WhoCan is everybody who holds a permission at a place, or on hosts there, by name.
@@ -236,10 +248,10 @@ func (s *Snapshot) WhoCan(c *Catalogue, p Permission, at Scope, hosts *Hosts, no
 	}
 	var out []Reach
 	for _, sheet := range s.sheets {
-		if !sheet.may(n) {
+		if !sheet.allow.Has(n) {
 			continue
 		}
-		if r := sheet.reach(n, at, hosts, now); !r.none() {
+		if r := s.reach(sheet, n, at, hosts, now); !r.none() {
 			r.Permission = p
 			out = append(out, r)
 		}
@@ -250,19 +262,6 @@ func (s *Snapshot) WhoCan(c *Catalogue, p Permission, at Scope, hosts *Hosts, no
 	return out
 }
 
-// may tells quickly whether a permission is allowed anywhere.
-func (s *sheet) may(n uint16) bool {
-	if s.global != nil && s.global.allow.Has(n) {
-		return true
-	}
-	for _, c := range s.cells {
-		if c.allow.Has(n) {
-			return true
-		}
-	}
-	return false
-}
-
 // WhatCan is what a principal holds at a place, or on hosts there, in the order of the catalogue.
 func (s *Snapshot) WhatCan(c *Catalogue, principal string, at Scope, hosts *Hosts, now time.Time) []Reach {
 	sheet := s.sheets[principal]
@@ -271,7 +270,7 @@ func (s *Snapshot) WhatCan(c *Catalogue, principal string, at Scope, hosts *Host
 	}
 	var out []Reach
 	for i, p := range c.names {
-		if r := sheet.reach(uint16(i), at, hosts, now); !r.none() {
+		if r := s.reach(sheet, uint16(i), at, hosts, now); !r.none() {
 			r.Permission = p
 			out = append(out, r)
 		}
@@ -307,10 +306,11 @@ func (s *Snapshot) Diff(c *Catalogue, to *Snapshot, at Scope, hosts *Hosts, now 
 		for i, p := range c.names {
 			var b, a Reach
 			if before != nil {
-				b = before.reach(uint16(i), at, hosts, now)
+				b = s.reach(before, uint16(i), at, hosts, now)
+				b.set = slices.Clone(b.set)
 			}
 			if after != nil {
-				a = after.reach(uint16(i), at, hosts, now)
+				a = to.reach(after, uint16(i), at, hosts, now)
 			}
 			d := Difference{Principal: a.Principal, Permission: p, Before: b.Everything, After: a.Everything, BeforeN: b.Hosts, AfterN: a.Hosts}
 			if after == nil {

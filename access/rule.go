@@ -172,33 +172,33 @@ func (c *Catalogue) List(s Set) []Permission {
 // compiled is a rule as it is decided by.
 type compiled struct {
 	*Rule
-	set    Set
+	set    *Set   // never changed once the rule is noted
+	hosts  *hosts // nil: all
+	scopeN uint32 // the scope's number
 	timed  bool
 	asks   bool
-	where  string // the selector as text
-	scopeN int    // numbers of scope and selector among those of the rules, so that questions need not compare text
-	whereN int
 	ticket *regexp.Regexp // nil where none is asked for, or the pattern is broken: then nothing matches
 }
 
 // compile makes what a rule comes to: one part, or two where places follow from selected hosts.
 func (c *Catalogue) compile(r *Rule) []*compiled {
-	one := &compiled{Rule: r, set: c.Expand(r.Permissions), timed: !r.NotBefore.IsZero() || !r.NotAfter.IsZero(), asks: !r.Conditions.None(), where: r.Hosts.String()}
+	set := c.Expand(r.Permissions)
+	one := &compiled{Rule: r, set: &set, timed: !r.NotBefore.IsZero() || !r.NotAfter.IsZero(), asks: !r.Conditions.None()}
 	if r.Conditions.Ticket != "" {
 		one.ticket, _ = regexp.Compile("^(?:" + r.Conditions.Ticket + ")$")
 	}
 	if r.NotAfter.IsZero() && !r.Deny {
-		for i := range one.set {
-			one.set[i] &^= c.tier0[i]
+		for i := range set {
+			set[i] &^= c.tier0[i]
 		}
 	}
 	if len(r.Hosts) == 0 {
 		return []*compiled{one}
 	}
-	places := one.set
+	places := set
 	for i := range places {
 		places[i] &= c.places[i]
-		one.set[i] &^= c.places[i]
+		set[i] &^= c.places[i]
 	}
 	if r.Deny || places.empty() {
 		return []*compiled{one}
@@ -206,16 +206,14 @@ func (c *Catalogue) compile(r *Rule) []*compiled {
 	all := *r
 	all.Hosts = nil
 	also := *one
-	also.Rule, also.set, also.where = &all, places, ""
+	also.Rule, also.set = &all, &places
 	return []*compiled{one, &also}
 }
 
 // circumstances are what conditions are held against.
 type circumstances struct {
-	now     func() time.Time
-	address string
-	mfa     time.Time
-	ticket  string
+	now func() time.Time
+	*Actor
 }
 
 // holds tells whether a rule applies now, as far as time and conditions go.
@@ -233,18 +231,18 @@ func (r *compiled) at(now time.Time) bool {
 // met is empty where all conditions are met, or which one is not.
 func (r *compiled) met(c *circumstances) string {
 	if d := r.Conditions.MFAWithin; d > 0 {
-		if c.mfa.IsZero() || c.now().Sub(c.mfa) > d || c.mfa.After(c.now()) {
+		if c.MFA.IsZero() || c.now().Sub(c.MFA) > d || c.MFA.After(c.now()) {
 			return "the second factor was not given within " + d.String()
 		}
 	}
 	if len(r.Conditions.Addresses) > 0 {
-		from, err := netip.ParseAddr(c.address)
+		from, err := netip.ParseAddr(c.Address)
 		from = from.Unmap().WithZone("")
 		if err != nil || !slices.ContainsFunc(r.Conditions.Addresses, func(p netip.Prefix) bool { return p.Contains(from) }) {
 			return "the call does not come from the addresses that it asks for"
 		}
 	}
-	if r.Conditions.Ticket != "" && (r.ticket == nil || !r.ticket.MatchString(c.ticket)) {
+	if r.Conditions.Ticket != "" && (r.ticket == nil || !r.ticket.MatchString(c.Ticket)) {
 		return "no ticket of the form " + r.Conditions.Ticket + " is named"
 	}
 	return ""

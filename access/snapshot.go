@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -9,10 +10,21 @@ import (
 )
 
 // Snapshot is compiled rules. It never changes.
+//
+// What a decision reads lies close together: scopes have numbers, and what a role gives, and which hosts a selector means, is
+// kept once for all rules that say the same. Memory that nobody read lately takes longer to come than all that is computed.
 type Snapshot struct {
 	version uint64
 	closed  bool
 	sheets  map[string]*sheet // by user or service account
+	numbers map[string]uint32 // of scopes that rules are over, by the id that names them
+	places  []place           // by number
+}
+
+// place is a scope that rules are over, or that holds one.
+type place struct {
+	Scope
+	organisation, project, workspace uint32 // numbers of what it names; noneN where it names none
 }
 
 // Version of the rules.
@@ -29,162 +41,163 @@ type Principal struct {
 
 // sheet is all that concerns one principal: its own rules and those of its groups.
 type sheet struct {
+	active  bool
+	places  []uint32 // number of the scope of each entry
+	entries []entry  // by scope; over each first denials, then what always allows, then the rest
+	allow   Set      // what is allowed anywhere
+	ids     []string // of rules, in order
 	Principal
-	active bool
-	rules  []*compiled      // denials first, then by id
-	global *cell            // over the whole deployment; nil: none
-	cells  map[string]*cell // by the id of organisation, project or workspace
-}
-
-// cell is the rules over one scope: bits to pass over what does not matter, and the rules side by side in memory, denials
-// first, then those that allow whatever the host, the time and the circumstances, then the rest.
-type cell struct {
-	scope              Scope
-	scopeN             int
-	allow, deny, plain Set
-	entries            []entry
+	rules []*compiled // denials first, then by id
 }
 
 // entry is of a rule what decides.
 type entry struct {
-	set    Set
-	id     string
-	hosts  label.Selector
-	whereN int
-	deny   bool
-	timed  bool
-	asks   bool
-	plain  bool // no hosts, no time, no conditions
-	rule   *compiled
+	set   *Set
+	hosts *hosts // nil: all, and everything else at the scope
+	rule  *compiled
+	id    uint32 // in sheet.ids
+	deny  bool
+	timed bool
+	asks  bool
 }
 
-func (c *cell) add(r *compiled) {
-	c.scope, c.scopeN = r.Scope, r.scopeN
-	e := entry{set: r.set, id: r.ID, hosts: r.Hosts, whereN: r.whereN, deny: r.Deny, timed: r.timed, asks: r.asks,
-		plain: len(r.Hosts) == 0 && !r.timed && !r.asks, rule: r}
-	c.entries = append(c.entries, e)
+// hosts are those that a selector matches. Rules that select the same have the same.
+type hosts struct {
+	label.Selector
+	n uint32
+}
+
+// wholeN is the number of the whole deployment, noneN that of scopes that no rule is over.
+const (
+	wholeN uint32 = 0
+	noneN  uint32 = 1<<32 - 1
+)
+
+// rank is the order in which a cell has its rules.
+func (r *compiled) rank() int {
 	switch {
-	case e.deny:
-		c.deny.union(&e.set)
-	case e.plain:
-		c.plain.union(&e.set)
-		fallthrough
+	case r.Deny:
+		return 0
+	case r.plain():
+		return 1
 	default:
-		c.allow.union(&e.set)
+		return 2
 	}
 }
 
-func (c *cell) sort() {
-	rank := func(e entry) int {
-		switch {
-		case e.deny:
-			return 0
-		case e.plain:
-			return 1
-		default:
-			return 2
-		}
-	}
-	slices.SortStableFunc(c.entries, func(a, b entry) int { return rank(a) - rank(b) })
+func (r *compiled) plain() bool { return len(r.Hosts) == 0 && !r.timed && !r.asks }
+
+// byID orders the parts of rules.
+func byID(a, b *compiled) int {
+	return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(len(a.Hosts), len(b.Hosts)))
 }
 
 func newSheet(p Principal, rules []*compiled) *sheet {
-	s := &sheet{Principal: p, active: p.Active, rules: rules}
-	slices.SortFunc(s.rules, func(a, b *compiled) int {
-		switch {
-		case a.Deny != b.Deny && a.Deny:
-			return -1
-		case a.Deny != b.Deny:
-			return 1
-		case a.ID < b.ID:
-			return -1
-		case a.ID > b.ID:
-			return 1
-		default:
-			return len(a.Hosts) - len(b.Hosts)
+	s := &sheet{Principal: p, active: p.Active, rules: rules, places: make([]uint32, len(rules)), entries: make([]entry, len(rules))}
+	slices.SortFunc(rules, byID)
+	for i, r := range rules {
+		if i == 0 || r.ID != rules[i-1].ID {
+			s.ids = append(s.ids, r.ID)
 		}
+		s.entries[i] = entry{set: r.set, hosts: r.hosts, rule: r, id: uint32(len(s.ids) - 1), deny: r.Deny, timed: r.timed, asks: r.asks}
+		if !r.Deny {
+			s.allow.union(r.set)
+		}
+	}
+	s.ids = slices.Clip(s.ids)
+	slices.SortStableFunc(s.entries, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.rule.scopeN, b.rule.scopeN), cmp.Compare(a.rule.rank(), b.rule.rank()))
 	})
-	for _, r := range s.rules {
-		at := r.Scope.narrowest()
-		c := s.global
-		if at != "" {
-			c = s.cells[at]
-		}
-		if c == nil {
-			c = &cell{}
-			if at == "" {
-				s.global = c
-			} else {
-				if s.cells == nil {
-					s.cells = map[string]*cell{}
-				}
-				s.cells[at] = c
-			}
-		}
-		c.add(r)
+	for i := range s.entries {
+		s.places[i] = s.entries[i].rule.scopeN
 	}
-	if s.global != nil {
-		s.global.sort()
-	}
-	for _, c := range s.cells {
-		c.sort()
-	}
+	slices.SortStableFunc(rules, func(a, b *compiled) int { return cmp.Compare(min(a.rank(), 1), min(b.rank(), 1)) })
 	return s
 }
 
-// decide asks the rules over the scope and those above it. A denial anywhere wins.
-func (s *sheet) decide(n uint16, at Scope, host bool, labels label.Set, c *circumstances) Decision {
-	cells := [4]*cell{s.global}
-	if len(s.cells) > 0 {
-		if at.Organisation != "" {
-			cells[1] = s.cells[at.Organisation]
-		}
-		if at.Project != "" {
-			cells[2] = s.cells[at.Project]
-		}
-		if at.Workspace != "" {
-			cells[3] = s.cells[at.Workspace]
-		}
+// number of the scope that an id names.
+func (s *Snapshot) number(id string) uint32 {
+	if id == "" {
+		return noneN
 	}
-	may, plain := false, false
-	for _, cell := range &cells {
-		if cell == nil {
+	if n, ok := s.numbers[id]; ok {
+		return n
+	}
+	return noneN
+}
+
+// path is the numbers of a scope and of those above it.
+func (s *Snapshot) path(at *Scope) [4]uint32 {
+	if n := s.number(at.narrowest()); n != noneN && s.places[n].Scope == *at {
+		p := &s.places[n]
+		return [4]uint32{wholeN, p.organisation, p.project, p.workspace}
+	}
+	return [4]uint32{wholeN, s.number(at.Organisation), s.number(at.Project), s.number(at.Workspace)}
+}
+
+// few is how many entries are looked through faster than searched.
+const few = 16
+
+// over are the entries over one scope.
+func (s *sheet) over(place uint32) []entry {
+	from := 0
+	if place == wholeN || len(s.places) <= few {
+		for from < len(s.places) && s.places[from] < place {
+			from++
+		}
+	} else {
+		from, _ = slices.BinarySearch(s.places, place)
+	}
+	to := from
+	for to < len(s.places) && s.places[to] == place {
+		to++
+	}
+	return s.entries[from:to]
+}
+
+// decide asks the rules over the scope and those above it, and gives the rule that settled it; empty where none did. A denial
+// anywhere wins.
+func (s *Snapshot) decide(of *sheet, n uint16, at *Scope, host bool, labels label.Set, c *circumstances) (rule string, allowed bool) {
+	var grant *entry
+	for _, place := range s.path(at) {
+		if place == noneN {
 			continue
 		}
-		may, plain = may || cell.allow.Has(n), plain || cell.plain.Has(n)
-		if !cell.deny.Has(n) {
-			continue
-		}
-		for i := range cell.entries {
-			e := &cell.entries[i]
-			if !e.deny {
+		entries := of.over(place)
+		for i := range entries {
+			e := &entries[i]
+			if !e.deny && grant != nil {
 				break
 			}
-			if e.set.Has(n) && e.matches(host, labels) && e.holds(c) {
-				return Decision{Denial: e.id}
+			if !e.set.Has(n) || !e.matches(host, labels) || !e.holds(c) {
+				continue
 			}
-		}
-	}
-	if !may {
-		return Decision{}
-	}
-	for _, cell := range &cells {
-		if cell == nil || plain && !cell.plain.Has(n) || !cell.allow.Has(n) {
-			continue
-		}
-		for i := range cell.entries {
-			e := &cell.entries[i]
-			if !e.deny && e.set.Has(n) && (e.plain || e.matches(host, labels) && e.holds(c)) {
-				return Decision{Allowed: true, Grant: e.id}
+			if e.deny {
+				return of.ids[e.id], false
 			}
+			grant = e
 		}
 	}
-	return Decision{}
+	if grant == nil {
+		return "", false
+	}
+	return of.ids[grant.id], true
+}
+
+// decision is what decide said.
+func (s *Snapshot) decision(rule string, allowed bool) Decision {
+	d := Decision{Allowed: allowed, Snapshot: s.version}
+	if allowed {
+		d.Grant = rule
+	} else {
+		d.Denial = rule
+	}
+	return d
 }
 
 // matches tells whether the rule is about what is asked for: a rule on selected hosts is about those hosts only.
 func (e *entry) matches(host bool, labels label.Set) bool {
-	return len(e.hosts) == 0 || host && e.hosts.Matches(labels)
+	return e.hosts == nil || host && e.hosts.Matches(labels)
 }
 
 // matches tells whether the rule is about what is asked for: a rule on selected hosts is about those hosts only.
@@ -205,25 +218,60 @@ type Rules struct {
 	subjects   map[string]Subject // of rules
 	sheets     map[string]*sheet
 	dirty      map[string]bool // principals to compile anew
-	scopes     map[string]int  // numbers of scopes, by what names them
-	selectors  map[string]int
+	numbers    map[string]uint32
+	places     []place
+	numbered   map[string]uint32 // numbers as the last snapshot has them: never written to
+	hosts      map[string]*hosts // by the selector's text
+	sets       map[Set]*Set
 }
 
 // NewRules is no rules.
 func NewRules(c *Catalogue) *Rules {
 	return &Rules{catalogue: c, principals: map[string]Principal{}, members: map[string][]string{}, groups: map[string][]string{},
 		bySubject: map[Subject]map[string][]*compiled{}, subjects: map[string]Subject{}, sheets: map[string]*sheet{}, dirty: map[string]bool{},
-		scopes: map[string]int{}, selectors: map[string]int{}}
+		numbers: map[string]uint32{"": wholeN}, places: []place{{organisation: noneN, project: noneN, workspace: noneN}}, hosts: map[string]*hosts{}, sets: map[Set]*Set{}}
 }
 
-// number is that of a text, which gets the next one where it is new.
-func number(in map[string]int, text string) int {
-	n, ok := in[text]
-	if !ok {
-		n = len(in)
-		in[text] = n
+// number is that of a scope, which gets one with those above it.
+func (r *Rules) number(s Scope) uint32 {
+	id := s.narrowest()
+	if n, ok := r.numbers[id]; ok {
+		return n
 	}
-	return n
+	p := place{s, noneN, noneN, noneN}
+	n := func(named string, s Scope) uint32 {
+		switch named {
+		case "":
+			return noneN
+		case id:
+			return uint32(len(r.places))
+		default:
+			return r.number(s)
+		}
+	}
+	p.organisation = n(s.Organisation, Scope{Organisation: s.Organisation})
+	p.project = n(s.Project, Scope{Organisation: s.Organisation, Project: s.Project})
+	p.workspace = n(s.Workspace, s)
+	r.numbers[id], r.places = uint32(len(r.places)), append(r.places, p)
+	return r.numbers[id]
+}
+
+// share gives a part of a rule its numbers, and what it has in common with others.
+func (r *Rules) share(p *compiled) {
+	p.scopeN = r.number(p.Scope)
+	if set, ok := r.sets[*p.set]; ok {
+		p.set = set
+	} else {
+		r.sets[*p.set] = p.set
+	}
+	if len(p.Hosts) == 0 {
+		return
+	}
+	text := p.Hosts.String()
+	if r.hosts[text] == nil {
+		r.hosts[text] = &hosts{p.Hosts, uint32(len(r.hosts))}
+	}
+	p.hosts = r.hosts[text]
 }
 
 // PutPrincipal notes a user or a service account.
@@ -260,7 +308,7 @@ func (r *Rules) PutRule(rule Rule) {
 	}
 	parts := r.catalogue.compile(&rule)
 	for _, p := range parts {
-		p.scopeN, p.whereN = number(r.scopes, p.Scope.narrowest()), number(r.selectors, p.where)
+		r.share(p)
 	}
 	r.bySubject[rule.Subject][rule.ID] = parts
 	r.soil(rule.Subject)
@@ -291,7 +339,7 @@ func (r *Rules) soil(s Subject) {
 func (r *Rules) Clone() *Rules {
 	c := &Rules{catalogue: r.catalogue, principals: maps.Clone(r.principals), members: maps.Clone(r.members), groups: map[string][]string{},
 		bySubject: map[Subject]map[string][]*compiled{}, subjects: maps.Clone(r.subjects), sheets: maps.Clone(r.sheets), dirty: maps.Clone(r.dirty),
-		scopes: maps.Clone(r.scopes), selectors: maps.Clone(r.selectors)}
+		numbers: maps.Clone(r.numbers), places: slices.Clone(r.places), numbered: r.numbered, hosts: maps.Clone(r.hosts), sets: maps.Clone(r.sets)}
 	for k, v := range r.groups {
 		c.groups[k] = slices.Clone(v)
 	}
@@ -327,7 +375,10 @@ func (r *Rules) Snapshot(version uint64) *Snapshot {
 		r.sheets[id] = newSheet(p, rules)
 	}
 	clear(r.dirty)
-	return &Snapshot{version: version, sheets: r.sheets}
+	if len(r.numbered) != len(r.numbers) {
+		r.numbered = maps.Clone(r.numbers)
+	}
+	return &Snapshot{version: version, sheets: r.sheets, numbers: r.numbered, places: slices.Clip(r.places)}
 }
 
 // Next is the first moment after now at which a rule begins or ends to apply; zero where there is none.

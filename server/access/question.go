@@ -297,8 +297,8 @@ func (s *Service) Diff(ctx context.Context, where Where, c Change) (Changes, err
 		}
 		rules.PutRule(b.Rule(role))
 	}
+	now := engine.options.Policy.Snapshot() // what the clone was made of
 	engine.mu.Unlock()
-	now := engine.options.Policy.Snapshot()
 	items := now.Diff(engine.options.Policy.Catalogue(), rules.Snapshot(now.Version()), l.at, hosts, engine.options.Now())
 	return Changes{items, hosts.Total(), now.Version()}, nil
 }

@@ -87,7 +87,7 @@ func (b *bench) service(tenants slice.Tenants) *slice.Service {
 }
 
 func acting(ctx context.Context, at access.Scope, p ...access.Permission) context.Context {
-	return access.WithActor(ctx, access.Actor{Kind: access.System, ID: "sys", Grants: []access.Grant{{ID: "sys", Permissions: p, Scope: at}}})
+	return access.WithActor(ctx, access.GrantsAlone(access.Actor{Kind: access.System, ID: "sys", Grants: []access.Grant{{ID: "sys", Permissions: p, Scope: at}}}))
 }
 
 // key makes a key through the system, and a context in which its holder acts.
@@ -100,7 +100,7 @@ func (b *bench) key(t *testing.T, n slice.New) (context.Context, apikey.Key, str
 	if err != nil {
 		t.Fatal(err)
 	}
-	return access.WithActor(t.Context(), k.Actor()), k, secret
+	return access.WithActor(t.Context(), access.GrantsAlone(k.Actor())), k, secret
 }
 
 func code(err error) string {
@@ -330,13 +330,13 @@ func TestTheBootstrapCodeWorksOnce(t *testing.T) {
 		t.Fatalf("got %d keys from ten who redeem at once, want 1", won.Load())
 	}
 	actor, err := b.Authenticate(t.Context(), secret.Load().(string), here)
-	if err != nil || !actor.Decide(token.Mint, b.prod.Scope()).Allowed {
+	if err != nil || !access.GrantsAlone(actor).Decide(token.Mint, b.prod.Scope()).Allowed {
 		t.Errorf("got %+v and %v, want an administrator", actor, err)
 	}
 	if c, needed, err := b.EnsureBootstrap(t.Context()); err != nil || needed || c != "" {
 		t.Errorf("got %q, %t, %v with an administrator, want no code", c, needed, err)
 	}
-	if _, err := b.Revoke(access.WithActor(t.Context(), actor), actor.ID); err != nil {
+	if _, err := b.Revoke(access.WithActor(t.Context(), access.GrantsAlone(actor)), actor.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, needed, err := b.EnsureBootstrap(t.Context()); err != nil || !needed {

@@ -18,7 +18,7 @@ import (
 )
 
 func acting(ctx context.Context, at access.Scope, p ...access.Permission) context.Context {
-	return access.WithActor(ctx, access.Actor{Kind: access.APIKey, ID: "key_test", Grants: []access.Grant{{ID: "key_test", Permissions: p, Scope: at}}})
+	return access.WithActor(ctx, access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_test", Grants: []access.Grant{{ID: "key_test", Permissions: p, Scope: at}}}))
 }
 
 // open is a log of so many entries, every other one of workspace acme/shop/prod.

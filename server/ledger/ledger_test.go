@@ -132,7 +132,7 @@ func as(scopes ...access.Scope) context.Context {
 	for _, s := range scopes {
 		a.Grants = append(a.Grants, access.Grant{ID: "key_reader", Scope: s, Permissions: []access.Permission{audit.Read, audit.Verify}})
 	}
-	return access.WithActor(context.Background(), a)
+	return access.WithActor(context.Background(), access.GrantsAlone(a))
 }
 
 var all = access.Scope{}

@@ -119,7 +119,7 @@ func (b *bench) restart() {
 }
 
 func publisher(ctx context.Context) context.Context {
-	return access.WithActor(ctx, access.Actor{Kind: access.APIKey, ID: "key_1", Grants: []access.Grant{{ID: "key_1", Permissions: []access.Permission{access.All}}}})
+	return access.WithActor(ctx, access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_1", Grants: []access.Grant{{ID: "key_1", Permissions: []access.Permission{access.All}}}}))
 }
 
 // direct is the service without a wire between. A hook may fail an upload before or after it was carried out.
@@ -367,8 +367,8 @@ func TestAnUploadSurvivesARestartAndAWrongHashDropsIt(t *testing.T) {
 
 func TestWhoMayNotPublishCannot(t *testing.T) {
 	b := newBench(t)
-	reader := access.WithActor(t.Context(), access.Actor{Kind: access.APIKey, Grants: []access.Grant{{Permissions: []access.Permission{release.Read}}}})
-	workspace := access.WithActor(t.Context(), access.Actor{Kind: access.APIKey, Grants: []access.Grant{{Permissions: []access.Permission{access.All}, Scope: access.Scope{Organisation: "org_1"}}}})
+	reader := access.WithActor(t.Context(), access.GrantsAlone(access.Actor{Kind: access.APIKey, Grants: []access.Grant{{Permissions: []access.Permission{release.Read}}}}))
+	workspace := access.WithActor(t.Context(), access.GrantsAlone(access.Actor{Kind: access.APIKey, Grants: []access.Grant{{Permissions: []access.Permission{access.All}, Scope: access.Scope{Organisation: "org_1"}}}}))
 	for name, c := range map[string]struct {
 		ctx  context.Context
 		want string

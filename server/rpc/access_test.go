@@ -285,9 +285,9 @@ func TestTheDeclaredPermissionIsTheOneDemanded(t *testing.T) {
 					others = append(others, p)
 				}
 			}
-			w.doors["almost"] = access.Actor{Kind: access.APIKey, ID: "key_almost", Grants: []access.Grant{
+			w.doors["almost"] = access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_almost", Grants: []access.Grant{
 				{ID: "others", Permissions: others}, {ID: "elsewhere", Permissions: []access.Permission{m.Permission}, Scope: w.b},
-			}}
+			}})
 			refs := map[protoreflect.Name]string{}
 			for _, f := range refsOf(m) {
 				refs[f.Name()] = w.foreign[references[f.Name()]]["id"]
@@ -304,7 +304,7 @@ func TestTheDeclaredPermissionIsTheOneDemanded(t *testing.T) {
 					w.noLeak(t, got, "without the permission there")
 				}
 			}
-			w.doors["without"] = access.Actor{Kind: access.APIKey, ID: "key_without", Grants: []access.Grant{{ID: "others", Permissions: others}}}
+			w.doors["without"] = access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_without", Grants: []access.Grant{{ID: "others", Permissions: others}}})
 			if status, got := w.call(t, m, "without", request(t, m, refs)); status == http.StatusOK || !strings.Contains(got, "permission_denied") || !strings.Contains(got, string(m.Permission)) {
 				t.Errorf("got %d %s with every permission but %s, want it denied by name", status, got, m.Permission)
 			}

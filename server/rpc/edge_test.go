@@ -65,7 +65,7 @@ func (d doors) Authenticate(_ context.Context, credential string, _ netip.Addr) 
 }
 
 func holding(p ...access.Permission) access.Actor {
-	return access.Actor{Kind: access.APIKey, ID: "key_1", Grants: []access.Grant{{ID: "key_1", Permissions: p, Scope: access.Scope{Workspace: "ws_1"}}}}
+	return access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_1", Grants: []access.Grant{{ID: "key_1", Permissions: p, Scope: access.Scope{Workspace: "ws_1"}}}})
 }
 
 type bench struct {

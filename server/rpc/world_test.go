@@ -120,7 +120,7 @@ func (w *world) holder(t *testing.T, name string, at access.Scope) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.doors[name] = k.Actor()
+	w.doors[name] = access.GrantsAlone(k.Actor())
 }
 
 // populate makes an organisation with one of everything, and says how each is called.

@@ -67,7 +67,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-var admin = access.WithActor(context.Background(), access.Actor{Kind: access.APIKey, ID: "key_1", Grants: []access.Grant{{ID: "key_1", Permissions: []access.Permission{access.All}}}})
+var admin = access.WithActor(context.Background(), access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_1", Grants: []access.Grant{{ID: "key_1", Permissions: []access.Permission{access.All}}}}))
 
 func (b *bench) create(t *testing.T, n sink.New) (noun.Sink, string) {
 	t.Helper()

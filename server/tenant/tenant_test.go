@@ -41,8 +41,8 @@ func open(t *testing.T) bench {
 }
 
 func acting(ctx context.Context, at access.Scope, p ...access.Permission) context.Context {
-	return access.WithActor(ctx, access.Actor{Kind: access.APIKey, ID: "key_test", Name: "test",
-		Grants: []access.Grant{{ID: "key_test", Permissions: p, Scope: at}}})
+	return access.WithActor(ctx, access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_test", Name: "test",
+		Grants: []access.Grant{{ID: "key_test", Permissions: p, Scope: at}}}))
 }
 
 func administrator(t *testing.T) context.Context {

@@ -130,7 +130,7 @@ func (l *Links) Expelled(id string) int {
 }
 
 // Admin holds every permission everywhere.
-var Admin = access.Actor{Kind: access.APIKey, ID: "key_admin", Name: "admin", Grants: []access.Grant{{ID: "key_admin", Permissions: []access.Permission{access.All}}}}
+var Admin = access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_admin", Name: "admin", Grants: []access.Grant{{ID: "key_admin", Permissions: []access.Permission{access.All}}}})
 
 // New makes a plane on an empty SQLite database, with organisation, project and two workspaces.
 func New(t testing.TB) *Plane {
@@ -217,7 +217,7 @@ func AsAdmin(ctx context.Context) context.Context { return access.WithActor(ctx,
 
 // As lets somebody act who holds permissions at a scope.
 func As(ctx context.Context, id string, at access.Scope, permissions ...access.Permission) context.Context {
-	return access.WithActor(ctx, access.Actor{Kind: access.APIKey, ID: id, Name: id, Grants: []access.Grant{{ID: id, Permissions: permissions, Scope: at}}})
+	return access.WithActor(ctx, access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: id, Name: id, Grants: []access.Grant{{ID: id, Permissions: permissions, Scope: at}}}))
 }
 
 // Follow applies what the feed holds.
