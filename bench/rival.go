@@ -38,7 +38,11 @@ type rival struct {
 
 // startRival starts this program as a rival, and gives what it printed when it was ready.
 func (b *bench) startRival(ctx context.Context, args ...string) (*rival, string, error) {
-	r := &rival{cmd: exec.CommandContext(ctx, b.self, append([]string{"rival"}, args...)...)}
+	return startRivalBy(exec.CommandContext(ctx, b.self, append([]string{"rival"}, args...)...))
+}
+
+func startRivalBy(command *exec.Cmd) (*rival, string, error) {
+	r := &rival{cmd: command}
 	r.cmd.Stderr = os.Stderr
 	var err error
 	if r.in, err = r.cmd.StdinPipe(); err != nil {

@@ -128,7 +128,9 @@ func (m *meters) watch(s *Server) {
 
 // process registers what is true of any Go program, and which this is.
 func (m *meters) process(version, replica string) {
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	// How long what is ready waits for a processor is what an operator's call waits for when a fleet comes back.
+	scheduler := collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsScheduler)
+	m.registry.MustRegister(collectors.NewGoCollector(scheduler), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "loopback_info", Help: "1, with version, Go version and replica.",
 			ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version(), "replica": replica},

@@ -102,7 +102,7 @@ func statusIn(s *pb.SectionHeld) (section.Status, bool) {
 		if !at.IsValid() {
 			return out, false
 		}
-		out.AppliedAt = at.AsTime()
+		out.AppliedAt = at.AsTime().Truncate(time.Microsecond) // as databases keep it: heard again, it is no news
 	}
 	return out, true
 }
