@@ -17,6 +17,9 @@ area_link() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./wire ./server/l
 # Group commit, both databases.
 area_storage() { CGO_ENABLED=1 go test -race -count=5 -timeout 1h ./server/storage/... ./server/feed; }
 
+# Sixty thousand hosts over five replicas, one of which dies. LOOPBACK_FLEET says how many instead.
+area_fleet() { CGO_ENABLED=0 go test -count=1 -v -timeout 1h -run '^TestALargeFleet' ./test/replicas; }
+
 # Ten million random decisions, ours and Cedar's.
 area_access() { (cd tools/oracle && LOOPBACK_DECISIONS=10000000 LOOPBACK_SPAN=90m go test -count=1 -v -timeout 2h .); }
 
@@ -35,7 +38,7 @@ area_fuzz() {
 	done
 }
 
-areas=(fault link storage access audit fuzz)
+areas=(fault link storage fleet access audit fuzz)
 chosen=${1:-}
 if [ -n "$chosen" ]; then
 	declare -F "area_$chosen" >/dev/null || {

@@ -6,10 +6,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
+	"sync/atomic"
+	"time"
 
 	"github.com/loopbackd/loopback/trust"
 	"github.com/loopbackd/loopback/wire"
@@ -21,12 +26,15 @@ const HelperEnvironment = "LOOPBACK_FLEET_HELPER"
 // Mission is what a helper process does.
 type Mission struct {
 	Endpoint    string           `json:"endpoint"`
-	Certificate []byte           `json:"certificate"` // to trust, in DER; its first DNS name is asked for
+	Addresses   []string         `json:"addresses"`   // HOST:PORT, which the endpoint's name stands for; none: what it says
+	Certificate []byte           `json:"certificate"` // to trust, in DER; its first DNS name is asked for, or the endpoint's
 	Anchor      trust.AnchorHash `json:"anchor"`
 	Transport   string           `json:"transport"`
 	Token       string           `json:"token"`
 	Agents      int              `json:"agents"`
 	Dials       int              `json:"dials"`
+	Prefix      string           `json:"prefix"`  // of the agents' names
+	Timeout     time.Duration    `json:"timeout"` // of each step of dialling; 0: the dialer's own
 }
 
 // Mission is one to this control plane.
@@ -35,12 +43,35 @@ func (c *Control) Mission(agents int) Mission {
 		Transport: wire.WebSocket, Token: "token", Agents: agents, Dials: 32}
 }
 
+// oneOf connects to the address that took the last connection, or where it takes none, to any other: what a name with
+// several addresses comes to. Agents begin at different ones.
+func oneOf(addresses []string, i int) func(context.Context, string, string) (net.Conn, error) {
+	var at atomic.Int64
+	at.Store(int64(i))
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var failed error
+		for range addresses {
+			n := at.Load()
+			c, err := (&net.Dialer{}).DialContext(ctx, network, addresses[int(n)%len(addresses)])
+			if err == nil {
+				return c, nil
+			}
+			at.CompareAndSwap(n, int64(mathrand.IntN(len(addresses))))
+			failed = errors.Join(failed, err)
+		}
+		return nil, failed
+	}
+}
+
 // Helper is a fleet in a process of its own, so that what the control plane's process takes is the control plane's alone.
 type Helper struct {
 	command *exec.Cmd
 	in      io.WriteCloser
 	out     *bufio.Reader
 }
+
+// PID of the process.
+func (h *Helper) PID() int { return h.command.Process.Pid }
 
 // StartHelper runs this program again as a helper; its main (or TestMain) hands over to HelperMain where
 // HelperEnvironment is set.
@@ -97,9 +128,16 @@ func HelperMain(in io.Reader, out io.Writer) error {
 	pool.AddCert(certificate)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	config := &tls.Config{RootCAs: pool, ServerName: certificate.DNSNames[0], MinVersion: tls.VersionTLS13}
-	f := Run(ctx, m.Agents, m.Dials, func(int) *Agent {
-		return &Agent{Token: m.Token, Dialer: wire.Dialer{Endpoint: m.Endpoint, Transport: m.Transport, Anchor: m.Anchor, TLS: config}}
+	config := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+	if len(certificate.DNSNames) > 0 {
+		config.ServerName = certificate.DNSNames[0]
+	}
+	f := Run(ctx, m.Agents, m.Dials, func(i int) *Agent {
+		d := wire.Dialer{Endpoint: m.Endpoint, Transport: m.Transport, Anchor: m.Anchor, TLS: config, Timeout: m.Timeout}
+		if len(m.Addresses) > 0 {
+			d.Connect = oneOf(m.Addresses, i)
+		}
+		return &Agent{Token: m.Token, Name: fmt.Sprintf("%s%06d", m.Prefix, i), BootID: fmt.Sprintf("boot-%s%06d", m.Prefix, i), Dialer: d}
 	})
 	defer f.Stop()
 	gone := make(chan struct{})

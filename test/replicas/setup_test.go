@@ -22,6 +22,13 @@ var program string // loopbackd, built once
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if os.Getenv(fleet.HelperEnvironment) != "" {
+		if err := fleet.HelperMain(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	dir, err := os.MkdirTemp("", "loopback-replicas-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
