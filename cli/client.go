@@ -44,6 +44,7 @@ type api struct {
 	bindings      loopbackv1connect.BindingServiceClient
 	access        loopbackv1connect.AccessServiceClient
 	sinks         loopbackv1connect.SinkServiceClient
+	replicas      loopbackv1connect.ReplicaServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -103,6 +104,7 @@ func newAPI(s account, version string) (*api, error) {
 		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
 		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
+		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
 	}, nil
 }
 

@@ -36,6 +36,7 @@ type controlPlane struct {
 	entries    []*pb.AuditEntry
 	tree       []*pb.Workspace // organisations and projects follow from them
 	settings   *pb.AgentSettings
+	replicas   []*pb.Replica
 	code       string // bootstrap code that is still good
 	failWith   *fault.Error
 	failTimes  int                 // so often, then no more; 0: for ever
@@ -77,6 +78,9 @@ func (p *controlPlane) start(t *testing.T) *controlPlane {
 		func() (string, http.Handler) { return loopbackv1connect.NewWorkspaceServiceHandler(treeAPI{p: p}, o) },
 		func() (string, http.Handler) {
 			return loopbackv1connect.NewSettingsServiceHandler(settingsAPI{p: p}, o)
+		},
+		func() (string, http.Handler) {
+			return loopbackv1connect.NewReplicaServiceHandler(replicaAPI{p: p}, o)
 		},
 	} {
 		path, h := one()

@@ -11,8 +11,10 @@ import (
 	"github.com/loopbackd/loopback/access"
 )
 
-// Permissions over replicas. Evict is the action in the audit log: it is done on the machine that has the anchor key.
+// Permissions over replicas. Invite and Evict are actions in the audit log only: they are done on the machine that has
+// the anchor key.
 const (
+	Read   access.Permission = "replicas.read"
 	Invite access.Permission = "replicas.invite"
 	Evict  access.Permission = "replicas.evict"
 )
@@ -41,4 +43,33 @@ type Replica struct {
 	Links     int64     // agents linked to it
 	Position  int64     // of the change feed, that it has come to
 	Leaving   bool
+
+	Keyset      int64         // version of the keyset that it goes by; 0: it did not say
+	BusPeers    int64         // buses that its own is connected to; negative: it did not say
+	ClockOffset time.Duration // by how much its clock is ahead of the database's
+	ClockKnown  bool
 }
+
+// Lease is something that one replica at a time does for all.
+type Lease struct {
+	Owner string // name of the replica
+	What  string // "audit log", "sink siem", "3 operations"
+}
+
+// Trouble is in what a replica differs from the others. The codes are stable.
+type Trouble string
+
+// The troubles.
+const (
+	IsGone     Trouble = "replica_gone" // its lease ended without a word
+	ClockApart Trouble = "clock_apart"  // its clock and the database's differ by more than ClockTolerance
+	BusCut     Trouble = "bus_cut"      // its bus does not reach the buses of all others that live
+	KeysetOld  Trouble = "keyset_old"   // others go by a newer keyset
+)
+
+// Troubles are all of them.
+var Troubles = []Trouble{IsGone, ClockApart, BusCut, KeysetOld}
+
+// ClockTolerance is by how much a replica's clock may differ from the database's. Leases of what is done once, and the ages of
+// tokens and keys, are read off these clocks.
+const ClockTolerance = 5 * time.Second

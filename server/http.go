@@ -37,6 +37,7 @@ func (s *Server) handler() http.Handler {
 		Organisations:   rpc.Organisations{Service: s.tenants},
 		Projects:        rpc.Projects{Service: s.tenants},
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
+		Replicas:        rpc.Replicas{Service: s.replicas},
 		Sessions:        rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:        rpc.Settings{Service: s.settings},
 		Sinks:           rpc.Sinks{Service: s.sinks},

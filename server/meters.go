@@ -118,6 +118,12 @@ func (m *meters) watch(s *Server) {
 			Name: "loopback_replicas", Help: "Replicas as this one sees them, by state; none where it is alone.", ConstLabels: prometheus.Labels{"state": string(state)},
 		}, func() float64 { return float64(s.replicas.Count(state)) }))
 	}
+	now("replica_clock_offset_seconds", "By how much this replica's clock is ahead of the database's; 0: it is alone.", func() float64 { return s.replicas.ClockOffset().Seconds() })
+	for _, trouble := range replica.Troubles {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "loopback_replica_troubles", Help: "Replicas that differ from the others as this one sees them, by in what.", ConstLabels: prometheus.Labels{"trouble": string(trouble)},
+		}, func() float64 { return float64(s.replicas.Troubled(trouble)) }))
+	}
 	count := func(name, help string, value func() int64) {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "loopback_" + name, Help: help}, func() float64 { return float64(value()) }))
 	}

@@ -47,6 +47,13 @@ func (s *Server) joinReplicas(ctx context.Context) error {
 			}
 			return s.follower.Position()
 		},
+		BusPeers: func() int64 {
+			if s.bus == nil {
+				return 0
+			}
+			return int64(s.bus.Connected())
+		},
+		Database: s.db.Clock,
 		Present: func(others []string) {
 			if s.hub != nil {
 				s.hub.Present(others)

@@ -153,7 +153,7 @@ func (k *Keys) Evict(name, anchorFile string, now time.Time) (trust.Signed, erro
 			names = append(names, r.Name)
 		}
 		return trust.Signed{}, fault.New(fault.NotFound, "replica_not_found", "there is no replica %s", name).
-			WithHint("the keyset lists %s", strings.Join(names, ", "))
+			WithHint("the keyset lists %s; which of them runs where: loopback replica list", strings.Join(names, ", "))
 	}
 	if len(set.Replicas) == 1 {
 		return trust.Signed{}, fault.New(fault.Precondition, "replica_last", "%s is the only replica: nobody would answer agents", name)

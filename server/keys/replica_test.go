@@ -148,6 +148,9 @@ func TestReplicasLetInWhomTheKeysetListsAndNobodyElse(t *testing.T) {
 		t.Error("another replica than was meant was taken for it")
 	}
 	stranger := opened(t, t.TempDir())
+	if who, signature := stranger.Sign([]byte("m")); !stranger.Verify(who, []byte("m"), signature) {
+		t.Error("a first replica that has invited nobody does not know its own word")
+	}
 	if err := shake(t, first, stranger, ""); err == nil {
 		t.Error("a replica of another deployment was let in")
 	}
@@ -156,7 +159,7 @@ func TestReplicasLetInWhomTheKeysetListsAndNobodyElse(t *testing.T) {
 		t.Error("a signature means one message of one replica")
 	}
 
-	if _, err := first.Evict("replica-9", "", time.Now()); fault.Of(err).Code != "replica_not_found" || fault.Of(err).Hint != "the keyset lists replica-1, replica-2" {
+	if _, err := first.Evict("replica-9", "", time.Now()); fault.Of(err).Code != "replica_not_found" || fault.Of(err).Hint != "the keyset lists replica-1, replica-2; which of them runs where: loopback replica list" {
 		t.Errorf("evicting one that there is not: got %v, hint %q", err, fault.Of(err).Hint)
 	}
 	signed, err := first.Evict("replica-2", "", time.Now())

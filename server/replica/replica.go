@@ -32,6 +32,7 @@ import (
 type Reader interface {
 	Replicas(ctx context.Context) ([]replica.Replica, error)
 	Keyset(ctx context.Context) (signed trust.Signed, found bool, err error)
+	Leases(ctx context.Context, now time.Time) ([]replica.Lease, error)
 }
 
 // Tx writes it.
@@ -63,7 +64,9 @@ type Options struct {
 	Instance string          // of this life
 	Links    func() int
 	Position func() int64
-	Present  func(others []string) // told who else has a lease, each time that somebody looked
+	BusPeers func() int64
+	Database func(ctx context.Context) (time.Time, error) // its clock
+	Present  func(others []string)                        // told who else has a lease, each time that somebody looked
 	Now      func() time.Time
 	Logger   *slog.Logger
 
@@ -80,6 +83,8 @@ type Service struct {
 	rows    []replica.Replica
 	risen   map[string]mark // when each row's beat was seen to rise
 	looked  time.Time       // when the rows were read last
+	ahead   time.Duration   // of the database's clock, as it was measured last
+	timed   bool            // that it was
 	written time.Time       // when ours was
 }
 
@@ -110,7 +115,7 @@ func New(o Options) *Service {
 }
 
 // Join takes this replica's place: it exchanges keysets with the database and writes the first beat. It waits out the
-// lease of another process of the same name, and fails where that goes on.
+// lease of another process of the same name, and fails where that goes on. From then on All knows who there is.
 func (s *Service) Join(ctx context.Context) error {
 	if err := s.exchange(ctx); err != nil {
 		return err
@@ -128,7 +133,11 @@ func (s *Service) Join(ctx context.Context) error {
 		folder, _, _ := strings.Cut(old.Instance, ".")
 		switch {
 		case old.Beat == 0, folder == s.Folder, s.Now().Sub(began) > s.Lease:
-			return s.beat(ctx, old.Instance)
+			// The look comes after the beat: of two that join at once, one sees the other.
+			if err := s.beat(ctx, old.Instance); err != nil {
+				return err
+			}
+			return s.Look(ctx)
 		case old.Beat != first:
 			return ErrInUse
 		}
@@ -223,7 +232,7 @@ func (s *Service) beat(ctx context.Context, taking string) error {
 	s.mu.Lock()
 	me := s.me
 	s.mu.Unlock()
-	me.Links, me.Position = int64(s.Links()), s.Position()
+	s.report(ctx, &me)
 	err := s.Store.Observe(ctx, func(tx Tx) error {
 		rows, err := tx.Replicas(ctx)
 		if err != nil {
@@ -247,6 +256,21 @@ func (s *Service) beat(ctx context.Context, taking string) error {
 		s.mu.Unlock()
 	}
 	return err
+}
+
+// report fills in what this replica says of itself.
+func (s *Service) report(ctx context.Context, me *replica.Replica) {
+	me.Links, me.Position, me.BusPeers = int64(s.Links()), s.Position(), s.BusPeers()
+	set, _ := s.Keys.Current()
+	me.Keyset = int64(set.Version)
+	asked := s.Now()
+	theirs, err := s.Database(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil { // half of the way there and back has passed when they looked at their clock
+		s.ahead, s.timed = asked.Add(s.Now().Sub(asked)/2).Sub(theirs), true
+	}
+	me.ClockOffset, me.ClockKnown = s.ahead, s.timed
 }
 
 // Look reads who there is and tells Present who of the others has a lease.
@@ -312,45 +336,6 @@ func (s *Service) Leave(ctx context.Context) error {
 		}
 		return nil
 	})
-}
-
-// Seen is a replica as this one sees it.
-type Seen struct {
-	replica.Replica
-	State replica.State
-	Me    bool
-}
-
-// All are the replicas, by name, as they were looked at last.
-func (s *Service) All() []Seen {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.Now()
-	out := make([]Seen, 0, len(s.rows))
-	for _, r := range s.rows {
-		one := Seen{Replica: r, State: replica.Serving, Me: r.Name == s.me.Name}
-		switch {
-		case r.Beat == 0:
-			one.State = replica.Left
-		case !s.leased(r, now) && !one.Me:
-			one.State = replica.Gone
-		case r.Leaving:
-			one.State = replica.Leaving
-		}
-		out = append(out, one)
-	}
-	return out
-}
-
-// Count is how many replicas are in a state.
-func (s *Service) Count(state replica.State) int {
-	n := 0
-	for _, r := range s.All() {
-		if r.State == state {
-			n++
-		}
-	}
-	return n
 }
 
 // Address is where the other replicas reach one that has a lease, by its name without dashes, as ids of poll sessions

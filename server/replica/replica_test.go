@@ -69,6 +69,10 @@ func (s *shared) Keyset(context.Context) (trust.Signed, bool, error) {
 }
 func (s *shared) PutKeyset(context.Context, trust.Signed) error { return nil }
 
+func (s *shared) Leases(context.Context, time.Time) ([]replica.Lease, error) {
+	return []replica.Lease{{Owner: "a", What: "audit log"}}, nil
+}
+
 type keys struct{}
 
 func (keys) Current() (trust.Keyset, trust.Signed)        { return trust.Keyset{}, trust.Signed{} }
@@ -77,7 +81,8 @@ func (keys) Adopt(trust.Signed) (changed bool, err error) { return false, nil }
 func newService(s *shared, name, folder string, present func([]string)) *Service {
 	return New(Options{
 		Store: s, Keys: keys{}, Me: replica.Replica{Name: name}, Folder: folder, Instance: fmt.Sprint(time.Now().UnixNano()),
-		Links: func() int { return 0 }, Position: func() int64 { return 0 }, Present: present, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Links: func() int { return 0 }, Position: func() int64 { return 0 }, BusPeers: func() int64 { return 1 },
+		Database: func(context.Context) (time.Time, error) { return time.Now(), nil }, Present: present, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 }
 

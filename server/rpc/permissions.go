@@ -9,6 +9,7 @@ import (
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/sink"
 	"github.com/loopbackd/loopback/tenant"
@@ -84,6 +85,7 @@ var Permissions = []Permission{
 	{sink.Read, "see where the audit log is sent to, and how far each receiver is"},
 	{sink.Update, "pause and resume sinks, and send them the past again"},
 	{sink.Delete, "remove sinks"},
+	{replica.Read, "see the replicas of the control plane; held over the whole deployment"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},
 	{access.BootstrapRedeem, "trade the bootstrap code for the first administrator's key; everybody holds it, the code is the credential"},
 }

@@ -54,6 +54,7 @@ type Services struct {
 	Access          loopbackv1connect.AccessServiceHandler
 	Bindings        loopbackv1connect.BindingServiceHandler
 	Groups          loopbackv1connect.GroupServiceHandler
+	Replicas        loopbackv1connect.ReplicaServiceHandler
 	Roles           loopbackv1connect.RoleServiceHandler
 	ServiceAccounts loopbackv1connect.ServiceAccountServiceHandler
 	Users           loopbackv1connect.UserServiceHandler
@@ -123,6 +124,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewAccessServiceHandler(or[loopbackv1connect.AccessServiceHandler](s.Access, loopbackv1connect.UnimplementedAccessServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewBindingServiceHandler(or[loopbackv1connect.BindingServiceHandler](s.Bindings, loopbackv1connect.UnimplementedBindingServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewGroupServiceHandler(or[loopbackv1connect.GroupServiceHandler](s.Groups, loopbackv1connect.UnimplementedGroupServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewReplicaServiceHandler(or[loopbackv1connect.ReplicaServiceHandler](s.Replicas, loopbackv1connect.UnimplementedReplicaServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewRoleServiceHandler(or[loopbackv1connect.RoleServiceHandler](s.Roles, loopbackv1connect.UnimplementedRoleServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewServiceAccountServiceHandler(or[loopbackv1connect.ServiceAccountServiceHandler](s.ServiceAccounts, loopbackv1connect.UnimplementedServiceAccountServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewUserServiceHandler(or[loopbackv1connect.UserServiceHandler](s.Users, loopbackv1connect.UnimplementedUserServiceHandler{}), opts...))

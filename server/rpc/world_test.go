@@ -18,6 +18,7 @@ import (
 	"github.com/loopbackd/loopback/operation"
 	written "github.com/loopbackd/loopback/policy"
 	person "github.com/loopbackd/loopback/principal"
+	process "github.com/loopbackd/loopback/replica"
 	questions "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
@@ -29,6 +30,7 @@ import (
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
 	"github.com/loopbackd/loopback/server/release"
+	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
@@ -80,7 +82,7 @@ func newWorld(t *testing.T) *world {
 		Sessions: rpc.Sessions{Service: keys, Deployment: "dep_test", Version: "0.0.0"},
 		Audit:    rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants), Ledger: signed(t, p)},
 		Hosts:    rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
-		Releases: catalogue(t, p), Sinks: rpc.Sinks{Service: sinks(t, p)},
+		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
@@ -223,6 +225,22 @@ func sinks(t *testing.T, p *plane.Plane) *sink.Service {
 	}
 	return s
 }
+
+// members is a control plane whose only replica is named so that whoever may not see it can be told from who may.
+func members(t *testing.T, p *plane.Plane) *replica.Service {
+	t.Helper()
+	none := func() int64 { return 0 }
+	s := replica.New(replica.Options{
+		Store: storage.Bind[replica.Reader, replica.Tx](p.DB), Keys: keyless{}, Me: process.Replica{Name: marker}, Links: func() int { return 0 },
+		Position: none, BusPeers: none, Database: p.DB.Clock, Now: p.Clock.Now, Logger: slog.New(slog.DiscardHandler),
+	})
+	return s
+}
+
+type keyless struct{}
+
+func (keyless) Current() (set trust.Keyset, signed trust.Signed) { return set, signed }
+func (keyless) Adopt(trust.Signed) (changed bool, err error)     { return false, nil }
 
 // signed is a ledger whose memory is nobody's.
 func signed(t *testing.T, p *plane.Plane) *ledger.Service {

@@ -272,6 +272,10 @@ func (l *line) raw(do func(*pgx.Conn) error) error {
 	return l.conn.Raw(func(c any) error { return do(c.(*stdlib.Conn).Conn()) })
 }
 
+func (e *postgres) clock() string {
+	return "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+}
+
 func (e *postgres) backup(context.Context, string) error {
 	return fault.New(fault.Precondition, "backup_elsewhere", "a PostgreSQL database is backed up with its own tools").
 		WithHint("run: pg_dump --format=custom --file=loopback.dump, or archive its write-ahead log")

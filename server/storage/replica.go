@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,12 +15,50 @@ import (
 var replicasTable = newTable("replicas", func(r *replica.Replica) []column {
 	return []column{{"id", &r.Name}, {"instance", &r.Instance}, {"version", &r.Version}, {"address", &r.Address}, {"routes", &r.Routes},
 		{"started_at", moment{&r.StartedAt}}, {"seen_at", moment{&r.SeenAt}}, {"beat", &r.Beat}, {"links", &r.Links},
-		{"position", &r.Position}, {"leaving", &r.Leaving}}
+		{"position", &r.Position}, {"leaving", &r.Leaving}, {"keyset", &r.Keyset}, {"bus_peers", &r.BusPeers},
+		{"clock_offset", span{&r.ClockOffset}}, {"clock_known", &r.ClockKnown}}
 })
 
 // Replicas of the control plane, by name.
 func (v *View) Replicas(ctx context.Context) ([]replica.Replica, error) {
 	return replicasTable.list(ctx, v.session, "ORDER BY id")
+}
+
+// Leases are what replicas do for all at the moment.
+func (v *View) Leases(ctx context.Context, now time.Time) ([]replica.Lease, error) {
+	var out []replica.Lease
+	for _, text := range []string{
+		"SELECT lease_owner, 'audit log' FROM audit_logs WHERE lease_owner <> '' AND lease_until > $1",
+		"SELECT lease_owner, 'sink ' || name FROM sinks WHERE lease_owner <> '' AND lease_until > $1 ORDER BY name",
+		"SELECT lease_owner, count(*) || ' operations' FROM operations WHERE state = 'running' AND lease_owner <> '' AND lease_until > $1 GROUP BY lease_owner",
+	} {
+		rows, err := v.session.query(ctx, text, micros(now))
+		if err != nil {
+			return nil, fmt.Errorf("reading leases: %w", err)
+		}
+		for rows.Next() {
+			var l replica.Lease
+			if err = rows.Scan(&l.Owner, &l.What); err != nil {
+				break
+			}
+			out = append(out, l)
+		}
+		err = errors.Join(err, rows.Err())
+		rows.Close()
+		if err != nil {
+			return nil, fmt.Errorf("reading leases: %w", v.session.explain(err))
+		}
+	}
+	return out, nil
+}
+
+// Clock is the time by the database's clock.
+func (db *DB) Clock(ctx context.Context) (time.Time, error) {
+	at, err := db.View().number(ctx, db.engine.clock())
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading the database's clock: %w", err)
+	}
+	return fromMicros(at), nil
 }
 
 // PutReplica inserts or updates a replica's row. The feed does not speak of it.

@@ -199,6 +199,10 @@ func (e *sqlite) breaks(_ *sql.Conn, err error) bool {
 }
 
 // backup copies what is committed into a new file, which appears under its name once it is whole and on the disk.
+func (e *sqlite) clock() string {
+	return "SELECT CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000"
+}
+
 func (e *sqlite) backup(ctx context.Context, to string) error {
 	if _, err := os.Lstat(to); err == nil {
 		return fault.New(fault.Exists, "backup_exists", "%s exists already", to).WithHint("give the backup a name of its own")

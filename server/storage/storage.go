@@ -73,6 +73,7 @@ type engine interface {
 	explain(err error) error               // in our words
 	breaks(conn *sql.Conn, err error) bool // the transaction is gone or cannot be trusted
 	backup(ctx context.Context, to string) error
+	clock() string // a query for its time in microseconds since 1970
 }
 
 // nature is what the writer has to know of the database it writes to.

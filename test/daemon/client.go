@@ -25,6 +25,8 @@ type Client struct {
 	Audit      loopbackv1connect.AuditServiceClient
 	APIKeys    loopbackv1connect.ApiKeyServiceClient
 	Settings   loopbackv1connect.SettingsServiceClient
+	Releases   loopbackv1connect.ReleaseServiceClient
+	Replicas   loopbackv1connect.ReplicaServiceClient
 
 	Anchor    trust.AnchorHash // whom agents are to trust
 	Workspace string           // the default one
@@ -62,6 +64,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Workspaces: loopbackv1connect.NewWorkspaceServiceClient(h, u), Operations: loopbackv1connect.NewOperationServiceClient(h, u),
 		Sessions: loopbackv1connect.NewSessionServiceClient(h, u), Audit: loopbackv1connect.NewAuditServiceClient(h, u),
 		APIKeys: loopbackv1connect.NewApiKeyServiceClient(h, u), Settings: loopbackv1connect.NewSettingsServiceClient(h, u),
+		Releases: loopbackv1connect.NewReleaseServiceClient(h, u), Replicas: loopbackv1connect.NewReplicaServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}
 }

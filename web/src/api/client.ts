@@ -7,6 +7,7 @@ import { ErrorDetailSchema, type ErrorDetail } from "./gen/loopback/v1/common_pb
 import { HostService } from "./gen/loopback/v1/host_pb";
 import { OperationService } from "./gen/loopback/v1/operation_pb";
 import { ReleaseService } from "./gen/loopback/v1/release_pb";
+import { ReplicaService } from "./gen/loopback/v1/replica_pb";
 import { SettingsService } from "./gen/loopback/v1/settings_pb";
 import { OrganisationService, ProjectService, WorkspaceService } from "./gen/loopback/v1/tenant_pb";
 import { TokenService } from "./gen/loopback/v1/token_pb";
@@ -47,6 +48,7 @@ export const api = {
   organisations: createClient(OrganisationService, transport),
   projects: createClient(ProjectService, transport),
   releases: createClient(ReleaseService, transport),
+  replicas: createClient(ReplicaService, transport),
   session: createClient(SessionService, transport),
   settings: createClient(SettingsService, transport),
   tokens: createClient(TokenService, transport),

@@ -7,6 +7,7 @@ import type { AgentSettings, Settings as Kept } from "../api/gen/loopback/v1/set
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
 import { Button, Card, Command, Field, Input, Page, Problem, Select, Waiting } from "../ui/basics";
+import { Replicas } from "./replicas";
 
 export function Settings() {
   const { place, places, choose } = usePlace();
@@ -25,6 +26,7 @@ export function Settings() {
       ) : (
         place && <Load key={place.id} workspace={place.id} path={place.path} />
       )}
+      <Replicas />
     </Page>
   );
 }

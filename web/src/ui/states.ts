@@ -30,6 +30,11 @@ const looks: Record<string, Look> = {
   running: { tone: "text-busy", shape: "busy", means: "under way" },
   succeeded: { tone: "text-good", shape: "dot", means: "done" },
   cancelled: { tone: "text-soft", shape: "bar", means: "ended by somebody" },
+  serving: { tone: "text-good", shape: "dot", means: "answers callers and agents" },
+  leaving: { tone: "text-busy", shape: "busy", means: "was told to stop, and sends its agents to the others" },
+  left: { tone: "text-soft", shape: "ring", means: "stopped in order" },
+  gone: { tone: "text-bad", shape: "cross", means: "its lease ended without a word" },
+
   done: { tone: "text-good", shape: "dot", means: "carried out" },
   refused: { tone: "text-bad", shape: "cross", means: "not allowed" },
 };
