@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"flag"
+	"io"
 	"os"
 
 	"github.com/loopbackd/loopback/agent/config"
@@ -13,6 +14,7 @@ import (
 	agentlink "github.com/loopbackd/loopback/agent/link"
 	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/agent/status"
+	"github.com/loopbackd/loopback/fault"
 )
 
 func runInstall(ctx context.Context, env Environment, args []string) error {
@@ -24,7 +26,7 @@ func runInstall(ctx context.Context, env Environment, args []string) error {
 		return err
 	}
 	if !other {
-		return installer(env).ConfigurePackage(ctx, p)
+		return installer(env, env.Stdout).ConfigurePackage(ctx, p)
 	}
 	o, err := install.ParseOptions(args, env.Stdin, env.Stdout)
 	if errors.Is(err, install.ErrHelp) {
@@ -33,8 +35,31 @@ func runInstall(ctx context.Context, env Environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = installer(env).Install(ctx, o)
-	return err
+	if o.Output != "json" {
+		_, err = installer(env, env.Stdout).Install(ctx, o)
+		return err
+	}
+	out, failed := installer(env, env.Stderr).Install(ctx, o)
+	return errors.Join(printJSON(env.Stdout, outcome(out, failed)), failed)
+}
+
+// outcome is what an installation came to, as JSON. What went wrong has the code that the doctor would name it by.
+func outcome(r install.Result, err error) any {
+	type problem struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Hint    string `json:"hint,omitempty"`
+	}
+	out := struct {
+		install.Result
+		OK    bool     `json:"ok"`
+		Error *problem `json:"error,omitempty"`
+	}{Result: r, OK: err == nil}
+	if err != nil {
+		f := fault.Of(err)
+		out.Error = &problem{f.Code, f.Error(), f.Hint}
+	}
+	return out
 }
 
 func runUninstall(ctx context.Context, env Environment, args []string) error {
@@ -45,11 +70,11 @@ func runUninstall(ctx context.Context, env Environment, args []string) error {
 	if err != nil {
 		return err
 	}
-	return installer(env).Uninstall(ctx, o)
+	return installer(env, env.Stdout).Uninstall(ctx, o)
 }
 
-// installer of this machine.
-func installer(env Environment) *install.Installer {
+// installer of this machine, which tells its steps.
+func installer(env Environment, steps io.Writer) *install.Installer {
 	return install.New(install.Layout{}, install.Seams{
 		Enrol: func(ctx context.Context, e install.Enrolment) (state.Identity, error) {
 			seen := inventory.Source{}.Gather(env.Version)
@@ -67,7 +92,7 @@ func installer(env Environment) *install.Installer {
 		},
 		Proxy:  agentlink.Proxy,
 		Getenv: os.Getenv,
-		Out:    env.Stdout,
+		Out:    steps,
 	})
 }
 

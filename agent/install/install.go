@@ -69,9 +69,11 @@ type Options struct {
 	Mirror string // URL of a copy of the releases; "none": the control plane's own; empty: as agent.yaml says
 	Bundle string // folder with a copy of the releases, used this once; empty: there is none
 
-	Proxy   string // "none": directly; empty: as agent.yaml or the environment says
-	Verbose bool
-	DryRun  bool
+	Proxy     string // "none": directly; empty: as ProxyFile, agent.yaml or the environment says
+	ProxyFile string // that holds the proxy's URL
+	Verbose   bool
+	DryRun    bool
+	Output    string // how the outcome is told: table, or json
 
 	Wait     time.Duration // for the host to be managed; 0: not at all
 	LockWait time.Duration // for another installation to end
@@ -138,11 +140,11 @@ func New(l Layout, s Seams) *Installer {
 
 // Result is what an installation came to.
 type Result struct {
-	Changed  bool
-	Version  string
-	HostID   string
-	HostName string
-	State    string // of the host at the end; empty where it was not waited for
+	Changed  bool   `json:"changed"`
+	Version  string `json:"version,omitempty"`
+	HostID   string `json:"hostId,omitempty"`
+	HostName string `json:"hostName,omitempty"`
+	State    string `json:"state,omitempty"` // of the host at the end; empty where it was not waited for
 }
 
 // Install installs the program that runs. Errors are *fault.Error; Result says how far it came.

@@ -224,6 +224,23 @@ func TestProxySettingsAreCaptured(t *testing.T) {
 	if again, _ := config.Read(m.layout.Config()); again.Proxy != c.Proxy {
 		t.Errorf("run without it: got %q, wanted it kept", again.Proxy)
 	}
+	file := filepath.Join(t.TempDir(), "proxy")
+	if err := os.WriteFile(file, []byte("http://agent:s3cret@proxy.example.com:3128\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.install(func(o *Options) { o.ProxyFile = file }); code(err) != "proxy_exposed" {
+		t.Errorf("a file that others can read: %v", err)
+	}
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.mustInstall(func(o *Options) { o.ProxyFile = file })
+	if again, _ := config.Read(m.layout.Config()); again.Proxy != "http://agent:s3cret@proxy.example.com:3128" {
+		t.Errorf("run with a file: got %q", again.Proxy)
+	}
+	if info, err := os.Stat(m.layout.Config()); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("agent.yaml with a password: %v, %v", info.Mode(), err)
+	}
 	m.mustInstall(func(o *Options) { o.Proxy = "none" })
 	if again, _ := config.Read(m.layout.Config()); again.Proxy != "" {
 		t.Errorf("run with none: got %q", again.Proxy)

@@ -35,6 +35,7 @@ Where to
   --anchor HEX          whom to trust; the token says it, too
   --ca-file FILE        PEM that the endpoint's certificate is checked by
   --proxy URL           reach the control plane by this proxy; none: directly
+  --proxy-file FILE     read the proxy's URL, with its password, from FILE (mode 0600)
 What
   --mirror URL          fetch releases from a copy of them, now and later; none: from the control plane
   --bundle FOLDER       verify by the release metadata in an unpacked bundle
@@ -53,6 +54,7 @@ How
   --verbose             say what is done, and let the agent log what its link does
   --wait DURATION       for the host to be managed (1m); 0: do not wait
   --lock-wait DURATION  for another installation to end (5m)
+  -o FORMAT             table, or json: what it came to as one object on standard output, the steps on standard error
 `
 
 const packageUsage = `Usage: loopback-agent install --packaged --version VERSION
@@ -87,6 +89,8 @@ func ParseOptions(args []string, stdin io.Reader, help io.Writer) (Options, erro
 	f.StringVar(&o.Proxy, "proxy", "", "")
 	f.StringVar(&o.Mirror, "mirror", "", "")
 	f.StringVar(&o.Bundle, "bundle", "", "")
+	f.StringVar(&o.ProxyFile, "proxy-file", "", "")
+	f.StringVar(&o.Output, "o", "table", "")
 	f.StringVar(&o.TrustRoot, "trust-root", "", "")
 	f.StringVar(&o.Version, "version", "", "")
 	f.StringVar(&o.Channel, "channel", "", "")
@@ -108,6 +112,9 @@ func ParseOptions(args []string, stdin io.Reader, help io.Writer) (Options, erro
 	if err := parse(f, args); err != nil {
 		return Options{}, err
 	}
+	if hasPassword(o.Proxy) {
+		return Options{}, errProxyArgument
+	}
 	var c fault.Check
 	if anchor != "" {
 		var ok bool
@@ -116,6 +123,8 @@ func ParseOptions(args []string, stdin io.Reader, help io.Writer) (Options, erro
 	}
 	c.That(o.Version == "" || release.ValidVersion(o.Version), "--version", "is not a version like 1.2.3")
 	c.That(o.Channel == "" || o.Channel == release.Stable || o.Channel == release.Preview, "--channel", "is neither stable nor preview")
+	c.That(o.Output == "table" || o.Output == "json", "-o", "is neither table nor json")
+	c.That(o.Proxy == "" || o.ProxyFile == "", "--proxy-file", "and --proxy are given")
 	c.That(o.Wait >= 0, "--wait", "is negative")
 	c.That(o.LockWait >= 0, "--lock-wait", "is negative")
 	o.Labels = parseLabels(&c, labels)

@@ -28,10 +28,12 @@ func TestParseOptions(t *testing.T) {
 		{"token_exposed", []string{secret}}, {"token_exposed", []string{"--token-file", secret}}, {"token_exposed", []string{"--name=" + secret}},
 		{"usage", []string{"--nonsense"}}, {"usage", []string{"extra"}}, {"usage", []string{"--wait", "soon"}}, {"usage", []string{"--wait", "-1s"}},
 		{"usage", []string{"--anchor", "12"}}, {"usage", []string{"--anchor", strings.Repeat("g", 32)}}, {"usage", []string{"--version", "v1"}}, {"usage", []string{"--channel", "nightly"}},
+		{"proxy_exposed", []string{"--proxy", "http://agent:s3cret@proxy:1"}}, {"proxy_exposed", []string{"--proxy=agent:s3cret@proxy:1"}},
+		{"usage", []string{"--proxy", "http://proxy:1", "--proxy-file", "/root/proxy"}}, {"usage", []string{"-o", "yaml"}},
 		{"usage", []string{"--labels", "x"}}, {"usage", []string{"--labels", "a=1,a=2"}}, {"usage", []string{"--labels", "a=$(id)"}}, {"usage", []string{"--allow-exec=maybe"}},
 	} {
 		_, err := ParseOptions(c.args, nil, &bytes.Buffer{})
-		if code(err) != c.want || strings.Contains(err.Error(), secret) {
+		if code(err) != c.want || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%v: got %v, wanted %s", c.args[0], err, c.want)
 		}
 	}

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -44,7 +46,9 @@ func (r *run) settle() (before config.Config, err error) {
 	if err := r.settleTrust(&c); err != nil {
 		return config.Config{}, err
 	}
-	r.settleProxy(&c)
+	if err := r.settleProxy(&c); err != nil {
+		return config.Config{}, err
+	}
 	if r.Mirror == "none" {
 		c.Mirror = ""
 	} else if r.Mirror != "" {
@@ -90,11 +94,58 @@ func (r *run) settleTrust(c *config.Config) error {
 	return nil
 }
 
+// Errors of a proxy that is given in a way that others can read.
+var (
+	errProxyArgument = fault.New(fault.Invalid, "proxy_exposed", "a proxy's password on the command line can be read by everybody on this host").
+				WithHint("change it; give the URL in HTTPS_PROXY, or with --proxy-file FILE")
+	errProxyFile = fault.New(fault.Invalid, "proxy_exposed", "the file with the proxy's URL can be read by others than its owner").
+			WithHint("change the password; give the file the mode 0600")
+)
+
+// hasPassword tells whether a URL carries one.
+func hasPassword(proxy string) bool {
+	if !strings.Contains(proxy, "://") {
+		proxy = "http://" + proxy
+	}
+	u, err := url.Parse(proxy)
+	if err != nil {
+		return strings.Contains(proxy, "@")
+	}
+	_, has := u.User.Password()
+	return has
+}
+
+// readProxyFile is the URL in a file that nobody else can read.
+func readProxyFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", problem("read the proxy's URL from "+path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", problem("read the proxy's URL from "+path, err)
+	}
+	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
+		return "", errProxyFile
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 4<<10))
+	if err != nil {
+		return "", problem("read the proxy's URL from "+path, err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
 // settleProxy captures what this shell reaches the world by: the agent, started by systemd, has no such environment.
-func (r *run) settleProxy(c *config.Config) {
+func (r *run) settleProxy(c *config.Config) (err error) {
 	if r.Proxy == "none" {
 		c.Proxy, c.NoProxy = "", nil
-		return
+		return nil
+	}
+	if r.ProxyFile != "" {
+		if r.Proxy, err = readProxyFile(r.ProxyFile); err != nil {
+			return err
+		}
 	}
 	proxy, list := r.Proxy, ""
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
@@ -103,7 +154,7 @@ func (r *run) settleProxy(c *config.Config) {
 		}
 	}
 	if proxy == "" {
-		return
+		return nil
 	}
 	if !strings.Contains(proxy, "://") {
 		proxy = "http://" + proxy
@@ -119,6 +170,7 @@ func (r *run) settleProxy(c *config.Config) {
 			c.NoProxy = append(slices.Clone(c.NoProxy), entry)
 		}
 	}
+	return nil
 }
 
 // rehearse writes the settings to nowhere, so that what is wrong with them is said before anything is changed.

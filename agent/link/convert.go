@@ -3,6 +3,9 @@ package link
 import (
 	"math"
 	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/host"
@@ -76,3 +79,10 @@ func ceilingOut(c host.Ceiling) *pb.Ceiling {
 
 // validText makes text fit for protobuf, which takes UTF-8 only.
 func validText(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}

@@ -282,6 +282,12 @@ func TestScriptNamesWhatStandsInTheWay(t *testing.T) {
 		http.Error(w, "who are you", http.StatusProxyAuthRequired)
 	}))
 	defer proxy.Close()
+	exposed, hidden := filepath.Join(t.TempDir(), "exposed"), filepath.Join(t.TempDir(), "hidden")
+	for path, mode := range map[string]os.FileMode{exposed: 0o644, hidden: 0o600} {
+		if err := os.WriteFile(path, []byte(proxy.URL+"\n"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, tl := range tools(t) {
 		type want struct {
 			script []byte
@@ -289,17 +295,22 @@ func TestScriptNamesWhatStandsInTheWay(t *testing.T) {
 			words  string
 		}
 		cases := map[string]want{
-			"refused":              {closed, nil, "cannot be reached"},
-			"no such name":         {unknown, nil, "cannot be resolved"},
-			"a token as argument":  {p.script, []string{"--token", theToken}, "read by everybody"},
-			"a token as argument=": {p.script, []string{"--token=" + theToken}, "read by everybody"},
-			"no value":             {p.script, []string{"--version"}, "needs a value"},
-			"a channel":            {p.script, []string{"--channel", "nightly"}, "no release channel"},
-			"a version":            {p.script, []string{"--version", "$(reboot)"}, "is not a version"},
-			"intercepted":          {foreign, nil, "is not the control plane's"},
-			"a proxy for members":  {p.script, []string{"--proxy", proxy.URL}, "credentials"},
-			"no proxy there":       {p.script, []string{"--proxy", "http://127.0.0.1:1"}, ""},
-			"an unknown version":   {p.script, []string{"--version", "9.9.9"}, "is not published here"},
+			"refused":                             {closed, nil, "cannot be reached"},
+			"no such name":                        {unknown, nil, "cannot be resolved"},
+			"a token as argument":                 {p.script, []string{"--token", theToken}, "read by everybody"},
+			"a token as argument=":                {p.script, []string{"--token=" + theToken}, "read by everybody"},
+			"a password for a proxy as argument":  {p.script, []string{"--proxy", "http://agent:s3cret@127.0.0.1:1"}, "read by everybody"},
+			"a password for a proxy as argument=": {p.script, []string{"--proxy=agent:s3cret@127.0.0.1:1"}, "read by everybody"},
+			"a proxy in a file for all to see":    {p.script, []string{"--proxy-file", exposed}, "read by others"},
+			"a proxy in no file":                  {p.script, []string{"--proxy-file", exposed + "-not"}, "cannot be read"},
+			"a proxy in a file":                   {p.script, []string{"--proxy-file", hidden}, "credentials"},
+			"no value":                            {p.script, []string{"--version"}, "needs a value"},
+			"a channel":                           {p.script, []string{"--channel", "nightly"}, "no release channel"},
+			"a version":                           {p.script, []string{"--version", "$(reboot)"}, "is not a version"},
+			"intercepted":                         {foreign, nil, "is not the control plane's"},
+			"a proxy for members":                 {p.script, []string{"--proxy", proxy.URL}, "credentials"},
+			"no proxy there":                      {p.script, []string{"--proxy", "http://127.0.0.1:1"}, ""},
+			"an unknown version":                  {p.script, []string{"--version", "9.9.9"}, "is not published here"},
 		}
 		for name, c := range cases {
 			t.Run(name+" with "+tl.name, func(t *testing.T) {

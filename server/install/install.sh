@@ -55,6 +55,7 @@ usage() {
 	  --proxy URL           reach the control plane by this proxy
   --mirror URL          fetch programs from a copy of the releases, now and later
   --bundle FOLDER       take the program from an unpacked bundle; found by itself where the script lies in one
+	  --proxy-file FILE     read the proxy's URL, with its password, from FILE (mode 0600)
 	  --dry-run             check everything, change nothing
 	  --download-only DIR   fetch and verify into DIR, install nothing
 	  --verbose             say what is done, and let the agent log what its link does
@@ -67,7 +68,7 @@ usage() {
 }
 
 main() {
-	verbose='' dry='' download='' proxy='' mirror='' bundle='' uninstall='' want_channel=$channel want_version=''
+	verbose='' dry='' download='' proxy='' proxy_file='' mirror='' bundle='' uninstall='' want_channel=$channel want_version=''
 	token=${LOOPBACK_TOKEN-}
 	unset LOOPBACK_TOKEN # what is started from here on does not see it, except for the agent
 	umask 022
@@ -84,13 +85,13 @@ main() {
 		shift
 		left=$((left - 1))
 		case $option in
-		--channel | --version | --download-only | --proxy | --mirror | --bundle)
+		--channel | --version | --download-only | --proxy | --proxy-file | --mirror | --bundle)
 			[ "$left" -gt 0 ] || fail "$option needs a value" "see --help" 2
 			value=$1
 			shift
 			left=$((left - 1))
 			;;
-		--channel=* | --version=* | --download-only=* | --proxy=* | --mirror=* | --bundle=*)
+		--channel=* | --version=* | --download-only=* | --proxy=* | --proxy-file=* | --mirror=* | --bundle=*)
 			value=${option#*=}
 			option=${option%%=*}
 			;;
@@ -102,6 +103,7 @@ main() {
 		--proxy) proxy=$value ;;
 		--mirror) mirror=${value%/} ;;
 		--bundle) bundle=$value ;;
+		--proxy-file) proxy_file=$value ;;
 		--dry-run) dry=yes ;;
 		--verbose) verbose=yes ;;
 		--uninstall) uninstall=yes ;;
@@ -117,6 +119,19 @@ main() {
 		esac
 	done
 
+	case ${proxy#*://} in
+	*:*@*)
+		fail "a proxy's password on the command line can be read by everybody on this host" \
+			"change it; give the URL in https_proxy, or with --proxy-file FILE" 2
+		;;
+	esac
+	if [ -n "$proxy_file" ]; then
+		[ -r "$proxy_file" ] || fail "$proxy_file cannot be read" "give the file with the proxy's URL" 2
+		case $(stat -L -c %F:%a "$proxy_file" 2>/dev/null) in
+		*file:*[!0]? | *file:*[!0]) fail "$proxy_file can be read by others than its owner" "change the password; then: chmod 600 $proxy_file" 2 ;;
+		esac
+		proxy=$(cat "$proxy_file")
+	fi
 	[ "$(uname -s)" = Linux ] || fail "the agent runs on Linux, and this is $(uname -s)"
 	if [ -z "$download" ] && [ "$(id -u)" != 0 ]; then
 		fail "installing needs root" "run it as root, or pipe it into: sudo --preserve-env=LOOPBACK_TOKEN sh"
@@ -368,7 +383,7 @@ explain() {
 		problem='the proxy answered 407'
 	fi
 	case $problem in
-	*407* | *'Proxy Auth'*) fail "the proxy wants credentials ($problem)" "give them: --proxy http://USER:PASSWORD@HOST:PORT" ;;
+	*407* | *'Proxy Auth'*) fail "the proxy wants credentials ($problem)" "give http://USER:PASSWORD@HOST:PORT in https_proxy, or with --proxy-file FILE" ;;
 	*404*)
 		if [ "$from" != "$url" ]; then fail "the mirror does not have $1 ($problem)" "copy it again: loopback release mirror; and see that $from is above metadata and targets"; fi
 		fail "the control plane does not serve $1 ($problem)" "fetch the install script again: it may have published another version meanwhile"
