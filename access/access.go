@@ -111,9 +111,10 @@ type Actor struct {
 	Policy    *Policy
 	alone     bool
 
-	// What conditions of rules look at.
+	// What conditions of rules look at, and what the audit log says of the act.
 	MFA    time.Time // when the second factor was given; zero: it was not
-	Ticket string
+	Ticket string    // that the caller names; empty: none
+	Reason string    // that the caller gives; empty: none
 }
 
 // GrantsAlone is an actor who is decided on by its grants, with no rules to bound them. It is for tests: a law (test/law) keeps
@@ -231,11 +232,17 @@ func (a Actor) RequireHost(p Permission, at Scope, labels label.Set, read Permis
 }
 
 func (a *Actor) require(p Permission, at Scope, host bool, labels label.Set, read Permission, what string) error {
+	d := a.decide(p, &at, host, labels)
 	switch {
-	case a.decide(p, &at, host, labels).Allowed:
+	case d.Allowed:
 		return nil
 	case a.Kind == Anonymous || a.Kind == "":
 		return ErrUnauthenticated
+	}
+	if pattern := a.ticketFor(p, &at, host, labels); pattern != "" && d.Denial == "" {
+		return TicketRequired(pattern, a.Ticket)
+	}
+	switch {
 	case p != read && a.decide(read, &at, host, labels).Allowed:
 		return Denied(p)
 	default:
@@ -248,6 +255,40 @@ func Denied(p Permission) error {
 	return fault.New(fault.Denied, "permission_denied", "you may not do this: it needs %s", p).
 		WithHint("ask an administrator for a key with the permission %s", p)
 }
+
+// Refused is the answer to who holds a permission nowhere: that they lack it, or that they would hold it somewhere if they
+// named a ticket.
+func (a Actor) Refused(p Permission) error {
+	if a.Kind == Anonymous || a.Kind == "" {
+		return ErrUnauthenticated
+	}
+	if pattern := a.ticketFor(p, nil, true, nil); pattern != "" {
+		return TicketRequired(pattern, a.Ticket)
+	}
+	return Denied(p)
+}
+
+// TicketRequired is the answer to who would hold a permission if they named a ticket that matches a pattern.
+func TicketRequired(pattern, given string) error {
+	const hint = "name the ticket: loopback --ticket TICKET …, LOOPBACK_TICKET, or the header " + TicketHeader
+	if given == "" {
+		return fault.New(fault.Denied, "ticket_required", "this needs a ticket; its whole has to match %s", pattern).WithHint(hint)
+	}
+	return fault.New(fault.Denied, "ticket_mismatch", "the ticket %q is not one that is asked for here: its whole has to match %s", given, pattern).WithHint(hint)
+}
+
+// The headers of a request that say why. Both are UTF-8; what is not ASCII, and "%", may be percent-encoded (RFC 3986), and
+// has to be where a client sends nothing else.
+const (
+	ReasonHeader = "Loopback-Reason"
+	TicketHeader = "Loopback-Ticket"
+)
+
+// Bounds of what a caller gives, in bytes.
+const (
+	MaxReason = 1024
+	MaxTicket = 128
+)
 
 // NotFound is the answer for what does not exist, and for what the caller may not know of.
 func NotFound(what string) error {

@@ -168,6 +168,40 @@ func (p *Policy) sight(a *Actor, permission Permission) Sight {
 	return out
 }
 
+// ticketFor is the pattern of a ticket that would let the actor do it, by a rule that applies but for that; empty where there is
+// none. at is nil for a rule over whatever scope, on whatever hosts.
+func (a *Actor) ticketFor(permission Permission, at *Scope, host bool, labels label.Set) string {
+	if a.Policy == nil {
+		return ""
+	}
+	s := a.Policy.current.Load()
+	n, ok := a.Policy.catalogue.index[permission]
+	sheet := s.sheets[a.Principal]
+	if !ok || sheet == nil || !sheet.active || !sheet.allow.Has(n) {
+		return ""
+	}
+	c := a.Policy.circumstances(a)
+	for _, r := range sheet.rules {
+		if r.Deny || r.Conditions.Ticket == "" || !r.set.Has(n) || at != nil && (!r.Scope.Contains(*at) || !r.matches(host, labels)) {
+			continue
+		}
+		within := slices.ContainsFunc(a.Grants, func(g Grant) bool {
+			if at != nil {
+				return g.Scope.Contains(*at) && g.holds(permission)
+			}
+			_, ok := g.Scope.Intersect(r.Scope)
+			return ok && g.holds(permission)
+		})
+		denied := func(d *compiled) bool {
+			return d.Deny && d.set.Has(n) && len(d.Hosts) == 0 && d.Scope.Contains(r.Scope) && d.holds(&c)
+		}
+		if within && r.at(c.now()) && r.met(&c) == r.wrongTicket() && !slices.ContainsFunc(sheet.rules, denied) {
+			return r.Conditions.Ticket
+		}
+	}
+	return ""
+}
+
 // Covers tells whether the actor may give a rule to somebody: for each of its permissions the actor holds one that
 // reaches as far, over the scope, the hosts, the time and the conditions, and is denied nothing there. lacking is what
 // the actor does not hold.

@@ -243,7 +243,12 @@ func (r *compiled) met(c *circumstances) string {
 		}
 	}
 	if r.Conditions.Ticket != "" && (r.ticket == nil || !r.ticket.MatchString(c.Ticket)) {
-		return "no ticket of the form " + r.Conditions.Ticket + " is named"
+		return r.wrongTicket()
 	}
 	return ""
+}
+
+// wrongTicket is what met says where nothing else is missing: tickets are looked at last.
+func (r *compiled) wrongTicket() string {
+	return "no ticket of the form " + r.Conditions.Ticket + " is named"
 }

@@ -40,12 +40,21 @@ type Entry struct {
 	RequestID string
 }
 
-// Of starts an entry for an act of this actor. At, ID and Position are filled in by the store.
+// Of starts an entry for an act of this actor, with the reason and the ticket that they gave. At, ID and Position are filled in
+// by the store.
 func Of(a access.Actor, action access.Permission, at access.Scope, target, name string) Entry {
 	return Entry{
 		Actor: a, Action: action, Scope: at, Target: target, Name: name, Outcome: Done,
-		Decision: a.Decide(action, at).Grant, RequestID: a.RequestID,
+		Decision: a.Decide(action, at).Grant, RequestID: a.RequestID, Reason: a.Reason, Ticket: a.Ticket,
 	}
+}
+
+// Because is the entry with a reason, where one is given for this very act.
+func (e Entry) Because(reason string) Entry {
+	if reason != "" {
+		e.Reason = reason
+	}
+	return e
 }
 
 // Change adds what the target was and what it became. Values are marshalled as JSON; one that cannot be is a defect

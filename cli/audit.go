@@ -30,6 +30,7 @@ var auditColumns = []column[*pb.AuditEntry]{
 	{"TARGET", func(e *pb.AuditEntry) string { return first(e.TargetName, e.Target) }},
 	{"OUTCOME", (*pb.AuditEntry).GetOutcome},
 	{"FROM", func(e *pb.AuditEntry) string { return e.GetActor().GetAddress() }},
+	{"TICKET", (*pb.AuditEntry).GetTicket},
 	{"REASON", (*pb.AuditEntry).GetReason},
 }
 

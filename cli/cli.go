@@ -77,6 +77,7 @@ type app struct {
 	signingIn bool     // the context that is named may be new
 	flags     struct {
 		context, url, keyFile, caFile, workspace, output string
+		reason, ticket                                   string
 		timeout                                          time.Duration
 		yes, verbose                                     bool
 	}
@@ -157,6 +158,8 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 	f.StringVar(&a.flags.caFile, "ca-file", "", "PEM `FILE` of the CA that signed the control plane's certificate (LOOPBACK_CA_FILE)")
 	f.StringVarP(&a.flags.workspace, "workspace", "w", "", "`WORKSPACE`: id, name, or organisation/project/name (LOOPBACK_WORKSPACE)")
 	f.StringVarP(&a.flags.output, "output", "o", "table", "`FORMAT`: table, json or yaml")
+	f.StringVar(&a.flags.reason, "reason", "", "`TEXT`: why; goes to the audit log (LOOPBACK_REASON)")
+	f.StringVar(&a.flags.ticket, "ticket", "", "`TICKET` that this is done for; goes to the audit log, and bindings may ask for it (LOOPBACK_TICKET)")
 	f.DurationVar(&a.flags.timeout, "timeout", 0, "give up after this long (default: 1m; waiting and watching have none)")
 	f.BoolVarP(&a.flags.yes, "yes", "y", false, "do not ask before what cannot be undone")
 	f.BoolVarP(&a.flags.verbose, "verbose", "v", false, "with an error, show its code and the request's id, which is in the control plane's log and audit")

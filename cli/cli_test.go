@@ -380,3 +380,17 @@ func TestTimeoutOfACall(t *testing.T) {
 		t.Errorf("gave up after %s, want 200 ms", d)
 	}
 }
+
+func TestReasonAndTicketAreSentWithWhateverIsDone(t *testing.T) {
+	p := new(controlPlane).start(t)
+	x := sit(t, p)
+	x.env["LOOPBACK_TICKET"] = "OPS-1"
+	x.ok("host", "list", "--reason", "100% für den Bericht")
+	if ticket, reason := p.header.Get("Loopback-Ticket"), p.header.Get("Loopback-Reason"); ticket != "OPS-1" || reason != "100%25%20f%C3%BCr%20den%20Bericht" {
+		t.Errorf("sent %q and %q", ticket, reason)
+	}
+	x.ok("host", "list", "--ticket", "OPS-2")
+	if ticket := p.header.Get("Loopback-Ticket"); ticket != "OPS-2" {
+		t.Errorf("the flag does not win: %q", ticket)
+	}
+}

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"github.com/loopbackd/loopback/access"
 	loopbackv1 "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
 	"github.com/loopbackd/loopback/fault"
@@ -60,6 +62,8 @@ func (a *app) dial() (*api, error) {
 		return nil, err
 	}
 	a.api.timeout = a.flags.timeout
+	a.api.caller.reason = first(a.flags.reason, a.Getenv("LOOPBACK_REASON"))
+	a.api.caller.ticket = first(a.flags.ticket, a.Getenv("LOOPBACK_TICKET"))
 	a.api.caller.told = func(wait time.Duration, why error) {
 		a.hint("%s; trying again in %s", a.api.explain(why), wait.Round(100*time.Millisecond))
 	}
@@ -180,9 +184,10 @@ func call[Q, A any](ctx context.Context, s *api, method func(context.Context, *c
 
 // caller signs requests, and makes those again that the control plane asks to.
 type caller struct {
-	key, agent string
-	told       func(wait time.Duration, why error)
-	failed     atomic.Pointer[string] // request id of the last call that failed
+	key, agent     string
+	reason, ticket string // why the caller calls
+	told           func(wait time.Duration, why error)
+	failed         atomic.Pointer[string] // request id of the last call that failed
 }
 
 func (c *caller) sign(h http.Header) {
@@ -190,6 +195,11 @@ func (c *caller) sign(h http.Header) {
 		h.Set("Authorization", "Bearer "+c.key)
 	}
 	h.Set("User-Agent", c.agent)
+	for name, value := range map[string]string{access.ReasonHeader: c.reason, access.TicketHeader: c.ticket} {
+		if value != "" {
+			h.Set(name, url.PathEscape(value))
+		}
+	}
 }
 
 func (c *caller) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {

@@ -46,6 +46,7 @@ type controlPlane struct {
 	lastMint   *pb.MintTokenRequest
 	calls      []string
 	heard      func(procedure string) // of every call; nil: nobody listens
+	header     http.Header            // of the last call
 
 	server  *httptest.Server
 	address string
@@ -178,7 +179,7 @@ type guard struct{ p *controlPlane }
 func (g guard) check(h http.Header, procedure string) error {
 	g.p.mu.Lock()
 	defer g.p.mu.Unlock()
-	g.p.calls = append(g.p.calls, procedure)
+	g.p.calls, g.p.header = append(g.p.calls, procedure), h
 	if g.p.heard != nil {
 		g.p.heard(procedure)
 	}

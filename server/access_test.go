@@ -34,25 +34,30 @@ type caller struct {
 	keys     loopbackv1connect.ApiKeyServiceClient
 	spaces   loopbackv1connect.WorkspaceServiceClient
 	session  loopbackv1connect.SessionServiceClient
+	audit    loopbackv1connect.AuditServiceClient
 }
 
 type bearer struct {
-	key  string
-	next http.RoundTripper
+	key     string
+	headers []string // name, value, …
+	next    http.RoundTripper
 }
 
 func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Authorization", "Bearer "+b.key)
+	for i := 0; i < len(b.headers); i += 2 {
+		r.Header.Set(b.headers[i], b.headers[i+1])
+	}
 	return b.next.RoundTrip(r)
 }
 
-func (r *running) as(key string) caller {
-	c, u := &http.Client{Transport: bearer{key, r.client.Transport}}, r.url+"/api"
+func (r *running) as(key string, headers ...string) caller {
+	c, u := &http.Client{Transport: bearer{key, headers, r.client.Transport}}, r.url+"/api"
 	return caller{loopbackv1connect.NewHostServiceClient(c, u), loopbackv1connect.NewUserServiceClient(c, u), loopbackv1connect.NewServiceAccountServiceClient(c, u),
 		loopbackv1connect.NewGroupServiceClient(c, u), loopbackv1connect.NewRoleServiceClient(c, u), loopbackv1connect.NewBindingServiceClient(c, u),
 		loopbackv1connect.NewAccessServiceClient(c, u), loopbackv1connect.NewApiKeyServiceClient(c, u), loopbackv1connect.NewWorkspaceServiceClient(c, u),
-		loopbackv1connect.NewSessionServiceClient(c, u)}
+		loopbackv1connect.NewSessionServiceClient(c, u), loopbackv1connect.NewAuditServiceClient(c, u)}
 }
 
 // do calls a method that has to work.
@@ -396,5 +401,61 @@ func TestEveryMethodAsEveryBuiltInRole(t *testing.T) {
 				t.Errorf("%s calls %s: got %q, want allowed %v", role.Name, m.Procedure, code, want)
 			}
 		}
+	}
+}
+
+// A binding may ask for a ticket: without a fitting one the refusal says which form, with one it applies, and the audit log has
+// ticket and reason.
+func TestATicketIsAskedForAndWrittenDown(t *testing.T) {
+	r := serve(t)
+	ask := &v1.Conditions{Ticket: "OPS-[0-9]+"}
+	_, _, key := r.holder(t, "fixer", &v1.CreateBindingRequest{Role: "admin", Workspace: "default", Conditions: ask})
+	for given, want := range map[string]string{"": "ticket_required", "DEV-1": "ticket_mismatch"} {
+		_, err := r.as(key, access.TicketHeader, given).hosts.ListHosts(t.Context(), connect.NewRequest(&v1.ListHostsRequest{}))
+		if codeOf(err) != want || !strings.Contains(fmt.Sprint(err), "OPS-[0-9]+") {
+			t.Errorf("ticket %q: got %v, want %s with the pattern", given, err, want)
+		}
+	}
+	with := r.as(key, access.TicketHeader, "OPS-7", access.ReasonHeader, "disk%20is%20full %e2%82%ac")
+	do(t, with.hosts.ListHosts, &v1.ListHostsRequest{})
+	text := "for OPS-7"
+	do(t, with.spaces.UpdateWorkspace, &v1.UpdateWorkspaceRequest{Workspace: "default", Description: &text})
+	entries := do(t, r.as(r.key).audit.ListEntries, &v1.ListEntriesRequest{Action: "workspaces.update"}).Items
+	if len(entries) != 1 || entries[0].Ticket != "OPS-7" || entries[0].Reason != "disk is full €" {
+		t.Errorf("the audit log has %v", entries)
+	}
+	// Where another rule gives the reading, the refusal of more says that a ticket would do.
+	_, _, key = r.holder(t, "reader", &v1.CreateBindingRequest{Role: "member"})
+	me := do(t, r.as(key).session.WhoAmI, &v1.WhoAmIRequest{})
+	do(t, r.as(r.key).bindings.CreateBinding, &v1.CreateBindingRequest{ServiceAccount: me.PrincipalId, Role: "admin", Workspace: "default", Conditions: ask})
+	if code := refused(t, r.as(key).spaces.UpdateWorkspace, &v1.UpdateWorkspaceRequest{Workspace: "default", Description: &text}); code != "ticket_required" {
+		t.Errorf("a reader: got %q", code)
+	}
+	// A denial is not lifted by a ticket, and nothing is said of one.
+	do(t, r.as(r.key).bindings.CreateBinding, &v1.CreateBindingRequest{ServiceAccount: me.PrincipalId, Role: "admin", Workspace: "default", Deny: true})
+	if code := refused(t, r.as(key).spaces.UpdateWorkspace, &v1.UpdateWorkspaceRequest{Workspace: "default", Description: &text}); code != "permission_denied" {
+		t.Errorf("denied: got %q", code)
+	}
+}
+
+// A stream that a ticket opened goes on when the rules are asked again.
+func TestAStreamKeepsItsTicket(t *testing.T) {
+	r := serve(t)
+	_, binding, key := r.holder(t, "fixer", &v1.CreateBindingRequest{Role: "member", Conditions: &v1.Conditions{Ticket: "OPS-.*"}})
+	stream, err := r.as(key, access.TicketHeader, "OPS-7").hosts.WatchHosts(t.Context(), connect.NewRequest(&v1.WatchHostsRequest{ChangesOnly: true}))
+	if err != nil || !stream.Receive() {
+		t.Fatal(err, stream.Err())
+	}
+	admin := r.as(r.key)
+	do(t, admin.roles.CreateRole, &v1.CreateRoleRequest{Name: "another", Permissions: []string{"hosts.read"}})
+	r.holder(t, "somebody", &v1.CreateBindingRequest{Role: "another"}) // the rules change
+	do(t, admin.hosts.AddHost, &v1.AddHostRequest{Workspace: "default", Name: "web-1"})
+	for stream.Receive() && stream.Msg().GetChanged().GetHost().GetName() != "web-1" {
+	}
+	do(t, admin.bindings.DeleteBinding, &v1.DeleteBindingRequest{Binding: binding.Id})
+	for stream.Receive() {
+	}
+	if code := codeOf(stream.Err()); code != "permission_denied" {
+		t.Errorf("the stream ended with %q", code)
 	}
 }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 
@@ -104,9 +107,9 @@ func (e *edge) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, head
 }
 
 // who calls, if they may call this method anywhere.
-func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (access.Actor, error) {
+func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (actor access.Actor, err error) {
 	o, limits := originFrom(ctx), e.options.Limits
-	actor := access.Actor{Kind: access.Anonymous}
+	actor = access.Actor{Kind: access.Anonymous}
 	need := e.permissions[spec.Procedure]
 	scheme, credential, _ := strings.Cut(header.Get("Authorization"), " ")
 	credential = strings.TrimSpace(credential)
@@ -120,7 +123,6 @@ func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (
 			return actor, fault.New(fault.Unauthenticated, "not_signed_in", "the authorization scheme is not Bearer").
 				WithHint("send the API key as: Authorization: Bearer lbk_…")
 		}
-		var err error
 		if actor, err = e.authenticate.Authenticate(ctx, credential, o.address); err != nil {
 			if fault.KindOf(err) == fault.Unauthenticated { // a database that is away is not the caller's doing
 				limits.Charge(o.address)
@@ -135,16 +137,43 @@ func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (
 	if o.address.IsValid() {
 		actor.Address = o.address.String()
 	}
+	if actor.Reason, actor.Ticket, err = why(header); err != nil {
+		return actor, err
+	}
 	switch {
 	case need == "":
 		return actor, fault.New(fault.Internal, "internal", "the method has no permission")
 	case actor.Touches(need):
 		return actor, nil
-	case actor.Kind == access.Anonymous:
-		return actor, access.ErrUnauthenticated
 	default:
-		return actor, access.Denied(need)
+		return actor, actor.Refused(need)
 	}
+}
+
+// why is the reason and the ticket that a caller gives.
+func why(header http.Header) (reason, ticket string, err error) {
+	var c fault.Check
+	read := func(name string, longest int) string {
+		sent := header.Values(name)
+		if len(sent) == 0 {
+			return ""
+		}
+		text, err := url.PathUnescape(sent[0])
+		text = strings.TrimSpace(text)
+		switch {
+		case len(sent) > 1:
+			c.Add(name, "is given %d times", len(sent))
+		case err != nil:
+			c.Add(name, "is not percent-encoded where it has a %%: write %%25")
+		case len(text) > longest:
+			c.Add(name, "is %d bytes long; at most %d are allowed", len(text), longest)
+		case !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }):
+			c.Add(name, "is not printable UTF-8 in one line")
+		}
+		return text
+	}
+	reason, ticket = read(access.ReasonHeader, access.MaxReason), read(access.TicketHeader, access.MaxTicket)
+	return reason, ticket, c.Err("reason_invalid", "the reason or the ticket is not valid")
 }
 
 // end is the last that happens in a call: it is counted, and its error made fit for the wire.
@@ -271,9 +300,10 @@ func (e *edge) again(ctx context.Context, spec connect.Spec, header http.Header)
 	if err != nil {
 		return err
 	}
-	actor.Address = access.ActorFrom(ctx).Address
+	was := access.ActorFrom(ctx)
+	actor.Address, actor.Reason, actor.Ticket = was.Address, was.Reason, was.Ticket
 	if need := e.permissions[spec.Procedure]; !actor.Touches(need) {
-		return access.Denied(need)
+		return actor.Refused(need)
 	}
 	return nil
 }

@@ -380,3 +380,33 @@ func TestLastingCallsEndWhenTheServerStops(t *testing.T) {
 		t.Errorf("got %v, want unavailable because it is stopping", err)
 	}
 }
+
+func TestReasonAndTicketReachTheSlice(t *testing.T) {
+	var got access.Actor
+	s := rpc.Services{Tokens: scripted{get: func(ctx context.Context) (*v1.Token, error) { got = access.ActorFrom(ctx); return &v1.Token{}, nil }}}
+	b := serve(t, s, doors{"all": holding(access.All)}, 0)
+	for name, c := range map[string]struct{ header, sent, reason, ticket, code string }{
+		"plain":             {access.ReasonHeader, "disk full", "disk full", "", ""},
+		"raw UTF-8":         {access.ReasonHeader, "Plattenplatz für Ä", "Plattenplatz für Ä", "", ""},
+		"encoded":           {access.ReasonHeader, "100%25 %e2%82%ac", "100% €", "", ""},
+		"a plus is a plus":  {access.TicketHeader, "a+b", "", "a+b", ""},
+		"spaces around":     {access.TicketHeader, "  OPS-1 ", "", "OPS-1", ""},
+		"nothing":           {access.TicketHeader, "", "", "", ""},
+		"badly encoded":     {access.ReasonHeader, "100%", "", "", "reason_invalid"},
+		"no UTF-8":          {access.ReasonHeader, "%ff", "", "", "reason_invalid"},
+		"a line feed":       {access.ReasonHeader, "a%0ab", "", "", "reason_invalid"},
+		"the other way":     {access.ReasonHeader, "a%e2%80%aeb", "", "", "reason_invalid"},
+		"too long a reason": {access.ReasonHeader, strings.Repeat("a", access.MaxReason+1), "", "", "reason_invalid"},
+		"too long a ticket": {access.TicketHeader, strings.Repeat("a", access.MaxTicket+1), "", "", "reason_invalid"},
+	} {
+		got = access.Actor{}
+		_, text := b.post(t, getToken, "all", `{}`, c.header, c.sent)
+		if c.code != "" {
+			if !strings.Contains(text, c.code) || !strings.Contains(text, c.header) || got.ID != "" {
+				t.Errorf("%s: got %s, want %s about %s", name, text, c.code, c.header)
+			}
+		} else if got.Reason != c.reason || got.Ticket != c.ticket || got.ID == "" {
+			t.Errorf("%s: got %q and %q (%s)", name, got.Reason, got.Ticket, text)
+		}
+	}
+}

@@ -88,7 +88,7 @@ func (s *Service) Revoke(ctx context.Context, ref string, r Revocation) (token.T
 			Since     time.Time  `json:"since,omitzero"`
 			Operation string     `json:"operation,omitempty"`
 		}{describe(out), r.Hosts, r.Since, idOf(op)})
-		e.Reason = r.Reason
+		e = e.Because(r.Reason)
 		return tx.Audit(ctx, e)
 	})
 	if errors.Is(err, errAlreadyRevoked) {
