@@ -18,7 +18,7 @@ func (a *app) sinkCommand() *cobra.Command {
 			[2]string{"kind", k.Kind}, [2]string{"target", k.Target}, [2]string{"format", k.Format}, [2]string{"state", k.State},
 			[2]string{"position", fmt.Sprint(k.Position)}, [2]string{"lag", fmt.Sprint(k.Lag)}, [2]string{"delivered", fmt.Sprint(k.Delivered)},
 			[2]string{"last delivery", stamp(k.DeliveredAt)}, [2]string{"failures in a row", fmt.Sprint(k.Failures)}, [2]string{"last error", k.LastError},
-			[2]string{"failed", stamp(k.FailedAt)}, [2]string{"created", stamp(k.CreatedAt)})
+			[2]string{"failed", stamp(k.FailedAt)}, [2]string{"dead letters", fmt.Sprint(k.DeadLetters)}, [2]string{"created", stamp(k.CreatedAt)})
 	}
 	change := func(use, short string, fill func(q *pb.UpdateSinkRequest) error) *cobra.Command {
 		return &cobra.Command{Use: use + " SINK", Short: short, Args: args("SINK"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
@@ -53,6 +53,7 @@ func (a *app) sinkCommand() *cobra.Command {
 			}, "there are no sinks that you may see",
 				column[T]{"NAME", T.GetName}, column[T]{"ID", T.GetId}, column[T]{"KIND", T.GetKind}, column[T]{"TARGET", T.GetTarget},
 				column[T]{"FORMAT", T.GetFormat}, column[T]{"STATE", T.GetState}, column[T]{"LAG", func(k T) string { return fmt.Sprint(k.Lag) }},
+				column[T]{"DEAD LETTERS", func(k T) string { return fmt.Sprint(k.DeadLetters) }},
 				column[T]{"LAST DELIVERY", func(k T) string { return ago(k.DeliveredAt) }},
 				column[T]{"ERROR", func(k T) string {
 					if k.Failures == 0 {
@@ -71,6 +72,7 @@ func (a *app) sinkCommand() *cobra.Command {
 		change("pause", "Stop sending; what happens meanwhile is sent when it is resumed", pause(true)),
 		change("resume", "Go on where it was paused", pause(false)),
 		replay,
+		a.sinkDeadLetters(), a.sinkResend(), a.sinkDismiss(),
 		&cobra.Command{Use: "delete SINK", Short: "Remove a sink for good", Args: args("SINK"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
 			if err := a.confirm(ctx, "Remove sink %s? What it was not sent yet, it will not get.", w[0]); err != nil {
 				return err
@@ -79,6 +81,53 @@ func (a *app) sinkCommand() *cobra.Command {
 			return err
 		})},
 	)
+}
+
+func (a *app) sinkDeadLetters() *cobra.Command {
+	type T = *pb.DeadLetter
+	var limit int
+	c := &cobra.Command{Use: "dead-letters SINK", Short: "List entries that the receiver refuses, and why", Args: args("SINK"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+		return list(a, ctx, limit, func(ctx context.Context, p *pb.Page) ([]T, string, error) {
+			r, err := call(ctx, s, s.sinks.GetDeadLetters, &pb.GetDeadLettersRequest{Sink: w[0], Page: p})
+			return r.GetItems(), r.GetNextPageToken(), err
+		}, "the sink has no dead letters",
+			column[T]{"ID", T.GetId}, column[T]{"ENTRY", T.GetEntry}, column[T]{"ACTION", T.GetAction}, column[T]{"TRIES", func(l T) string { return fmt.Sprint(l.Tries) }},
+			column[T]{"REFUSED", func(l T) string { return ago(l.RefusedAt) }},
+			column[T]{"STATE", func(l T) string {
+				if l.Resend {
+					return "waits to be sent again"
+				}
+				return "set aside"
+			}},
+			column[T]{"REASON", T.GetReason})
+	})}
+	c.Flags().IntVar(&limit, "limit", 100, "show at most this many; 0: all")
+	return c
+}
+
+func (a *app) sinkResend() *cobra.Command {
+	return &cobra.Command{Use: "resend SINK [DEAD-LETTER…]", Short: "Try dead letters once more; without names, all of the sink's", Args: cobra.MinimumNArgs(1), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+		r, err := call(ctx, s, s.sinks.ResendDeadLetters, &pb.ResendDeadLettersRequest{Sink: w[0], DeadLetters: w[1:]})
+		if err != nil {
+			return err
+		}
+		a.hint("%d to be sent again; loopback sink dead-letters %s shows those that the receiver still refuses", r.Count, w[0])
+		return nil
+	})}
+}
+
+func (a *app) sinkDismiss() *cobra.Command {
+	return &cobra.Command{Use: "dismiss SINK [DEAD-LETTER…]", Short: "Give dead letters up; without names, all of the sink's", Args: cobra.MinimumNArgs(1), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+		if err := a.confirm(ctx, "Give dead letters of sink %s up? Its receiver will not get these entries.", w[0]); err != nil {
+			return err
+		}
+		r, err := call(ctx, s, s.sinks.DismissDeadLetters, &pb.DismissDeadLettersRequest{Sink: w[0], DeadLetters: w[1:]})
+		if err != nil {
+			return err
+		}
+		a.hint("%d given up", r.Count)
+		return nil
+	})}
 }
 
 func (a *app) sinkCreate() *cobra.Command {

@@ -28,8 +28,8 @@ type meters struct {
 
 	databaseUp, databaseProbe, feedLag, auditEntries prometheus.Gauge
 	auditUnsigned, auditSigned, auditHalted          prometheus.Gauge
-	sinkDelivered, sinkFailures                      *prometheus.CounterVec
-	sinkLag, sinkFailing                             *prometheus.GaugeVec
+	sinkDelivered, sinkFailures, sinkAside           *prometheus.CounterVec
+	sinkLag, sinkFailing, sinkLetters                *prometheus.GaugeVec
 	operations, operationsOldest                     *prometheus.GaugeVec
 	dataFree, dataSize, dataInodes                   prometheus.Gauge
 	certificates, releases                           *prometheus.GaugeVec
@@ -80,6 +80,8 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.auditHalted = gauge("audit_log_halted", "1 while the audit log is not signed because it is not what was signed before, or cannot be read.")
 	m.sinkDelivered = counters("sink_delivered_total", "Entries of the audit log that a receiver took, by sink.", "sink")
 	m.sinkFailures = counters("sink_failures_total", "Deliveries to a sink that failed, by sink.", "sink")
+	m.sinkAside = counters("sink_set_aside_total", "Entries that were set aside because a sink's receiver refuses them, by sink.", "sink")
+	m.sinkLetters = gauges("sink_dead_letters", "Entries that are set aside, by sink.", "sink")
 	m.sinkLag = gauges("sink_lag_entries", "Entries that were committed and that a sink's receiver does not have, by sink.", "sink")
 	m.sinkFailing = gauges("sink_failing", "1 while a sink's receiver does not take what it is sent, by sink.", "sink")
 	m.operations = gauges("operations", "Operations that have not ended, by state.", "state")
@@ -158,6 +160,8 @@ func (m *meters) storage() storage.Watch {
 		Refused: func(code string, closures int) { m.errors.WithLabelValues(code).Add(float64(closures)) },
 	}
 }
+
+func (m *meters) setAside(sink string) { m.sinkAside.WithLabelValues(sink).Inc() }
 
 func (m *meters) shipped(sink string, entries int, err error) {
 	if err != nil {

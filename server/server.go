@@ -263,7 +263,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	s.shipper = sink.NewShipper(s.sinks, sink.ShipOptions{Owner: s.replica, DataDir: set.DataDir, Now: now, Logger: o.Logger, Watch: s.meters.shipped})
+	s.shipper = sink.NewShipper(s.sinks, sink.ShipOptions{Owner: s.replica, DataDir: set.DataDir, Now: now, Logger: o.Logger, Watch: s.meters.shipped, Aside: s.meters.setAside})
 
 	s.directory = fleet.New(fleet.Options{
 		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,

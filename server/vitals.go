@@ -70,6 +70,7 @@ func (s *Server) lookAtSinks() {
 	m := s.meters
 	m.sinkLag.Reset()
 	m.sinkFailing.Reset()
+	m.sinkLetters.Reset()
 	for _, k := range s.shipper.Status() {
 		failing := 0.0
 		if k.Err != "" {
@@ -77,6 +78,7 @@ func (s *Server) lookAtSinks() {
 		}
 		m.sinkLag.WithLabelValues(k.Name).Set(float64(k.Lag))
 		m.sinkFailing.WithLabelValues(k.Name).Set(failing)
+		m.sinkLetters.WithLabelValues(k.Name).Set(float64(k.DeadLetters))
 	}
 }
 

@@ -3,7 +3,8 @@
 // A sink has a cursor: the position of the last entry that its receiver has. It moves only after the receiver answered
 // for what was sent, so a receiver that is away, slow or restarted gets everything in order once it is back; after a lost
 // answer it gets some entries a second time, under the ids that they had. Entries go out as they are committed; a sink
-// of an organisation gets what happened there, one without an organisation everything.
+// of an organisation gets what happened there, one without an organisation everything. A single entry that its receiver
+// will not have is set aside as a dead letter.
 package sink
 
 import (
@@ -23,7 +24,7 @@ import (
 const (
 	Create access.Permission = "sinks.create"
 	Read   access.Permission = "sinks.read"
-	Update access.Permission = "sinks.update" // pause, resume, replay
+	Update access.Permission = "sinks.update" // pause, resume, replay, resend and dismiss dead letters
 	Delete access.Permission = "sinks.delete"
 )
 
@@ -74,6 +75,7 @@ type Sink struct {
 	LeaseOwner    string // replica that ships
 	LeaseUntil    time.Time
 	Limit         int64  // bytes of an event that the receiver takes; 0: the kind's own
+	Refused       int64  // entries that were set aside since the last that it took
 	CheckpointLog string // last checkpoint that was sent along
 }
 
@@ -117,4 +119,25 @@ func (s Sink) Validate(c *fault.Check) {
 type Query struct {
 	Readable access.Sight
 	Page     tenant.Page
+}
+
+// DeadLetter is an entry that the receiver refused over and over while it took others. It was set aside so that those
+// behind it are not held up, and stays until it is delivered after all or somebody dismisses it.
+type DeadLetter struct {
+	ID       string // "dlt_…"
+	Sink     string
+	Position int64 // of the entry
+	Entry    string
+	Action   access.Permission
+	Reason   string // what the receiver answered
+	Tries    int64
+	At       time.Time // when it was last refused
+	Resend   bool      // it is to be tried once more
+}
+
+// DeadLetterQuery selects a sink's dead letters in the order of their entries.
+type DeadLetterQuery struct {
+	Sink   string
+	Resend bool // only those that are to be tried once more
+	Page   tenant.Page
 }

@@ -42,7 +42,7 @@ var plain = map[protoreflect.Name]string{
 	"selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
-	"kind": "webhook", "format": "json", "ca": "", "secret": "",
+	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }

@@ -83,7 +83,7 @@ var Permissions = []Permission{
 	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
 	{sink.Create, "send the audit log somewhere"},
 	{sink.Read, "see where the audit log is sent to, and how far each receiver is"},
-	{sink.Update, "pause and resume sinks, and send them the past again"},
+	{sink.Update, "pause and resume sinks, send them the past again, and resend or dismiss what was refused"},
 	{sink.Delete, "remove sinks"},
 	{replica.Read, "see the replicas of the control plane; held over the whole deployment"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},

@@ -77,12 +77,43 @@ func (h Sinks) DeleteSink(ctx context.Context, r *connect.Request[v1.DeleteSinkR
 	return answer(&v1.DeleteSinkResponse{}, h.Service.Delete(ctx, r.Msg.GetSink()))
 }
 
+// GetDeadLetters is a sink's entries that its receiver refuses.
+func (h Sinks) GetDeadLetters(ctx context.Context, r *connect.Request[v1.GetDeadLettersRequest]) (*connect.Response[v1.GetDeadLettersResponse], error) {
+	items, next, err := h.Service.DeadLetters(ctx, r.Msg.GetSink(), page(r.Msg.GetPage()))
+	if err != nil {
+		return nil, err
+	}
+	out := &v1.GetDeadLettersResponse{NextPageToken: next}
+	for _, l := range items {
+		out.Items = append(out.Items, &v1.DeadLetter{
+			Id: l.ID, Entry: l.Entry, Position: l.Position, Action: string(l.Action), Reason: l.Reason, Tries: l.Tries, RefusedAt: timestamp(l.At), Resend: l.Resend,
+		})
+	}
+	return answer(out, nil)
+}
+
+// ResendDeadLetters tries some or all once more.
+func (h Sinks) ResendDeadLetters(ctx context.Context, r *connect.Request[v1.ResendDeadLettersRequest]) (*connect.Response[v1.ResendDeadLettersResponse], error) {
+	n, err := h.Service.ResendDeadLetters(ctx, r.Msg.GetSink(), r.Msg.GetDeadLetters())
+	return answer(&v1.ResendDeadLettersResponse{Count: int32(n)}, err)
+}
+
+// DismissDeadLetters gives some or all up.
+func (h Sinks) DismissDeadLetters(ctx context.Context, r *connect.Request[v1.DismissDeadLettersRequest]) (*connect.Response[v1.DismissDeadLettersResponse], error) {
+	n, err := h.Service.DismissDeadLetters(ctx, r.Msg.GetSink(), r.Msg.GetDeadLetters())
+	return answer(&v1.DismissDeadLettersResponse{Count: int32(n)}, err)
+}
+
 func (h Sinks) sink(ctx context.Context, s noun.Sink) (*v1.Sink, error) {
 	head, err := h.Service.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	letters, err := h.Service.CountDeadLetters(ctx, s)
 	return &v1.Sink{
 		Id: s.ID, Name: s.Name, Labels: s.Labels, CreatedAt: timestamp(s.CreatedAt), UpdatedAt: timestamp(s.UpdatedAt), Revision: s.Revision,
 		OrganisationId: s.Organisation, Kind: string(s.Kind), Target: s.Target, Format: string(s.Format), State: s.Health(), Position: s.Cursor,
 		Lag: max(0, head-s.Cursor), Delivered: s.Delivered, DeliveredAt: timestamp(s.DeliveredAt), Failures: s.Failures, LastError: s.LastError,
-		FailedAt: timestamp(s.FailedAt),
+		FailedAt: timestamp(s.FailedAt), DeadLetters: letters,
 	}, err
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // otlp sends log records to an OpenTelemetry collector over HTTP. A collector that takes only a part of a batch says how
-// many records it rejected; the batch counts as not delivered then.
+// many records it rejected, not which: they are sent again in smaller batches, until the one that it will not have is alone.
 type otlp struct {
 	url        string
 	token      string // sent as a bearer's; empty: none
@@ -25,8 +25,8 @@ type otlp struct {
 	client     *http.Client
 }
 
-func newOTLP(s sink.Sink, secret []byte, deployment string) (Sender, error) {
-	c, err := client(s)
+func newOTLP(s sink.Sink, secret []byte, deployment string, dial Dial) (Sender, error) {
+	c, err := client(s, dial)
 	url := s.Target
 	if !strings.HasSuffix(url, "/v1/logs") {
 		url = strings.TrimRight(url, "/") + "/v1/logs"
@@ -75,7 +75,7 @@ func (o *otlp) Send(ctx context.Context, batch []Event) error {
 		return nil // it took them, and answers in another way
 	}
 	if n := out.GetPartialSuccess().GetRejectedLogRecords(); n > 0 {
-		return fmt.Errorf("the collector rejected %d of %d records: %.100s", n, len(batch), out.GetPartialSuccess().GetErrorMessage())
+		return fmt.Errorf("%w: the collector rejected %d of %d records: %.100s", errRefused, n, len(batch), out.GetPartialSuccess().GetErrorMessage())
 	}
 	return nil
 }

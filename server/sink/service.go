@@ -4,7 +4,9 @@
 // sends it, and moves the cursor once the receiver answered; a replica that dies in between leaves the cursor where it was,
 // and the next holder sends the same events under the same ids. So nothing is missed, and what comes twice is told by its
 // id. A receiver that fails is tried again, ever less often up to a minute; nobody else waits for it, and nothing is
-// dropped. One that refuses an event for its size gets it in smaller parts.
+// dropped. One that refuses an event for its size gets it in smaller parts. One that refuses a single entry again and again
+// while it takes others has that entry set aside as a dead letter, which people see, send again or give up; where it refuses
+// everything, the sink is at fault and stays failing (docs/decisions/0013-dead-letters.md).
 //
 // The receiver's secret is sealed with a key from the key folder before it is stored, and shown once.
 package sink
@@ -34,6 +36,8 @@ type Reader interface {
 	EntriesOf(ctx context.Context, organisation string, after int64, limit int) ([]audit.Entry, error)
 	AuditPosition(ctx context.Context) (int64, error)
 	PositionAt(ctx context.Context, at time.Time) (int64, error)
+	DeadLetters(ctx context.Context, q sink.DeadLetterQuery) ([]sink.DeadLetter, string, error)
+	CountDeadLetters(ctx context.Context, sink string) (int64, error)
 }
 
 // Tx changes sinks.
@@ -42,6 +46,8 @@ type Tx interface {
 	PutSink(ctx context.Context, s sink.Sink) (sink.Sink, error)
 	MoveSink(ctx context.Context, s sink.Sink) error
 	DeleteSink(ctx context.Context, s sink.Sink) error
+	PutDeadLetter(ctx context.Context, l sink.DeadLetter) error
+	DeleteDeadLetters(ctx context.Context, sink string, after, upTo int64) error
 	Audit(ctx context.Context, e audit.Entry) error
 }
 

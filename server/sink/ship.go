@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"strings"
+	"net"
 	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
-	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/sink"
 	"github.com/loopbackd/loopback/tenant"
 )
@@ -23,20 +21,28 @@ type Sender interface {
 	Close() error
 }
 
-// errTooLarge says that the receiver takes no event of that size: it gets it in smaller parts.
-var errTooLarge = errors.New("the receiver takes no event of this size")
+// What an error of a sender is, besides one that passes by itself or that somebody has to mend: both are tried again and
+// again, with everything behind it waiting.
+var (
+	errTooLarge = errors.New("the receiver takes no event of this size") // it gets it in smaller parts
+	errRefused  = errors.New("the receiver refuses what it is sent")     // one of the batch may be to blame, alone
+)
 
 // Bounds of shipping.
 const (
-	maxEntries  = 1000             // entries read at once
-	maxEvents   = 500              // events in a batch
-	maxBytes    = 1 << 20          // of a batch, unless one event alone is larger
+	maxEntries  = 1000    // entries read at once
+	maxEvents   = 500     // events in a batch
+	maxBytes    = 1 << 20 // of a batch, unless one event alone is larger
+	dialTime    = 10 * time.Second
 	sendTime    = 30 * time.Second // for a batch
-	leaseTime   = 45 * time.Second // longer than a batch can take
+	leaseTime   = time.Minute      // longer than a batch can take, after which at least renewal is left
+	renewal     = 35 * time.Second // what is left of a lease when it is renewed: an idle sink costs no commit a look
 	longestWait = time.Minute      // between two tries
 	smallest    = 1024             // bytes that every receiver has to take
 	noteEvery   = 10 * time.Second // progress without deliveries is noted this often
 	witnessed   = time.Minute      // between two checkpoints that are sent along
+	refusals    = 8                // of an entry alone, after which it is set aside
+	setAside    = 10               // entries set aside in a row, after which the sink is to blame rather than they
 )
 
 // limits are the bytes of an event that receivers of a kind take.
@@ -86,22 +92,27 @@ type ShipOptions struct {
 	DataDir string // files are written below it
 	Now     func() time.Time
 	Logger  *slog.Logger
-	Every   time.Duration // between two looks for something new; 0: a second
-	Open    func(s sink.Sink, secret []byte) (Sender, error)
+	Every   time.Duration                             // between two looks for something new; 0: a quarter of a second
+	Dial    Dial                                      // nil: the network
 	Watch   func(sink string, entries int, err error) // of every try; nil: nobody
+	Aside   func(sink string)                         // of every dead letter; nil: nobody
 }
+
+// Dial connects to a receiver.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Status is how a sink does that this replica ships to.
 type Status struct {
-	Name string
-	Lag  int64 // entries that were committed and not looked at yet
-	Err  string
+	Name        string
+	Lag         int64 // entries that were committed and not looked at yet
+	DeadLetters int64
+	Err         string
 }
 
 // NewShipper makes a shipper; Run makes it work.
 func NewShipper(s *Service, o ShipOptions) *Shipper {
 	if o.Every == 0 {
-		o.Every = time.Second
+		o.Every = 250 * time.Millisecond
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -109,11 +120,13 @@ func NewShipper(s *Service, o ShipOptions) *Shipper {
 	if o.Watch == nil {
 		o.Watch = func(string, int, error) {}
 	}
-	out := &Shipper{service: s, options: o, running: map[string]context.CancelFunc{}, status: map[string]Status{}}
-	if out.options.Open == nil {
-		out.options.Open = out.open
+	if o.Aside == nil {
+		o.Aside = func(string) {}
 	}
-	return out
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{Timeout: dialTime}).DialContext
+	}
+	return &Shipper{service: s, options: o, running: map[string]context.CancelFunc{}, status: map[string]Status{}}
 }
 
 // Status of every sink that this replica ships to.
@@ -178,11 +191,14 @@ func (p *Shipper) start(ctx context.Context, couriers *sync.WaitGroup, s sink.Si
 	p.running[s.ID] = cancel
 	couriers.Go(func() {
 		defer cancel()
-		c := &courier{shipper: p, id: s.ID, name: s.Name, nonce: p.options.Owner}
+		c := &courier{shipper: p, id: s.ID, name: s.Name, owner: p.options.Owner}
 		if err := c.run(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errNotOurs) {
 			p.options.Logger.Warn("a sink of the audit log is left for now", "sink", s.Name, "error", err)
 		}
 		c.close()
+		if ctx.Err() != nil {
+			c.release(ctx)
+		}
 		p.mu.Lock()
 		delete(p.running, s.ID)
 		delete(p.status, s.ID)
@@ -190,237 +206,14 @@ func (p *Shipper) start(ctx context.Context, couriers *sync.WaitGroup, s sink.Si
 	})
 }
 
-// errNotOurs ends a courier: its sink is gone, paused, or another replica's.
-var errNotOurs = errors.New("the sink is not this replica's to serve")
-
-// courier ships to one sink.
-type courier struct {
-	shipper *Shipper
-	id      string
-	name    string
-	nonce   string
-
-	sender   Sender
-	revision int64     // of the sink that the sender was opened for
-	reached  int64     // position up to which there is nothing left to send
-	noted    time.Time // when that was last written down
-	told     time.Time // when a checkpoint was last sent along
-	head     int64
-}
-
-func (c *courier) close() {
-	if c.sender != nil {
-		_ = c.sender.Close() // what it had was answered for, or comes again
-		c.sender = nil
-	}
-}
-
-func (c *courier) run(ctx context.Context) error {
-	for failures := int64(0); ; {
-		more, err := c.once(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, errNotOurs), fault.KindOf(err) == fault.NotFound && err != nil:
-			return errNotOurs
-		}
-		wait := c.shipper.options.Every
-		if err != nil {
-			failures++
-			wait = min(longestWait, wait<<min(failures-1, 16))
-			wait = wait/2 + rand.N(wait/2+1)
-			if errors.Is(err, errTooLarge) && failures < 12 {
-				wait = 0 // it is asked again at once, for less
-			}
-		} else {
-			failures = 0
-			if more {
-				continue
-			}
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		}
-	}
-}
-
-// once takes the lease, sends the next entries and moves the cursor. more says that there are others behind.
-func (c *courier) once(ctx context.Context) (more bool, err error) {
-	p := c.shipper
-	store := p.service.store
-	var s sink.Sink
-	err = store.Observe(ctx, func(tx Tx) error {
-		var err error
-		if s, err = c.held(ctx, tx); err != nil {
-			return err
-		}
-		return tx.MoveSink(ctx, s)
-	})
-	if err != nil {
-		return false, err
-	}
-	view := store.View()
-	if c.head, err = view.AuditPosition(ctx); err != nil {
-		return false, err
-	}
-	from := max(s.Cursor, c.reached)
-	if c.reached < s.Cursor || s.Revision != c.revision {
-		from = s.Cursor // a replay goes back
-	}
-	entries, err := view.EntriesOf(ctx, s.Organisation, from, maxEntries)
-	if err != nil {
-		return false, err
-	}
-	if s.Revision != c.revision {
-		c.close()
-	}
-	var batch []Event
-	upTo, size, taken := from, 0, 0
-	for _, e := range entries {
-		parts := encode(e, s.Format, limitOf(s))
-		bytes := 0
-		for _, part := range parts {
-			bytes += len(part.Body)
-		}
-		if len(batch) > 0 && (size+bytes > batchOf(s) || len(batch)+len(parts) > maxEvents) {
-			break
-		}
-		batch, size, upTo, taken = append(batch, parts...), size+bytes, e.Position, taken+1
-	}
-	more = taken < len(entries) || len(entries) == maxEntries
-	if !more {
-		upTo = max(upTo, c.head) // what lies between is not this sink's
-	}
-	var note string
-	if !more && p.service.options.Log != nil && p.options.Now().Sub(c.told) >= witnessed {
-		if l, err := p.service.options.Log(ctx); err == nil && l.Checkpoint != "" && l.Checkpoint != s.CheckpointLog {
-			batch, note = append(batch, witness(l, upTo)), l.Checkpoint
-		}
-	}
-	if len(batch) > 0 {
-		err = c.send(ctx, &s, batch)
-		p.options.Watch(s.Name, taken, err)
-	}
-	if err == nil {
-		c.revision, c.reached = s.Revision, upTo
-		if note != "" {
-			c.told = p.options.Now()
-		}
-	}
-	c.report(s, err)
-	if ctx.Err() != nil {
-		return false, ctx.Err()
-	}
-	if err == nil && len(batch) == 0 && (upTo == s.Cursor || p.options.Now().Sub(c.noted) < noteEvery) {
-		return more, nil
-	}
-	c.noted = p.options.Now()
-	done := err
-	return more, errors.Join(done, store.Observe(ctx, func(tx Tx) error {
-		now, err := c.held(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if now.Revision != s.Revision {
-			return nil // it was changed meanwhile, perhaps to be sent again: its cursor stands
-		}
-		if done != nil {
-			now.Failures, now.LastError, now.FailedAt = now.Failures+1, short(done), p.options.Now().UTC()
-			if errors.Is(done, errTooLarge) {
-				now.Limit = lessThan(now)
-			}
-			return tx.MoveSink(ctx, now)
-		}
-		if now.Cursor = upTo; len(batch) > 0 {
-			now.Delivered, now.Failures, now.DeliveredAt = now.Delivered+int64(taken), 0, p.options.Now().UTC()
-		}
-		if note != "" {
-			now.CheckpointLog = note
-		}
-		return tx.MoveSink(ctx, now)
-	}))
-}
-
-// held is the sink as it is now, with its lease taken or renewed.
-func (c *courier) held(ctx context.Context, tx Tx) (sink.Sink, error) {
-	s, err := tx.Sink(ctx, c.id)
-	if err != nil {
-		return s, err
-	}
-	now := c.shipper.options.Now()
-	if s.Paused || s.LeaseOwner != c.nonce && now.Before(s.LeaseUntil) {
-		return s, errNotOurs
-	}
-	s.LeaseOwner, s.LeaseUntil = c.nonce, now.Add(leaseTime).UTC()
-	return s, nil
-}
-
-func (c *courier) send(ctx context.Context, s *sink.Sink, batch []Event) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTime)
-	defer cancel()
-	if c.sender == nil {
-		secret, err := c.shipper.service.open(*s)
-		if err != nil {
-			return err
-		}
-		if c.sender, err = c.shipper.options.Open(*s, secret); err != nil {
-			return err
-		}
-	}
-	for len(batch) > 0 { // an event in many parts is more than a batch
-		n, size := 0, 0
-		for n < len(batch) && n < maxEvents && (n == 0 || size+len(batch[n].Body) <= batchOf(*s)) {
-			size += len(batch[n].Body)
-			n++
-		}
-		if err := c.sender.Send(ctx, batch[:n]); err != nil {
-			c.close()
-			return err
-		}
-		batch = batch[n:]
-	}
-	return nil
-}
-
-func (c *courier) report(s sink.Sink, err error) {
-	st := Status{Name: s.Name, Lag: max(0, c.head-max(c.reached, s.Cursor))}
-	if err != nil {
-		st.Err = short(err)
-	}
-	p := c.shipper
-	p.mu.Lock()
-	before := p.status[s.ID]
-	p.status[s.ID] = st
-	p.mu.Unlock()
-	switch {
-	case st.Err != "" && st.Err != before.Err:
-		p.options.Logger.Warn("a sink of the audit log does not take what is sent; trying again", "sink", s.Name, "error", st.Err)
-	case st.Err == "" && before.Err != "":
-		p.options.Logger.Info("a sink of the audit log takes what is sent again", "sink", s.Name)
-	}
-}
-
-// short is an error in one line that fits a table.
-func short(err error) string {
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	if len(s) > 300 {
-		s = s[:300] + "…"
-	}
-	return s
-}
-
 func (p *Shipper) open(s sink.Sink, secret []byte) (Sender, error) {
 	switch s.Kind {
 	case sink.Webhook:
-		return newWebhook(s, secret, p.options.Now)
+		return newWebhook(s, secret, p.options.Now, p.options.Dial)
 	case sink.Syslog:
-		return newSyslog(s, p.service.options.Deployment)
+		return newSyslog(s, p.service.options.Deployment, p.options.Dial)
 	case sink.OTLP:
-		return newOTLP(s, secret, p.service.options.Deployment)
+		return newOTLP(s, secret, p.service.options.Deployment, p.options.Dial)
 	case sink.File:
 		return newFile(s, p.options.DataDir)
 	}

@@ -21,28 +21,35 @@ import (
 type syslog struct {
 	target string
 	host   string // our name: the deployment
-	dialer *tls.Dialer
+	tls    *tls.Config
+	dial   Dial
 }
 
-func newSyslog(s sink.Sink, deployment string) (Sender, error) {
+func newSyslog(s sink.Sink, deployment string, dial Dial) (Sender, error) {
 	t, err := trust(s)
 	if err != nil {
 		return nil, err
 	}
 	t.ClientSessionCache = tls.NewLRUClientSessionCache(4)
-	return &syslog{target: s.Target, host: deployment, dialer: &tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: t}}, nil
+	if t.ServerName, _, err = net.SplitHostPort(s.Target); err != nil {
+		return nil, err
+	}
+	return &syslog{target: s.Target, host: deployment, tls: t, dial: dial}, nil
 }
 
 // goodbye is how long a receiver may take to close after us.
 const goodbye = 10 * time.Second
 
 func (s *syslog) Send(ctx context.Context, batch []Event) error {
-	raw, err := s.dialer.DialContext(ctx, "tcp", s.target)
+	raw, err := s.dial(ctx, "tcp", s.target)
 	if err != nil {
 		return err
 	}
 	defer raw.Close()
-	conn := raw.(*tls.Conn)
+	conn := tls.Client(raw, s.tls)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return err
+	}
 	if end, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(end); err != nil {
 			return err

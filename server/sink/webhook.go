@@ -29,19 +29,19 @@ type webhook struct {
 	client *http.Client
 }
 
-func newWebhook(s sink.Sink, secret []byte, now func() time.Time) (Sender, error) {
-	c, err := client(s)
+func newWebhook(s sink.Sink, secret []byte, now func() time.Time, dial Dial) (Sender, error) {
+	c, err := client(s, dial)
 	return &webhook{url: s.Target, secret: secret, now: now, client: c}, err
 }
 
 // client is one of its own for each receiver: it follows no redirection, which would take what it sends elsewhere.
-func client(s sink.Sink) (*http.Client, error) {
+func client(s sink.Sink, dial Dial) (*http.Client, error) {
 	t, err := trust(s)
 	if err != nil {
 		return nil, err
 	}
 	return &http.Client{
-		Transport:     &http.Transport{TLSClientConfig: t, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: sendTime},
+		Transport:     &http.Transport{TLSClientConfig: t, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment, DialContext: dial, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: sendTime},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
@@ -101,16 +101,39 @@ func post(c *http.Client, r *http.Request) ([]byte, error) {
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
-	switch {
-	case res.StatusCode == http.StatusRequestEntityTooLarge:
-		return nil, fmt.Errorf("%w: it answered %s", errTooLarge, res.Status)
-	case res.StatusCode < 200 || res.StatusCode > 299:
-		text := strings.TrimSpace(string(answer))
-		return nil, fmt.Errorf("the receiver answered %s: %.100s", res.Status, text)
-	case err != nil:
-		return nil, fmt.Errorf("the receiver's answer was cut off: %w", err)
+	if res.StatusCode >= 200 && res.StatusCode <= 299 {
+		if err != nil {
+			return nil, fmt.Errorf("the receiver's answer was cut off: %w", err)
+		}
+		return answer, nil
 	}
-	return answer, nil
+	return nil, answered(res, strings.TrimSpace(string(answer)))
+}
+
+// answer is one that is no success. Whoever gave it is there: the connection is good.
+type answer struct{ status, text string }
+
+func (a *answer) Error() string {
+	return fmt.Sprintf("the receiver answered %s: %.100s", a.status, a.text)
+}
+
+// answered is what an answer means that is no success (RFC 9110, 15). Most are about the receiver or about us and hold for
+// whatever is sent; a few blame what was sent.
+func answered(res *http.Response, text string) error {
+	said := error(&answer{res.Status, text})
+	switch code := res.StatusCode; {
+	case code == http.StatusRequestEntityTooLarge:
+		return fmt.Errorf("%w: it answered %s", errTooLarge, res.Status)
+	case code >= 300 && code <= 399:
+		return fmt.Errorf("%w; give the sink the address that it redirects to (%.200s)", said, res.Header.Get("Location"))
+	case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusProxyAuthRequired:
+		return fmt.Errorf("%w; it does not let us in: mend the sink's secret, or our permission there", said)
+	case code == http.StatusNotFound, code == http.StatusMethodNotAllowed, code == http.StatusGone:
+		return fmt.Errorf("%w; it takes nothing at this address: mend the sink's target", said)
+	case code == http.StatusRequestTimeout, code == http.StatusTooEarly, code == http.StatusTooManyRequests, code >= 500:
+		return said
+	}
+	return fmt.Errorf("%w: %w", errRefused, said)
 }
 
 func (w *webhook) Close() error {

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/loopbackd/loopback/audit"
@@ -16,7 +17,13 @@ var sinksTable = newTable("sinks", func(s *sink.Sink) []column {
 		column{"format", &s.Format}, column{"ca", &s.CA}, column{"sealed", &s.Sealed}, column{"paused", &s.Paused}, column{"position", &s.Cursor},
 		column{"delivered", &s.Delivered}, column{"failures", &s.Failures}, column{"last_error", &s.LastError}, column{"failed_at", moment{&s.FailedAt}},
 		column{"delivered_at", moment{&s.DeliveredAt}}, column{"lease_owner", &s.LeaseOwner}, column{"lease_until", moment{&s.LeaseUntil}},
-		column{"event_limit", &s.Limit}, column{"checkpoint", &s.CheckpointLog})
+		column{"event_limit", &s.Limit}, column{"checkpoint", &s.CheckpointLog},
+		column{"refused", &s.Refused})
+})
+
+var lettersTable = newTable("dead_letters", func(l *sink.DeadLetter) []column {
+	return []column{{"id", &l.ID}, {"sink_id", &l.Sink}, {"position", &l.Position}, {"entry_id", &l.Entry}, {"action", &l.Action},
+		{"reason", &l.Reason}, {"tries", &l.Tries}, {"at", moment{&l.At}}, {"resend", &l.Resend}}
 })
 
 // Sink by id.
@@ -51,8 +58,11 @@ func (tx *Tx) PutSink(ctx context.Context, s sink.Sink) (sink.Sink, error) {
 	return s, err
 }
 
-// DeleteSink removes it.
+// DeleteSink removes it, and its dead letters.
 func (tx *Tx) DeleteSink(ctx context.Context, s sink.Sink) error {
+	if err := tx.DeleteDeadLetters(ctx, s.ID, 0, math.MaxInt64); err != nil {
+		return err
+	}
 	return tx.remove(ctx, feed.Sink, "sinks", s.ID, s.Scope())
 }
 
@@ -60,9 +70,50 @@ func (tx *Tx) DeleteSink(ctx context.Context, s sink.Sink) error {
 func (tx *Tx) MoveSink(ctx context.Context, s sink.Sink) error {
 	tx.touch()
 	if err := tx.session.exec(ctx, `UPDATE sinks SET position = $1, delivered = $2, failures = $3, last_error = $4, failed_at = $5,
-		delivered_at = $6, lease_owner = $7, lease_until = $8, event_limit = $9, checkpoint = $10 WHERE id = $11`, s.Cursor, s.Delivered, s.Failures,
-		storable(s.LastError), micros(s.FailedAt), micros(s.DeliveredAt), s.LeaseOwner, micros(s.LeaseUntil), s.Limit, s.CheckpointLog, s.ID); err != nil {
+		delivered_at = $6, lease_owner = $7, lease_until = $8, event_limit = $9, checkpoint = $10,
+		refused = $11 WHERE id = $12`, s.Cursor, s.Delivered, s.Failures,
+		storable(s.LastError), micros(s.FailedAt), micros(s.DeliveredAt), s.LeaseOwner, micros(s.LeaseUntil), s.Limit, s.CheckpointLog, s.Refused, s.ID); err != nil {
 		return fmt.Errorf("noting how far a sink came: %w", err)
+	}
+	return nil
+}
+
+// DeadLetters of a sink in the order of their entries, and the token of the next page.
+func (v *View) DeadLetters(ctx context.Context, q sink.DeadLetterQuery) ([]sink.DeadLetter, string, error) {
+	var f filter
+	f.equal("sink_id", q.Sink)
+	if q.Resend {
+		f.and("resend = " + f.arg(true))
+	}
+	k := keyset{column: "position", list: fingerprint("dead_letters", q.Sink)}
+	if err := k.after(&f, q.Page.Token, false); err != nil {
+		return nil, "", err
+	}
+	rest := f.where() + k.order(&f, q.Page)
+	list, err := lettersTable.list(ctx, v.session, rest, f.args...)
+	if err != nil {
+		return nil, "", err
+	}
+	page, next := cut(k, q.Page, list, func(l sink.DeadLetter) (any, string) { return l.Position, l.ID })
+	return page, next, nil
+}
+
+// CountDeadLetters of a sink.
+func (v *View) CountDeadLetters(ctx context.Context, sink string) (int64, error) {
+	return v.number(ctx, "SELECT count(*) FROM dead_letters WHERE sink_id = $1", sink)
+}
+
+// PutDeadLetter inserts or updates. A sink has at most one of an entry.
+func (tx *Tx) PutDeadLetter(ctx context.Context, l sink.DeadLetter) error {
+	tx.touch()
+	return lettersTable.put(ctx, tx.session, &l)
+}
+
+// DeleteDeadLetters deletes those of a sink after one position up to another.
+func (tx *Tx) DeleteDeadLetters(ctx context.Context, sink string, after, upTo int64) error {
+	tx.touch()
+	if err := tx.session.exec(ctx, "DELETE FROM dead_letters WHERE sink_id = $1 AND position > $2 AND position <= $3", sink, after, upTo); err != nil {
+		return fmt.Errorf("deleting dead letters: %w", err)
 	}
 	return nil
 }

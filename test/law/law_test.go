@@ -46,6 +46,7 @@ var rules = map[string]struct {
 	"server/link":    {may: []string{"nouns", "api", "wire"}},
 
 	"server/link/linktest": {may: []string{"nouns", "server/link"}},                       // the rest of a control plane, in memory
+	"server/sink/sinktest": {may: []string{"nouns"}},                                      // receivers
 	"server/fleet":         {may: []string{"nouns", "api", "server/feed", "server/link"}}, // implements the hub's seam and encodes its frames
 	"server/rpc":           {may: []string{"nouns", "api", "server"}},
 	"server":               {may: []string{"nouns", "server/feed"}}, // every slice: nouns, and the order of changes

@@ -47,9 +47,11 @@ type Sink struct {
 	Delivered   int64                  `protobuf:"varint,14,opt,name=delivered,proto3" json:"delivered,omitempty"`
 	DeliveredAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=delivered_at,json=deliveredAt,proto3" json:"delivered_at,omitempty"`
 	// Tries that failed, in a row.
-	Failures      int64                  `protobuf:"varint,16,opt,name=failures,proto3" json:"failures,omitempty"`
-	LastError     string                 `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	FailedAt      *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
+	Failures  int64                  `protobuf:"varint,16,opt,name=failures,proto3" json:"failures,omitempty"`
+	LastError string                 `protobuf:"bytes,17,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	FailedAt  *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
+	// Entries that were set aside because the receiver refuses them.
+	DeadLetters   int64 `protobuf:"varint,19,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +210,13 @@ func (x *Sink) GetFailedAt() *timestamppb.Timestamp {
 		return x.FailedAt
 	}
 	return nil
+}
+
+func (x *Sink) GetDeadLetters() int64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
 }
 
 type CreateSinkRequest struct {
@@ -648,11 +657,413 @@ func (*DeleteSinkResponse) Descriptor() ([]byte, []int) {
 	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{8}
 }
 
+type DeadLetter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Id, position and action of the entry.
+	Entry    string `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	Position int64  `protobuf:"varint,3,opt,name=position,proto3" json:"position,omitempty"`
+	Action   string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	// What the receiver answered.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Tries  int64  `protobuf:"varint,6,opt,name=tries,proto3" json:"tries,omitempty"`
+	// When it was last refused.
+	RefusedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=refused_at,json=refusedAt,proto3" json:"refused_at,omitempty"`
+	// It is to be tried once more.
+	Resend        bool `protobuf:"varint,8,opt,name=resend,proto3" json:"resend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetter) Reset() {
+	*x = DeadLetter{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetter) ProtoMessage() {}
+
+func (x *DeadLetter) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
+func (*DeadLetter) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeadLetter) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetEntry() string {
+	if x != nil {
+		return x.Entry
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetPosition() int64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetTries() int64 {
+	if x != nil {
+		return x.Tries
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetRefusedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefusedAt
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetResend() bool {
+	if x != nil {
+		return x.Resend
+	}
+	return false
+}
+
+type GetDeadLettersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sink          string                 `protobuf:"bytes,1,opt,name=sink,proto3" json:"sink,omitempty"`
+	Page          *Page                  `protobuf:"bytes,2,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDeadLettersRequest) Reset() {
+	*x = GetDeadLettersRequest{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDeadLettersRequest) ProtoMessage() {}
+
+func (x *GetDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*GetDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetDeadLettersRequest) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
+func (x *GetDeadLettersRequest) GetPage() *Page {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+type GetDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*DeadLetter          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDeadLettersResponse) Reset() {
+	*x = GetDeadLettersResponse{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDeadLettersResponse) ProtoMessage() {}
+
+func (x *GetDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*GetDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GetDeadLettersResponse) GetItems() []*DeadLetter {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *GetDeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type ResendDeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Sink  string                 `protobuf:"bytes,1,opt,name=sink,proto3" json:"sink,omitempty"`
+	// Ids of dead letters or of their entries; none: all of the sink's.
+	DeadLetters   []string `protobuf:"bytes,2,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResendDeadLettersRequest) Reset() {
+	*x = ResendDeadLettersRequest{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResendDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResendDeadLettersRequest) ProtoMessage() {}
+
+func (x *ResendDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResendDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ResendDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ResendDeadLettersRequest) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
+func (x *ResendDeadLettersRequest) GetDeadLetters() []string {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return nil
+}
+
+type ResendDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         int32                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResendDeadLettersResponse) Reset() {
+	*x = ResendDeadLettersResponse{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResendDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResendDeadLettersResponse) ProtoMessage() {}
+
+func (x *ResendDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResendDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ResendDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ResendDeadLettersResponse) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type DismissDeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Sink  string                 `protobuf:"bytes,1,opt,name=sink,proto3" json:"sink,omitempty"`
+	// Ids of dead letters or of their entries; none: all of the sink's.
+	DeadLetters   []string `protobuf:"bytes,2,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DismissDeadLettersRequest) Reset() {
+	*x = DismissDeadLettersRequest{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DismissDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DismissDeadLettersRequest) ProtoMessage() {}
+
+func (x *DismissDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DismissDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*DismissDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DismissDeadLettersRequest) GetSink() string {
+	if x != nil {
+		return x.Sink
+	}
+	return ""
+}
+
+func (x *DismissDeadLettersRequest) GetDeadLetters() []string {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return nil
+}
+
+type DismissDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         int32                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DismissDeadLettersResponse) Reset() {
+	*x = DismissDeadLettersResponse{}
+	mi := &file_loopback_v1_sink_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DismissDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DismissDeadLettersResponse) ProtoMessage() {}
+
+func (x *DismissDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_sink_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DismissDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*DismissDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_sink_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DismissDeadLettersResponse) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 var File_loopback_v1_sink_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_sink_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/sink.proto\x12\vloopback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xb0\x05\n" +
+	"\x16loopback/v1/sink.proto\x12\vloopback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xd3\x05\n" +
 	"\x04Sink\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -675,7 +1086,8 @@ const file_loopback_v1_sink_proto_rawDesc = "" +
 	"\bfailures\x18\x10 \x01(\x03R\bfailures\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x11 \x01(\tR\tlastError\x127\n" +
-	"\tfailed_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bfailedAt\x1a9\n" +
+	"\tfailed_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bfailedAt\x12!\n" +
+	"\fdead_letters\x18\x13 \x01(\x03R\vdeadLetters\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe9\x01\n" +
@@ -705,7 +1117,34 @@ const file_loopback_v1_sink_proto_rawDesc = "" +
 	"\a_paused\"'\n" +
 	"\x11DeleteSinkRequest\x12\x12\n" +
 	"\x04sink\x18\x01 \x01(\tR\x04sink\"\x14\n" +
-	"\x12DeleteSinkResponse2\xcf\x03\n" +
+	"\x12DeleteSinkResponse\"\xe7\x01\n" +
+	"\n" +
+	"DeadLetter\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05entry\x18\x02 \x01(\tR\x05entry\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\x03R\bposition\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05tries\x18\x06 \x01(\x03R\x05tries\x129\n" +
+	"\n" +
+	"refused_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trefusedAt\x12\x16\n" +
+	"\x06resend\x18\b \x01(\bR\x06resend\"R\n" +
+	"\x15GetDeadLettersRequest\x12\x12\n" +
+	"\x04sink\x18\x01 \x01(\tR\x04sink\x12%\n" +
+	"\x04page\x18\x02 \x01(\v2\x11.loopback.v1.PageR\x04page\"o\n" +
+	"\x16GetDeadLettersResponse\x12-\n" +
+	"\x05items\x18\x01 \x03(\v2\x17.loopback.v1.DeadLetterR\x05items\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"Q\n" +
+	"\x18ResendDeadLettersRequest\x12\x12\n" +
+	"\x04sink\x18\x01 \x01(\tR\x04sink\x12!\n" +
+	"\fdead_letters\x18\x02 \x03(\tR\vdeadLetters\"1\n" +
+	"\x19ResendDeadLettersResponse\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x05R\x05count\"R\n" +
+	"\x19DismissDeadLettersRequest\x12\x12\n" +
+	"\x04sink\x18\x01 \x01(\tR\x04sink\x12!\n" +
+	"\fdead_letters\x18\x02 \x03(\tR\vdeadLetters\"2\n" +
+	"\x1aDismissDeadLettersResponse\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x05R\x05count2\xac\x06\n" +
 	"\vSinkService\x12_\n" +
 	"\n" +
 	"CreateSink\x12\x1e.loopback.v1.CreateSinkRequest\x1a\x1f.loopback.v1.CreateSinkResponse\"\x10\x8a\xb5\x18\fsinks.create\x12L\n" +
@@ -716,7 +1155,11 @@ const file_loopback_v1_sink_proto_rawDesc = "" +
 	"\n" +
 	"UpdateSink\x12\x1e.loopback.v1.UpdateSinkRequest\x1a\x11.loopback.v1.Sink\"\x10\x8a\xb5\x18\fsinks.update\x12_\n" +
 	"\n" +
-	"DeleteSink\x12\x1e.loopback.v1.DeleteSinkRequest\x1a\x1f.loopback.v1.DeleteSinkResponse\"\x10\x8a\xb5\x18\fsinks.deleteB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
+	"DeleteSink\x12\x1e.loopback.v1.DeleteSinkRequest\x1a\x1f.loopback.v1.DeleteSinkResponse\"\x10\x8a\xb5\x18\fsinks.delete\x12l\n" +
+	"\x0eGetDeadLetters\x12\".loopback.v1.GetDeadLettersRequest\x1a#.loopback.v1.GetDeadLettersResponse\"\x11\x8a\xb5\x18\n" +
+	"sinks.read\x90\x02\x01\x12t\n" +
+	"\x11ResendDeadLetters\x12%.loopback.v1.ResendDeadLettersRequest\x1a&.loopback.v1.ResendDeadLettersResponse\"\x10\x8a\xb5\x18\fsinks.update\x12w\n" +
+	"\x12DismissDeadLetters\x12&.loopback.v1.DismissDeadLettersRequest\x1a'.loopback.v1.DismissDeadLettersResponse\"\x10\x8a\xb5\x18\fsinks.updateB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
 	file_loopback_v1_sink_proto_rawDescOnce sync.Once
@@ -730,47 +1173,63 @@ func file_loopback_v1_sink_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_sink_proto_rawDescData
 }
 
-var file_loopback_v1_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_loopback_v1_sink_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_loopback_v1_sink_proto_goTypes = []any{
-	(*Sink)(nil),                  // 0: loopback.v1.Sink
-	(*CreateSinkRequest)(nil),     // 1: loopback.v1.CreateSinkRequest
-	(*CreateSinkResponse)(nil),    // 2: loopback.v1.CreateSinkResponse
-	(*GetSinkRequest)(nil),        // 3: loopback.v1.GetSinkRequest
-	(*ListSinksRequest)(nil),      // 4: loopback.v1.ListSinksRequest
-	(*ListSinksResponse)(nil),     // 5: loopback.v1.ListSinksResponse
-	(*UpdateSinkRequest)(nil),     // 6: loopback.v1.UpdateSinkRequest
-	(*DeleteSinkRequest)(nil),     // 7: loopback.v1.DeleteSinkRequest
-	(*DeleteSinkResponse)(nil),    // 8: loopback.v1.DeleteSinkResponse
-	nil,                           // 9: loopback.v1.Sink.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*Page)(nil),                  // 11: loopback.v1.Page
+	(*Sink)(nil),                       // 0: loopback.v1.Sink
+	(*CreateSinkRequest)(nil),          // 1: loopback.v1.CreateSinkRequest
+	(*CreateSinkResponse)(nil),         // 2: loopback.v1.CreateSinkResponse
+	(*GetSinkRequest)(nil),             // 3: loopback.v1.GetSinkRequest
+	(*ListSinksRequest)(nil),           // 4: loopback.v1.ListSinksRequest
+	(*ListSinksResponse)(nil),          // 5: loopback.v1.ListSinksResponse
+	(*UpdateSinkRequest)(nil),          // 6: loopback.v1.UpdateSinkRequest
+	(*DeleteSinkRequest)(nil),          // 7: loopback.v1.DeleteSinkRequest
+	(*DeleteSinkResponse)(nil),         // 8: loopback.v1.DeleteSinkResponse
+	(*DeadLetter)(nil),                 // 9: loopback.v1.DeadLetter
+	(*GetDeadLettersRequest)(nil),      // 10: loopback.v1.GetDeadLettersRequest
+	(*GetDeadLettersResponse)(nil),     // 11: loopback.v1.GetDeadLettersResponse
+	(*ResendDeadLettersRequest)(nil),   // 12: loopback.v1.ResendDeadLettersRequest
+	(*ResendDeadLettersResponse)(nil),  // 13: loopback.v1.ResendDeadLettersResponse
+	(*DismissDeadLettersRequest)(nil),  // 14: loopback.v1.DismissDeadLettersRequest
+	(*DismissDeadLettersResponse)(nil), // 15: loopback.v1.DismissDeadLettersResponse
+	nil,                                // 16: loopback.v1.Sink.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
+	(*Page)(nil),                       // 18: loopback.v1.Page
 }
 var file_loopback_v1_sink_proto_depIdxs = []int32{
-	9,  // 0: loopback.v1.Sink.labels:type_name -> loopback.v1.Sink.LabelsEntry
-	10, // 1: loopback.v1.Sink.created_at:type_name -> google.protobuf.Timestamp
-	10, // 2: loopback.v1.Sink.updated_at:type_name -> google.protobuf.Timestamp
-	10, // 3: loopback.v1.Sink.delivered_at:type_name -> google.protobuf.Timestamp
-	10, // 4: loopback.v1.Sink.failed_at:type_name -> google.protobuf.Timestamp
-	10, // 5: loopback.v1.CreateSinkRequest.since:type_name -> google.protobuf.Timestamp
+	16, // 0: loopback.v1.Sink.labels:type_name -> loopback.v1.Sink.LabelsEntry
+	17, // 1: loopback.v1.Sink.created_at:type_name -> google.protobuf.Timestamp
+	17, // 2: loopback.v1.Sink.updated_at:type_name -> google.protobuf.Timestamp
+	17, // 3: loopback.v1.Sink.delivered_at:type_name -> google.protobuf.Timestamp
+	17, // 4: loopback.v1.Sink.failed_at:type_name -> google.protobuf.Timestamp
+	17, // 5: loopback.v1.CreateSinkRequest.since:type_name -> google.protobuf.Timestamp
 	0,  // 6: loopback.v1.CreateSinkResponse.sink:type_name -> loopback.v1.Sink
-	11, // 7: loopback.v1.ListSinksRequest.page:type_name -> loopback.v1.Page
+	18, // 7: loopback.v1.ListSinksRequest.page:type_name -> loopback.v1.Page
 	0,  // 8: loopback.v1.ListSinksResponse.items:type_name -> loopback.v1.Sink
-	10, // 9: loopback.v1.UpdateSinkRequest.replay_since:type_name -> google.protobuf.Timestamp
-	1,  // 10: loopback.v1.SinkService.CreateSink:input_type -> loopback.v1.CreateSinkRequest
-	3,  // 11: loopback.v1.SinkService.GetSink:input_type -> loopback.v1.GetSinkRequest
-	4,  // 12: loopback.v1.SinkService.ListSinks:input_type -> loopback.v1.ListSinksRequest
-	6,  // 13: loopback.v1.SinkService.UpdateSink:input_type -> loopback.v1.UpdateSinkRequest
-	7,  // 14: loopback.v1.SinkService.DeleteSink:input_type -> loopback.v1.DeleteSinkRequest
-	2,  // 15: loopback.v1.SinkService.CreateSink:output_type -> loopback.v1.CreateSinkResponse
-	0,  // 16: loopback.v1.SinkService.GetSink:output_type -> loopback.v1.Sink
-	5,  // 17: loopback.v1.SinkService.ListSinks:output_type -> loopback.v1.ListSinksResponse
-	0,  // 18: loopback.v1.SinkService.UpdateSink:output_type -> loopback.v1.Sink
-	8,  // 19: loopback.v1.SinkService.DeleteSink:output_type -> loopback.v1.DeleteSinkResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	17, // 9: loopback.v1.UpdateSinkRequest.replay_since:type_name -> google.protobuf.Timestamp
+	17, // 10: loopback.v1.DeadLetter.refused_at:type_name -> google.protobuf.Timestamp
+	18, // 11: loopback.v1.GetDeadLettersRequest.page:type_name -> loopback.v1.Page
+	9,  // 12: loopback.v1.GetDeadLettersResponse.items:type_name -> loopback.v1.DeadLetter
+	1,  // 13: loopback.v1.SinkService.CreateSink:input_type -> loopback.v1.CreateSinkRequest
+	3,  // 14: loopback.v1.SinkService.GetSink:input_type -> loopback.v1.GetSinkRequest
+	4,  // 15: loopback.v1.SinkService.ListSinks:input_type -> loopback.v1.ListSinksRequest
+	6,  // 16: loopback.v1.SinkService.UpdateSink:input_type -> loopback.v1.UpdateSinkRequest
+	7,  // 17: loopback.v1.SinkService.DeleteSink:input_type -> loopback.v1.DeleteSinkRequest
+	10, // 18: loopback.v1.SinkService.GetDeadLetters:input_type -> loopback.v1.GetDeadLettersRequest
+	12, // 19: loopback.v1.SinkService.ResendDeadLetters:input_type -> loopback.v1.ResendDeadLettersRequest
+	14, // 20: loopback.v1.SinkService.DismissDeadLetters:input_type -> loopback.v1.DismissDeadLettersRequest
+	2,  // 21: loopback.v1.SinkService.CreateSink:output_type -> loopback.v1.CreateSinkResponse
+	0,  // 22: loopback.v1.SinkService.GetSink:output_type -> loopback.v1.Sink
+	5,  // 23: loopback.v1.SinkService.ListSinks:output_type -> loopback.v1.ListSinksResponse
+	0,  // 24: loopback.v1.SinkService.UpdateSink:output_type -> loopback.v1.Sink
+	8,  // 25: loopback.v1.SinkService.DeleteSink:output_type -> loopback.v1.DeleteSinkResponse
+	11, // 26: loopback.v1.SinkService.GetDeadLetters:output_type -> loopback.v1.GetDeadLettersResponse
+	13, // 27: loopback.v1.SinkService.ResendDeadLetters:output_type -> loopback.v1.ResendDeadLettersResponse
+	15, // 28: loopback.v1.SinkService.DismissDeadLetters:output_type -> loopback.v1.DismissDeadLettersResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_sink_proto_init() }
@@ -786,7 +1245,7 @@ func file_loopback_v1_sink_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_sink_proto_rawDesc), len(file_loopback_v1_sink_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2,6 +2,8 @@ package storagetest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -10,6 +12,8 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/sink"
+	"github.com/loopbackd/loopback/tenant"
 )
 
 var auditing = []test{
@@ -87,6 +91,69 @@ var auditing = []test{
 			}
 			if !slices.Equal(got, want) {
 				t.Fatalf("query %d (%+v):\ngot    %v\nwanted %v", i, q, got, want)
+			}
+		}
+	}},
+	{"a sink's dead letters are listed, changed, counted and go with it", func(t *testing.T, b *bench) {
+		view := b.DB.View()
+		var sinks []sink.Sink
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			for _, name := range []string{"one", "two"} {
+				k, err := tx.PutSink(ctx, sink.Sink{Meta: tenant.Meta{ID: "snk_" + name, Name: name}, Organisation: "org_1", Kind: sink.Webhook, Target: "https://x"})
+				if err != nil {
+					return err
+				}
+				sinks = append(sinks, k)
+				for i := range int64(25) {
+					at := 25 - i // the order of entries decides, not that of coming
+					if err := tx.PutDeadLetter(ctx, sink.DeadLetter{ID: fmt.Sprint("dlt_", name, i), Sink: k.ID, Position: at, Entry: fmt.Sprint("aud_", at), Action: "a.b",
+						Reason: "no \x00 thanks", Tries: 8, At: b.now(), Resend: at%5 == 0}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		list := func(q sink.DeadLetterQuery) (at []int64) {
+			t.Helper()
+			for q.Sink, q.Page.Size = sinks[0].ID, 10; ; {
+				page, next, err := view.DeadLetters(t.Context(), q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range page {
+					if l.Sink != q.Sink || l.Entry != fmt.Sprint("aud_", l.Position) || l.Action != "a.b" || l.Tries != 8 || !l.At.Equal(b.now()) || l.Resend != (l.Position%5 == 0) {
+						t.Errorf("got %+v", l)
+					}
+					at = append(at, l.Position)
+				}
+				if q.Page.Token = next; next == "" {
+					return at
+				}
+			}
+		}
+		if got := list(sink.DeadLetterQuery{}); len(got) != 25 || !slices.IsSorted(got) {
+			t.Errorf("got %v, want the positions 1 to 25", got)
+		}
+		if got := list(sink.DeadLetterQuery{Resend: true}); !slices.Equal(got, []int64{5, 10, 15, 20, 25}) {
+			t.Errorf("to be sent again are %v, want each fifth", got)
+		}
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error { return tx.DeleteDeadLetters(ctx, sinks[0].ID, 3, 20) })
+		if got := list(sink.DeadLetterQuery{}); !slices.Equal(got, []int64{1, 2, 3, 21, 22, 23, 24, 25}) {
+			t.Errorf("left are %v, want those up to 3 and after 20", got)
+		}
+		moved := sinks[1]
+		moved.Cursor, moved.Delivered, moved.Refused, moved.Failures, moved.LastError = 7, 6, 5, 4, "three"
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			return errors.Join(tx.MoveSink(ctx, moved), tx.DeleteSink(ctx, sinks[0]))
+		})
+		got, err := view.Sink(t.Context(), moved.ID)
+		if err != nil || got.Cursor != 7 || got.Delivered != 6 || got.Refused != 5 || got.Failures != 4 || got.LastError != "three" || got.Revision != moved.Revision {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		for k, want := range map[string]int64{sinks[0].ID: 0, sinks[1].ID: 25} {
+			if n, err := view.CountDeadLetters(t.Context(), k); n != want || err != nil {
+				t.Errorf("sink %s has %d dead letters, %v; want %d", k, n, err, want)
 			}
 		}
 	}},

@@ -43,6 +43,15 @@ const (
 	SinkServiceUpdateSinkProcedure = "/loopback.v1.SinkService/UpdateSink"
 	// SinkServiceDeleteSinkProcedure is the fully-qualified name of the SinkService's DeleteSink RPC.
 	SinkServiceDeleteSinkProcedure = "/loopback.v1.SinkService/DeleteSink"
+	// SinkServiceGetDeadLettersProcedure is the fully-qualified name of the SinkService's
+	// GetDeadLetters RPC.
+	SinkServiceGetDeadLettersProcedure = "/loopback.v1.SinkService/GetDeadLetters"
+	// SinkServiceResendDeadLettersProcedure is the fully-qualified name of the SinkService's
+	// ResendDeadLetters RPC.
+	SinkServiceResendDeadLettersProcedure = "/loopback.v1.SinkService/ResendDeadLetters"
+	// SinkServiceDismissDeadLettersProcedure is the fully-qualified name of the SinkService's
+	// DismissDeadLetters RPC.
+	SinkServiceDismissDeadLettersProcedure = "/loopback.v1.SinkService/DismissDeadLetters"
 )
 
 // SinkServiceClient is a client for the loopback.v1.SinkService service.
@@ -54,6 +63,12 @@ type SinkServiceClient interface {
 	// Pauses or resumes a sink, or sends it the past once more.
 	UpdateSink(context.Context, *connect.Request[v1.UpdateSinkRequest]) (*connect.Response[v1.Sink], error)
 	DeleteSink(context.Context, *connect.Request[v1.DeleteSinkRequest]) (*connect.Response[v1.DeleteSinkResponse], error)
+	// Entries that the receiver refused over and over while it took others, in the order of the log.
+	GetDeadLetters(context.Context, *connect.Request[v1.GetDeadLettersRequest]) (*connect.Response[v1.GetDeadLettersResponse], error)
+	// Tries dead letters once more.
+	ResendDeadLetters(context.Context, *connect.Request[v1.ResendDeadLettersRequest]) (*connect.Response[v1.ResendDeadLettersResponse], error)
+	// Gives dead letters up: the receiver will not get these entries, unless by a replay.
+	DismissDeadLetters(context.Context, *connect.Request[v1.DismissDeadLettersRequest]) (*connect.Response[v1.DismissDeadLettersResponse], error)
 }
 
 // NewSinkServiceClient constructs a client for the loopback.v1.SinkService service. By default, it
@@ -99,16 +114,38 @@ func NewSinkServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(sinkServiceMethods.ByName("DeleteSink")),
 			connect.WithClientOptions(opts...),
 		),
+		getDeadLetters: connect.NewClient[v1.GetDeadLettersRequest, v1.GetDeadLettersResponse](
+			httpClient,
+			baseURL+SinkServiceGetDeadLettersProcedure,
+			connect.WithSchema(sinkServiceMethods.ByName("GetDeadLetters")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		resendDeadLetters: connect.NewClient[v1.ResendDeadLettersRequest, v1.ResendDeadLettersResponse](
+			httpClient,
+			baseURL+SinkServiceResendDeadLettersProcedure,
+			connect.WithSchema(sinkServiceMethods.ByName("ResendDeadLetters")),
+			connect.WithClientOptions(opts...),
+		),
+		dismissDeadLetters: connect.NewClient[v1.DismissDeadLettersRequest, v1.DismissDeadLettersResponse](
+			httpClient,
+			baseURL+SinkServiceDismissDeadLettersProcedure,
+			connect.WithSchema(sinkServiceMethods.ByName("DismissDeadLetters")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // sinkServiceClient implements SinkServiceClient.
 type sinkServiceClient struct {
-	createSink *connect.Client[v1.CreateSinkRequest, v1.CreateSinkResponse]
-	getSink    *connect.Client[v1.GetSinkRequest, v1.Sink]
-	listSinks  *connect.Client[v1.ListSinksRequest, v1.ListSinksResponse]
-	updateSink *connect.Client[v1.UpdateSinkRequest, v1.Sink]
-	deleteSink *connect.Client[v1.DeleteSinkRequest, v1.DeleteSinkResponse]
+	createSink         *connect.Client[v1.CreateSinkRequest, v1.CreateSinkResponse]
+	getSink            *connect.Client[v1.GetSinkRequest, v1.Sink]
+	listSinks          *connect.Client[v1.ListSinksRequest, v1.ListSinksResponse]
+	updateSink         *connect.Client[v1.UpdateSinkRequest, v1.Sink]
+	deleteSink         *connect.Client[v1.DeleteSinkRequest, v1.DeleteSinkResponse]
+	getDeadLetters     *connect.Client[v1.GetDeadLettersRequest, v1.GetDeadLettersResponse]
+	resendDeadLetters  *connect.Client[v1.ResendDeadLettersRequest, v1.ResendDeadLettersResponse]
+	dismissDeadLetters *connect.Client[v1.DismissDeadLettersRequest, v1.DismissDeadLettersResponse]
 }
 
 // CreateSink calls loopback.v1.SinkService.CreateSink.
@@ -136,6 +173,21 @@ func (c *sinkServiceClient) DeleteSink(ctx context.Context, req *connect.Request
 	return c.deleteSink.CallUnary(ctx, req)
 }
 
+// GetDeadLetters calls loopback.v1.SinkService.GetDeadLetters.
+func (c *sinkServiceClient) GetDeadLetters(ctx context.Context, req *connect.Request[v1.GetDeadLettersRequest]) (*connect.Response[v1.GetDeadLettersResponse], error) {
+	return c.getDeadLetters.CallUnary(ctx, req)
+}
+
+// ResendDeadLetters calls loopback.v1.SinkService.ResendDeadLetters.
+func (c *sinkServiceClient) ResendDeadLetters(ctx context.Context, req *connect.Request[v1.ResendDeadLettersRequest]) (*connect.Response[v1.ResendDeadLettersResponse], error) {
+	return c.resendDeadLetters.CallUnary(ctx, req)
+}
+
+// DismissDeadLetters calls loopback.v1.SinkService.DismissDeadLetters.
+func (c *sinkServiceClient) DismissDeadLetters(ctx context.Context, req *connect.Request[v1.DismissDeadLettersRequest]) (*connect.Response[v1.DismissDeadLettersResponse], error) {
+	return c.dismissDeadLetters.CallUnary(ctx, req)
+}
+
 // SinkServiceHandler is an implementation of the loopback.v1.SinkService service.
 type SinkServiceHandler interface {
 	// From now on, or from a time on. A webhook's signing secret is in the answer, for the only time.
@@ -145,6 +197,12 @@ type SinkServiceHandler interface {
 	// Pauses or resumes a sink, or sends it the past once more.
 	UpdateSink(context.Context, *connect.Request[v1.UpdateSinkRequest]) (*connect.Response[v1.Sink], error)
 	DeleteSink(context.Context, *connect.Request[v1.DeleteSinkRequest]) (*connect.Response[v1.DeleteSinkResponse], error)
+	// Entries that the receiver refused over and over while it took others, in the order of the log.
+	GetDeadLetters(context.Context, *connect.Request[v1.GetDeadLettersRequest]) (*connect.Response[v1.GetDeadLettersResponse], error)
+	// Tries dead letters once more.
+	ResendDeadLetters(context.Context, *connect.Request[v1.ResendDeadLettersRequest]) (*connect.Response[v1.ResendDeadLettersResponse], error)
+	// Gives dead letters up: the receiver will not get these entries, unless by a replay.
+	DismissDeadLetters(context.Context, *connect.Request[v1.DismissDeadLettersRequest]) (*connect.Response[v1.DismissDeadLettersResponse], error)
 }
 
 // NewSinkServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -186,6 +244,25 @@ func NewSinkServiceHandler(svc SinkServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(sinkServiceMethods.ByName("DeleteSink")),
 		connect.WithHandlerOptions(opts...),
 	)
+	sinkServiceGetDeadLettersHandler := connect.NewUnaryHandler(
+		SinkServiceGetDeadLettersProcedure,
+		svc.GetDeadLetters,
+		connect.WithSchema(sinkServiceMethods.ByName("GetDeadLetters")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	sinkServiceResendDeadLettersHandler := connect.NewUnaryHandler(
+		SinkServiceResendDeadLettersProcedure,
+		svc.ResendDeadLetters,
+		connect.WithSchema(sinkServiceMethods.ByName("ResendDeadLetters")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sinkServiceDismissDeadLettersHandler := connect.NewUnaryHandler(
+		SinkServiceDismissDeadLettersProcedure,
+		svc.DismissDeadLetters,
+		connect.WithSchema(sinkServiceMethods.ByName("DismissDeadLetters")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/loopback.v1.SinkService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SinkServiceCreateSinkProcedure:
@@ -198,6 +275,12 @@ func NewSinkServiceHandler(svc SinkServiceHandler, opts ...connect.HandlerOption
 			sinkServiceUpdateSinkHandler.ServeHTTP(w, r)
 		case SinkServiceDeleteSinkProcedure:
 			sinkServiceDeleteSinkHandler.ServeHTTP(w, r)
+		case SinkServiceGetDeadLettersProcedure:
+			sinkServiceGetDeadLettersHandler.ServeHTTP(w, r)
+		case SinkServiceResendDeadLettersProcedure:
+			sinkServiceResendDeadLettersHandler.ServeHTTP(w, r)
+		case SinkServiceDismissDeadLettersProcedure:
+			sinkServiceDismissDeadLettersHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -225,4 +308,16 @@ func (UnimplementedSinkServiceHandler) UpdateSink(context.Context, *connect.Requ
 
 func (UnimplementedSinkServiceHandler) DeleteSink(context.Context, *connect.Request[v1.DeleteSinkRequest]) (*connect.Response[v1.DeleteSinkResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SinkService.DeleteSink is not implemented"))
+}
+
+func (UnimplementedSinkServiceHandler) GetDeadLetters(context.Context, *connect.Request[v1.GetDeadLettersRequest]) (*connect.Response[v1.GetDeadLettersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SinkService.GetDeadLetters is not implemented"))
+}
+
+func (UnimplementedSinkServiceHandler) ResendDeadLetters(context.Context, *connect.Request[v1.ResendDeadLettersRequest]) (*connect.Response[v1.ResendDeadLettersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SinkService.ResendDeadLetters is not implemented"))
+}
+
+func (UnimplementedSinkServiceHandler) DismissDeadLetters(context.Context, *connect.Request[v1.DismissDeadLettersRequest]) (*connect.Response[v1.DismissDeadLettersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SinkService.DismissDeadLetters is not implemented"))
 }

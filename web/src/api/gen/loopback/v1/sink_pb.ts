@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/sink.proto.
  */
 export const file_loopback_v1_sink: GenFile = /*@__PURE__*/
-  fileDesc("ChZsb29wYmFjay92MS9zaW5rLnByb3RvEgtsb29wYmFjay52MSL/AwoEU2luaxIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi0KBmxhYmVscxgDIAMoCzIdLmxvb3BiYWNrLnYxLlNpbmsuTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSFwoPb3JnYW5pc2F0aW9uX2lkGAcgASgJEgwKBGtpbmQYCCABKAkSDgoGdGFyZ2V0GAkgASgJEg4KBmZvcm1hdBgKIAEoCRINCgVzdGF0ZRgLIAEoCRIQCghwb3NpdGlvbhgMIAEoAxILCgNsYWcYDSABKAMSEQoJZGVsaXZlcmVkGA4gASgDEjAKDGRlbGl2ZXJlZF9hdBgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIZmFpbHVyZXMYECABKAMSEgoKbGFzdF9lcnJvchgRIAEoCRItCglmYWlsZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEirAEKEUNyZWF0ZVNpbmtSZXF1ZXN0EgwKBG5hbWUYASABKAkSFAoMb3JnYW5pc2F0aW9uGAIgASgJEgwKBGtpbmQYAyABKAkSDgoGdGFyZ2V0GAQgASgJEg4KBmZvcm1hdBgFIAEoCRIKCgJjYRgGIAEoCRIOCgZzZWNyZXQYByABKAkSKQoFc2luY2UYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkUKEkNyZWF0ZVNpbmtSZXNwb25zZRIfCgRzaW5rGAEgASgLMhEubG9vcGJhY2sudjEuU2luaxIOCgZzZWNyZXQYAiABKAkiHgoOR2V0U2lua1JlcXVlc3QSDAoEc2luaxgBIAEoCSIzChBMaXN0U2lua3NSZXF1ZXN0Eh8KBHBhZ2UYASABKAsyES5sb29wYmFjay52MS5QYWdlIk4KEUxpc3RTaW5rc1Jlc3BvbnNlEiAKBWl0ZW1zGAEgAygLMhEubG9vcGJhY2sudjEuU2luaxIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkicwoRVXBkYXRlU2lua1JlcXVlc3QSDAoEc2luaxgBIAEoCRITCgZwYXVzZWQYAiABKAhIAIgBARIwCgxyZXBsYXlfc2luY2UYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgkKB19wYXVzZWQiIQoRRGVsZXRlU2lua1JlcXVlc3QSDAoEc2luaxgBIAEoCSIUChJEZWxldGVTaW5rUmVzcG9uc2UyzwMKC1NpbmtTZXJ2aWNlEl8KCkNyZWF0ZVNpbmsSHi5sb29wYmFjay52MS5DcmVhdGVTaW5rUmVxdWVzdBofLmxvb3BiYWNrLnYxLkNyZWF0ZVNpbmtSZXNwb25zZSIQirUYDHNpbmtzLmNyZWF0ZRJMCgdHZXRTaW5rEhsubG9vcGJhY2sudjEuR2V0U2lua1JlcXVlc3QaES5sb29wYmFjay52MS5TaW5rIhGQAgGKtRgKc2lua3MucmVhZBJdCglMaXN0U2lua3MSHS5sb29wYmFjay52MS5MaXN0U2lua3NSZXF1ZXN0Gh4ubG9vcGJhY2sudjEuTGlzdFNpbmtzUmVzcG9uc2UiEZACAYq1GApzaW5rcy5yZWFkElEKClVwZGF0ZVNpbmsSHi5sb29wYmFjay52MS5VcGRhdGVTaW5rUmVxdWVzdBoRLmxvb3BiYWNrLnYxLlNpbmsiEIq1GAxzaW5rcy51cGRhdGUSXwoKRGVsZXRlU2luaxIeLmxvb3BiYWNrLnYxLkRlbGV0ZVNpbmtSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuRGVsZXRlU2lua1Jlc3BvbnNlIhCKtRgMc2lua3MuZGVsZXRlQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("ChZsb29wYmFjay92MS9zaW5rLnByb3RvEgtsb29wYmFjay52MSKVBAoEU2luaxIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi0KBmxhYmVscxgDIAMoCzIdLmxvb3BiYWNrLnYxLlNpbmsuTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSFwoPb3JnYW5pc2F0aW9uX2lkGAcgASgJEgwKBGtpbmQYCCABKAkSDgoGdGFyZ2V0GAkgASgJEg4KBmZvcm1hdBgKIAEoCRINCgVzdGF0ZRgLIAEoCRIQCghwb3NpdGlvbhgMIAEoAxILCgNsYWcYDSABKAMSEQoJZGVsaXZlcmVkGA4gASgDEjAKDGRlbGl2ZXJlZF9hdBgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIZmFpbHVyZXMYECABKAMSEgoKbGFzdF9lcnJvchgRIAEoCRItCglmYWlsZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGRlYWRfbGV0dGVycxgTIAEoAxotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIqwBChFDcmVhdGVTaW5rUmVxdWVzdBIMCgRuYW1lGAEgASgJEhQKDG9yZ2FuaXNhdGlvbhgCIAEoCRIMCgRraW5kGAMgASgJEg4KBnRhcmdldBgEIAEoCRIOCgZmb3JtYXQYBSABKAkSCgoCY2EYBiABKAkSDgoGc2VjcmV0GAcgASgJEikKBXNpbmNlGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJFChJDcmVhdGVTaW5rUmVzcG9uc2USHwoEc2luaxgBIAEoCzIRLmxvb3BiYWNrLnYxLlNpbmsSDgoGc2VjcmV0GAIgASgJIh4KDkdldFNpbmtSZXF1ZXN0EgwKBHNpbmsYASABKAkiMwoQTGlzdFNpbmtzUmVxdWVzdBIfCgRwYWdlGAEgASgLMhEubG9vcGJhY2sudjEuUGFnZSJOChFMaXN0U2lua3NSZXNwb25zZRIgCgVpdGVtcxgBIAMoCzIRLmxvb3BiYWNrLnYxLlNpbmsSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInMKEVVwZGF0ZVNpbmtSZXF1ZXN0EgwKBHNpbmsYASABKAkSEwoGcGF1c2VkGAIgASgISACIAQESMAoMcmVwbGF5X3NpbmNlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIJCgdfcGF1c2VkIiEKEURlbGV0ZVNpbmtSZXF1ZXN0EgwKBHNpbmsYASABKAkiFAoSRGVsZXRlU2lua1Jlc3BvbnNlIqgBCgpEZWFkTGV0dGVyEgoKAmlkGAEgASgJEg0KBWVudHJ5GAIgASgJEhAKCHBvc2l0aW9uGAMgASgDEg4KBmFjdGlvbhgEIAEoCRIOCgZyZWFzb24YBSABKAkSDQoFdHJpZXMYBiABKAMSLgoKcmVmdXNlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVzZW5kGAggASgIIkYKFUdldERlYWRMZXR0ZXJzUmVxdWVzdBIMCgRzaW5rGAEgASgJEh8KBHBhZ2UYAiABKAsyES5sb29wYmFjay52MS5QYWdlIlkKFkdldERlYWRMZXR0ZXJzUmVzcG9uc2USJgoFaXRlbXMYASADKAsyFy5sb29wYmFjay52MS5EZWFkTGV0dGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI+ChhSZXNlbmREZWFkTGV0dGVyc1JlcXVlc3QSDAoEc2luaxgBIAEoCRIUCgxkZWFkX2xldHRlcnMYAiADKAkiKgoZUmVzZW5kRGVhZExldHRlcnNSZXNwb25zZRINCgVjb3VudBgBIAEoBSI/ChlEaXNtaXNzRGVhZExldHRlcnNSZXF1ZXN0EgwKBHNpbmsYASABKAkSFAoMZGVhZF9sZXR0ZXJzGAIgAygJIisKGkRpc21pc3NEZWFkTGV0dGVyc1Jlc3BvbnNlEg0KBWNvdW50GAEgASgFMqwGCgtTaW5rU2VydmljZRJfCgpDcmVhdGVTaW5rEh4ubG9vcGJhY2sudjEuQ3JlYXRlU2lua1JlcXVlc3QaHy5sb29wYmFjay52MS5DcmVhdGVTaW5rUmVzcG9uc2UiEIq1GAxzaW5rcy5jcmVhdGUSTAoHR2V0U2luaxIbLmxvb3BiYWNrLnYxLkdldFNpbmtSZXF1ZXN0GhEubG9vcGJhY2sudjEuU2luayIRkAIBirUYCnNpbmtzLnJlYWQSXQoJTGlzdFNpbmtzEh0ubG9vcGJhY2sudjEuTGlzdFNpbmtzUmVxdWVzdBoeLmxvb3BiYWNrLnYxLkxpc3RTaW5rc1Jlc3BvbnNlIhGQAgGKtRgKc2lua3MucmVhZBJRCgpVcGRhdGVTaW5rEh4ubG9vcGJhY2sudjEuVXBkYXRlU2lua1JlcXVlc3QaES5sb29wYmFjay52MS5TaW5rIhCKtRgMc2lua3MudXBkYXRlEl8KCkRlbGV0ZVNpbmsSHi5sb29wYmFjay52MS5EZWxldGVTaW5rUmVxdWVzdBofLmxvb3BiYWNrLnYxLkRlbGV0ZVNpbmtSZXNwb25zZSIQirUYDHNpbmtzLmRlbGV0ZRJsCg5HZXREZWFkTGV0dGVycxIiLmxvb3BiYWNrLnYxLkdldERlYWRMZXR0ZXJzUmVxdWVzdBojLmxvb3BiYWNrLnYxLkdldERlYWRMZXR0ZXJzUmVzcG9uc2UiEZACAYq1GApzaW5rcy5yZWFkEnQKEVJlc2VuZERlYWRMZXR0ZXJzEiUubG9vcGJhY2sudjEuUmVzZW5kRGVhZExldHRlcnNSZXF1ZXN0GiYubG9vcGJhY2sudjEuUmVzZW5kRGVhZExldHRlcnNSZXNwb25zZSIQirUYDHNpbmtzLnVwZGF0ZRJ3ChJEaXNtaXNzRGVhZExldHRlcnMSJi5sb29wYmFjay52MS5EaXNtaXNzRGVhZExldHRlcnNSZXF1ZXN0GicubG9vcGJhY2sudjEuRGlzbWlzc0RlYWRMZXR0ZXJzUmVzcG9uc2UiEIq1GAxzaW5rcy51cGRhdGVCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.Sink
@@ -125,6 +125,13 @@ export type Sink = Message<"loopback.v1.Sink"> & {
    * @generated from field: google.protobuf.Timestamp failed_at = 18;
    */
   failedAt?: Timestamp | undefined;
+
+  /**
+   * Entries that were set aside because the receiver refuses them.
+   *
+   * @generated from field: int64 dead_letters = 19;
+   */
+  deadLetters: bigint;
 };
 
 /**
@@ -334,6 +341,192 @@ export const DeleteSinkResponseSchema: GenMessage<DeleteSinkResponse> = /*@__PUR
   messageDesc(file_loopback_v1_sink, 8);
 
 /**
+ * @generated from message loopback.v1.DeadLetter
+ */
+export type DeadLetter = Message<"loopback.v1.DeadLetter"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Id, position and action of the entry.
+   *
+   * @generated from field: string entry = 2;
+   */
+  entry: string;
+
+  /**
+   * @generated from field: int64 position = 3;
+   */
+  position: bigint;
+
+  /**
+   * @generated from field: string action = 4;
+   */
+  action: string;
+
+  /**
+   * What the receiver answered.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+
+  /**
+   * @generated from field: int64 tries = 6;
+   */
+  tries: bigint;
+
+  /**
+   * When it was last refused.
+   *
+   * @generated from field: google.protobuf.Timestamp refused_at = 7;
+   */
+  refusedAt?: Timestamp | undefined;
+
+  /**
+   * It is to be tried once more.
+   *
+   * @generated from field: bool resend = 8;
+   */
+  resend: boolean;
+};
+
+/**
+ * Describes the message loopback.v1.DeadLetter.
+ * Use `create(DeadLetterSchema)` to create a new message.
+ */
+export const DeadLetterSchema: GenMessage<DeadLetter> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 9);
+
+/**
+ * @generated from message loopback.v1.GetDeadLettersRequest
+ */
+export type GetDeadLettersRequest = Message<"loopback.v1.GetDeadLettersRequest"> & {
+  /**
+   * @generated from field: string sink = 1;
+   */
+  sink: string;
+
+  /**
+   * @generated from field: loopback.v1.Page page = 2;
+   */
+  page?: Page | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.GetDeadLettersRequest.
+ * Use `create(GetDeadLettersRequestSchema)` to create a new message.
+ */
+export const GetDeadLettersRequestSchema: GenMessage<GetDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 10);
+
+/**
+ * @generated from message loopback.v1.GetDeadLettersResponse
+ */
+export type GetDeadLettersResponse = Message<"loopback.v1.GetDeadLettersResponse"> & {
+  /**
+   * @generated from field: repeated loopback.v1.DeadLetter items = 1;
+   */
+  items: DeadLetter[];
+
+  /**
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message loopback.v1.GetDeadLettersResponse.
+ * Use `create(GetDeadLettersResponseSchema)` to create a new message.
+ */
+export const GetDeadLettersResponseSchema: GenMessage<GetDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 11);
+
+/**
+ * @generated from message loopback.v1.ResendDeadLettersRequest
+ */
+export type ResendDeadLettersRequest = Message<"loopback.v1.ResendDeadLettersRequest"> & {
+  /**
+   * @generated from field: string sink = 1;
+   */
+  sink: string;
+
+  /**
+   * Ids of dead letters or of their entries; none: all of the sink's.
+   *
+   * @generated from field: repeated string dead_letters = 2;
+   */
+  deadLetters: string[];
+};
+
+/**
+ * Describes the message loopback.v1.ResendDeadLettersRequest.
+ * Use `create(ResendDeadLettersRequestSchema)` to create a new message.
+ */
+export const ResendDeadLettersRequestSchema: GenMessage<ResendDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 12);
+
+/**
+ * @generated from message loopback.v1.ResendDeadLettersResponse
+ */
+export type ResendDeadLettersResponse = Message<"loopback.v1.ResendDeadLettersResponse"> & {
+  /**
+   * @generated from field: int32 count = 1;
+   */
+  count: number;
+};
+
+/**
+ * Describes the message loopback.v1.ResendDeadLettersResponse.
+ * Use `create(ResendDeadLettersResponseSchema)` to create a new message.
+ */
+export const ResendDeadLettersResponseSchema: GenMessage<ResendDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 13);
+
+/**
+ * @generated from message loopback.v1.DismissDeadLettersRequest
+ */
+export type DismissDeadLettersRequest = Message<"loopback.v1.DismissDeadLettersRequest"> & {
+  /**
+   * @generated from field: string sink = 1;
+   */
+  sink: string;
+
+  /**
+   * Ids of dead letters or of their entries; none: all of the sink's.
+   *
+   * @generated from field: repeated string dead_letters = 2;
+   */
+  deadLetters: string[];
+};
+
+/**
+ * Describes the message loopback.v1.DismissDeadLettersRequest.
+ * Use `create(DismissDeadLettersRequestSchema)` to create a new message.
+ */
+export const DismissDeadLettersRequestSchema: GenMessage<DismissDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 14);
+
+/**
+ * @generated from message loopback.v1.DismissDeadLettersResponse
+ */
+export type DismissDeadLettersResponse = Message<"loopback.v1.DismissDeadLettersResponse"> & {
+  /**
+   * @generated from field: int32 count = 1;
+   */
+  count: number;
+};
+
+/**
+ * Describes the message loopback.v1.DismissDeadLettersResponse.
+ * Use `create(DismissDeadLettersResponseSchema)` to create a new message.
+ */
+export const DismissDeadLettersResponseSchema: GenMessage<DismissDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_sink, 15);
+
+/**
  * Where the audit log is sent to.
  *
  * @generated from service loopback.v1.SinkService
@@ -382,6 +575,36 @@ export const SinkService: GenService<{
     methodKind: "unary";
     input: typeof DeleteSinkRequestSchema;
     output: typeof DeleteSinkResponseSchema;
+  },
+  /**
+   * Entries that the receiver refused over and over while it took others, in the order of the log.
+   *
+   * @generated from rpc loopback.v1.SinkService.GetDeadLetters
+   */
+  getDeadLetters: {
+    methodKind: "unary";
+    input: typeof GetDeadLettersRequestSchema;
+    output: typeof GetDeadLettersResponseSchema;
+  },
+  /**
+   * Tries dead letters once more.
+   *
+   * @generated from rpc loopback.v1.SinkService.ResendDeadLetters
+   */
+  resendDeadLetters: {
+    methodKind: "unary";
+    input: typeof ResendDeadLettersRequestSchema;
+    output: typeof ResendDeadLettersResponseSchema;
+  },
+  /**
+   * Gives dead letters up: the receiver will not get these entries, unless by a replay.
+   *
+   * @generated from rpc loopback.v1.SinkService.DismissDeadLetters
+   */
+  dismissDeadLetters: {
+    methodKind: "unary";
+    input: typeof DismissDeadLettersRequestSchema;
+    output: typeof DismissDeadLettersResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_loopback_v1_sink, 0);
