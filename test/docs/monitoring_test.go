@@ -136,7 +136,7 @@ func TestDashboardAndRulesNameRealMetrics(t *testing.T) {
 	}
 	// Series whose labels come with the first event; TestTheTableOfMetricsIsThatOfTheProgram knows that they are registered.
 	for _, later := range []string{"loopback_link_handshakes_total", "loopback_link_refusals_total", "loopback_link_sections_total",
-		"loopback_link_observations_total", "loopback_sink_failing", "loopback_sink_lag_entries", "loopback_release_metadata_expiry_timestamp_seconds",
+		"loopback_link_observations_total", "loopback_sink_failing", "loopback_sink_lag_entries", "loopback_sink_dead_letters", "loopback_release_metadata_expiry_timestamp_seconds",
 		"loopback_api_call_duration_seconds_bucket", "loopback_api_call_duration_seconds_count"} {
 		there[later] = true
 	}
