@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -117,3 +118,15 @@ var version = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-
 
 // ValidVersion tells whether v is a semantic version without a leading "v".
 func ValidVersion(v string) bool { return len(v) <= 128 && version.MatchString(v) }
+
+// ErrBlobChanged is a Conflict: a key holds another version than the one that was built upon.
+var ErrBlobChanged = fault.New(fault.Conflict, "release_conflict", "somebody else published meanwhile").
+	WithHint("run the publication again: it then starts from what is there now")
+
+// Blob is a stored file of the repository. Its version differs from that of every other content it had or will have.
+type Blob struct {
+	Key      string // "artefacts/<sha256>"
+	Version  string
+	Size     int64
+	Modified time.Time
+}

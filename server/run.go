@@ -74,6 +74,7 @@ func (s *Server) Run(ctx context.Context) error {
 	follow("following operations", s.jobs.Follow)
 	follow("waking the worker", s.worker.Follow)
 	follow("following API keys", s.followKeys)
+	follow("following releases", s.followReleases)
 	for _, read := range []chan struct{}{loaded, known} {
 		select {
 		case <-read: // agents are answered from memory, and so is who may do what

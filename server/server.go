@@ -215,7 +215,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Position: func() int64 { return s.follower.Position() }, Fresh: func() time.Time { return s.follower.Fresh() },
 	})
 
-	blobs, err := release.NewFolder(filepath.Join(set.DataDir, "releases"))
+	blobs, sharer, sweep, err := s.openReleases(ctx)
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}
 	if s.releases, err = release.New(ctx, release.Options{
 		Blobs: blobs, Store: storage.Bind[release.Reader, release.Tx](s.db),
-		SnapshotKey: snapshot, TimestampKey: timestamp, Clock: now, Logger: o.Logger,
+		SnapshotKey: snapshot, TimestampKey: timestamp, Owner: sharer, Sweep: sweep, Clock: now, Logger: o.Logger,
 	}); err != nil {
 		return err
 	}

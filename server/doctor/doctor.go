@@ -61,6 +61,8 @@ type examination struct {
 	now     time.Time
 	running bool
 	out     []Finding
+
+	metadata map[string][]byte // of releases, where they lie in the database
 }
 
 // Examine looks at everything. It takes seconds; ctx cuts it short.

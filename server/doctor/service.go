@@ -47,6 +47,7 @@ func (x *examination) database(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	seen, err := storage.Examine(ctx, x.Settings.Database)
+	x.metadata = seen.Metadata
 	switch {
 	case fault.KindOf(err) == fault.NotFound:
 		f := fault.Of(err)
@@ -145,25 +146,35 @@ func (x *examination) ready(ctx context.Context) {
 	x.ok("ports", "%s says ready", url)
 }
 
-// releases reads when signed metadata ends. Whether it is signed rightly is for hosts to say.
+// releases reads when signed metadata ends, in the folder or, where replicas share it, in the database. Whether it is
+// signed rightly is for hosts to say.
 func (x *examination) releases() {
-	folder := filepath.Join(x.Settings.DataDir, "releases", "metadata")
+	files := x.metadata
+	if len(files) == 0 {
+		files = map[string][]byte{}
+		folder := filepath.Join(x.Settings.DataDir, "releases", "metadata")
+		entries, _ := os.ReadDir(folder) // none there: nothing published
+		for _, e := range entries {
+			if b, err := os.ReadFile(filepath.Join(folder, e.Name())); err == nil {
+				files[e.Name()] = b
+			}
+		}
+	}
 	expires := func(name string) (t time.Time, ok bool) {
 		var file struct {
 			Signed struct {
 				Expires time.Time `json:"expires"`
 			} `json:"signed"`
 		}
-		b, err := os.ReadFile(filepath.Join(folder, name))
-		return file.Signed.Expires, err == nil && json.Unmarshal(b, &file) == nil
+		b, ok := files[name]
+		return file.Signed.Expires, ok && json.Unmarshal(b, &file) == nil
 	}
 	newest := func(role string) (name string) {
 		var most int64 = -1
-		entries, _ := os.ReadDir(folder) // none there: nothing published
-		for _, e := range entries {
-			if digits, ok := strings.CutSuffix(e.Name(), "."+role+".json"); ok {
+		for file := range files {
+			if digits, ok := strings.CutSuffix(file, "."+role+".json"); ok {
 				if v, err := strconv.ParseInt(digits, 10, 64); err == nil && v > most {
-					most, name = v, e.Name()
+					most, name = v, file
 				}
 			}
 		}

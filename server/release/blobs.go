@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,31 +11,33 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+	"syscall"
 
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/release"
 )
-
-// Blob is one stored value.
-type Blob struct {
-	Key      string
-	Size     int64
-	Modified time.Time
-}
 
 // Blobs stores values under keys ("artefacts/<sha256>"), as an object store does: a value is replaced whole or not at
 // all, and one that Put acknowledged is durable. A missing key is fs.ErrNotExist.
 type Blobs interface {
 	// Put stores exactly size bytes of r; fewer are an error and change nothing.
 	Put(ctx context.Context, key string, r io.Reader, size int64) error
+	// Switch stores small values, the last of which refers to the others, if that one's version is was still; else it
+	// changes nothing and fails with release.ErrBlobChanged. It is cut off before the last, or not at all.
+	Switch(ctx context.Context, was string, values []Value) error
 	// Open reads from offset to the end.
 	Open(ctx context.Context, key string, offset int64) (io.ReadCloser, error)
-	Stat(ctx context.Context, key string) (Blob, error)
+	Stat(ctx context.Context, key string) (release.Blob, error)
 	// List returns all blobs whose key begins with prefix, in order of their keys.
-	List(ctx context.Context, prefix string) ([]Blob, error)
+	List(ctx context.Context, prefix string) ([]release.Blob, error)
 	// Delete removes the key; one that is missing is no error.
 	Delete(ctx context.Context, key string) error
+}
+
+// Value is a small one with its key.
+type Value struct {
+	Key  string
+	Data []byte
 }
 
 // Folder is Blobs in a directory.
@@ -77,6 +80,23 @@ func (f *Folder) Put(_ context.Context, key string, r io.Reader, size int64) err
 	return nil
 }
 
+// Switch writes one file after the other. One process at a time has the folder, and switches one thing at a time.
+func (f *Folder) Switch(ctx context.Context, was string, values []Value) error {
+	has, err := f.Stat(ctx, values[len(values)-1].Key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if has.Version != was {
+		return release.ErrBlobChanged
+	}
+	for _, v := range values {
+		if err := f.Put(ctx, v.Key, bytes.NewReader(v.Data), int64(len(v.Data))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Open opens the file at the offset.
 func (f *Folder) Open(_ context.Context, key string, offset int64) (io.ReadCloser, error) {
 	path, err := f.path(key)
@@ -94,24 +114,33 @@ func (f *Folder) Open(_ context.Context, key string, offset int64) (io.ReadClose
 }
 
 // Stat describes the file.
-func (f *Folder) Stat(_ context.Context, key string) (Blob, error) {
+func (f *Folder) Stat(_ context.Context, key string) (release.Blob, error) {
 	path, err := f.path(key)
 	if err != nil {
-		return Blob{}, err
+		return release.Blob{}, err
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return Blob{}, err
+		return release.Blob{}, err
 	}
 	if info.IsDir() {
-		return Blob{}, fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
+		return release.Blob{}, fmt.Errorf("blob %s: %w", key, fs.ErrNotExist)
 	}
-	return Blob{key, info.Size(), info.ModTime()}, nil
+	return describeFile(key, info), nil
+}
+
+// describeFile takes a file's inode, which a file that replaces it has another of, and its time for its version.
+func describeFile(key string, info fs.FileInfo) release.Blob {
+	inode := uint64(0)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		inode = st.Ino
+	}
+	return release.Blob{Key: key, Version: fmt.Sprintf("%d-%d-%d", inode, info.ModTime().UnixNano(), info.Size()), Size: info.Size(), Modified: info.ModTime()}
 }
 
 // List walks the directory. Files that are still being written are not there yet.
-func (f *Folder) List(_ context.Context, prefix string) ([]Blob, error) {
-	var out []Blob
+func (f *Folder) List(_ context.Context, prefix string) ([]release.Blob, error) {
+	var out []release.Blob
 	start := filepath.Join(f.root, filepath.FromSlash(prefix[:strings.LastIndexByte(prefix, '/')+1]))
 	err := filepath.WalkDir(start, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -131,10 +160,10 @@ func (f *Folder) List(_ context.Context, prefix string) ([]Blob, error) {
 		if err != nil {
 			return err
 		}
-		out = append(out, Blob{filepath.ToSlash(rel), info.Size(), info.ModTime()})
+		out = append(out, describeFile(filepath.ToSlash(rel), info))
 		return nil
 	})
-	slices.SortFunc(out, func(a, b Blob) int { return strings.Compare(a.Key, b.Key) })
+	slices.SortFunc(out, func(a, b release.Blob) int { return strings.Compare(a.Key, b.Key) })
 	return out, err
 }
 

@@ -42,23 +42,26 @@ func (s *Service) Publish(ctx context.Context, roots [][]byte, targets []byte) (
 			return nil, refuse("release_metadata_refused", "the metadata cannot be read").WithCause(err)
 		}
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	ctx, done, err := s.alone(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := s.refresh(ctx); err != nil { // another replica may have published
+		return nil, err
+	}
 	was := s.current.Load()
 	next, fresh, err := s.check(ctx, *was, roots, targets)
 	if err != nil {
 		return nil, err
 	}
 	if len(fresh) > 0 || !bytes.Equal(targets, was.targetsFile) {
+		var files []Value
 		for _, b := range fresh {
-			if err := s.put(ctx, rootName(b.version), b.file); err != nil {
-				return nil, err
-			}
+			files = append(files, Value{rootKey(b.version), b.file})
 		}
-		if err := s.put(ctx, fmt.Sprintf("%d.targets.json", next.targetsVersion), targets); err != nil {
-			return nil, err
-		}
-		if next, err = s.seal(ctx, *next, true); err != nil {
+		files = append(files, Value{metadataKey(fmt.Sprintf("%d.targets.json", next.targetsVersion)), targets})
+		if next, err = s.seal(ctx, *next, files, true); err != nil {
 			return nil, err
 		}
 		s.current.Store(next)

@@ -54,6 +54,8 @@ type Reader interface {
 type Tx interface {
 	Reader
 	PutRelease(ctx context.Context, r release.Release) (release.Release, error)
+	TakeLease(ctx context.Context, name, owner string, until time.Time) (held bool, err error)
+	DropLease(ctx context.Context, name, owner string) error
 	Audit(ctx context.Context, e audit.Entry) error
 }
 
@@ -61,6 +63,7 @@ type Tx interface {
 type Store interface {
 	View() Reader
 	Write(ctx context.Context, do func(Tx) error) error
+	Observe(ctx context.Context, do func(Tx) error) error
 }
 
 // Options of a Service. All but Logger and Clock are required.
@@ -69,8 +72,10 @@ type Options struct {
 	Store        Store
 	SnapshotKey  ed25519.PrivateKey
 	TimestampKey ed25519.PrivateKey
-	Clock        func() time.Time // nil: time.Now
-	Logger       *slog.Logger     // nil: slog.Default()
+	Owner        string                      // the replica's name, for its lease; empty: nobody else has these blobs
+	Sweep        func(context.Context) error // clears what nobody refers to from the blobs; nil: nothing is left there
+	Clock        func() time.Time            // nil: time.Now
+	Logger       *slog.Logger                // nil: slog.Default()
 }
 
 // Service is the repository. Its methods may be called from any goroutine.
@@ -79,10 +84,12 @@ type Service struct {
 	store        Store
 	snapshotKey  ed25519.PrivateKey
 	timestampKey ed25519.PrivateKey
+	owner        string
+	sweep        func(context.Context) error
 	clock        func() time.Time
 	log          *slog.Logger
 
-	writing sync.Mutex // serialises uploads' ends, publications and re-signing
+	writing sync.Mutex // with the lease, serialises uploads' ends, publications and re-signing
 	current atomic.Pointer[repository]
 }
 
@@ -91,7 +98,7 @@ type Service struct {
 func New(ctx context.Context, o Options) (*Service, error) {
 	s := &Service{
 		blobs: o.Blobs, store: o.Store, snapshotKey: o.SnapshotKey, timestampKey: o.TimestampKey,
-		clock: o.Clock, log: o.Logger,
+		owner: o.Owner, sweep: o.Sweep, clock: o.Clock, log: o.Logger,
 	}
 	if s.clock == nil {
 		s.clock = time.Now
@@ -104,12 +111,16 @@ func New(ctx context.Context, o Options) (*Service, error) {
 
 // Reload reads the stored metadata again: after another replica published, or files were restored.
 func (s *Service) Reload(ctx context.Context) error {
-	r, err := load(ctx, s.blobs)
-	if err != nil {
-		return err
+	for {
+		was := s.current.Load()
+		r, err := load(ctx, s.blobs)
+		if err != nil {
+			return err
+		}
+		if s.current.CompareAndSwap(was, r) { // else somebody published here meanwhile
+			return nil
+		}
 	}
-	s.current.Store(r)
-	return nil
 }
 
 // Run enters what is signed in the catalogue, where a publication was cut off before that, and from then on signs
@@ -133,44 +144,71 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 func (s *Service) freshen(ctx context.Context) error {
-	return errors.Join(s.renew(ctx), s.reconcile(ctx), s.sweepUploads(ctx))
+	err := errors.Join(s.renew(ctx), s.reconcile(ctx), s.sweepUploads(ctx))
+	if s.sweep != nil {
+		err = errors.Join(err, s.sweep(ctx))
+	}
+	return err
 }
 
 // reconcile brings the catalogue up to what is signed. It reads first: as a rule there is nothing to write.
 func (s *Service) reconcile(ctx context.Context) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	r := s.current.Load()
-	if r.root == nil {
-		return nil
+	if behind, err := s.behind(ctx); err != nil || !behind {
+		return err
 	}
-	known, err := s.all(ctx, s.store.View())
+	ctx, done, err := s.alone(ctx)
 	if err != nil {
 		return err
 	}
-	for _, r := range group(r.targets, s.clock()) {
-		if !slices.ContainsFunc(known, func(k release.Release) bool { return k.Name == r.Name && same(k, r) }) {
-			ctx = access.WithActor(ctx, access.Actor{Kind: access.System, ID: "release", Name: "release"})
-			_, err := s.enter(ctx, s.current.Load().targets)
-			return err
-		}
+	defer done()
+	behind, err := s.behind(ctx) // still: somebody may have been about to enter it
+	if err != nil || !behind {
+		return err
 	}
-	return nil
+	ctx = access.WithActor(ctx, access.Actor{Kind: access.System, ID: "release", Name: "release"})
+	_, err = s.enter(ctx, s.current.Load().targets)
+	return err
+}
+
+// behind tells whether the catalogue lacks something that is signed.
+func (s *Service) behind(ctx context.Context) (bool, error) {
+	r := s.current.Load()
+	if r.root == nil {
+		return false, nil
+	}
+	known, err := s.all(ctx, s.store.View())
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(group(r.targets, s.clock()), func(r release.Release) bool {
+		return !slices.ContainsFunc(known, func(k release.Release) bool { return k.Name == r.Name && same(k, r) })
+	}), nil
 }
 
 func (s *Service) renew(ctx context.Context) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	if err := s.refresh(ctx); err != nil {
+		return err
+	}
+	due := func(expires time.Time, lifetime time.Duration) bool { return expires.Sub(s.clock()) < lifetime/2 }
+	nothing := func(r *repository) bool {
+		return r.root == nil || !due(r.timestampExpires, TimestampLifetime) && !due(r.snapshotExpires, SnapshotLifetime)
+	}
+	if nothing(s.current.Load()) {
+		return nil
+	}
+	ctx, done, err := s.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := s.refresh(ctx); err != nil { // another replica may have signed
+		return err
+	}
 	r := s.current.Load()
-	if r.root == nil {
+	if nothing(r) {
 		return nil
 	}
-	now := s.clock()
-	due := func(expires time.Time, lifetime time.Duration) bool { return expires.Sub(now) < lifetime/2 }
-	if !due(r.timestampExpires, TimestampLifetime) && !due(r.snapshotExpires, SnapshotLifetime) {
-		return nil
-	}
-	next, err := s.seal(ctx, *r, due(r.snapshotExpires, SnapshotLifetime))
+	next, err := s.seal(ctx, *r, nil, due(r.snapshotExpires, SnapshotLifetime))
 	if err != nil {
 		return err
 	}
@@ -271,6 +309,9 @@ func mayPublish(ctx context.Context) error {
 // its root must name.
 func (s *Service) Metadata(ctx context.Context) (files map[string][]byte, snapshot, timestamp ed25519.PublicKey, err error) {
 	if err := mayRead(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := s.refresh(ctx); err != nil { // what is signed upon it must be the newest, whoever published that
 		return nil, nil, nil, err
 	}
 	r := s.current.Load()

@@ -469,6 +469,16 @@ type failing struct {
 
 var errCrash = errors.New("crash")
 
+// Switch is Put after Put, as a folder does it.
+func (f *failing) Switch(ctx context.Context, _ string, values []server.Value) error {
+	for _, v := range values {
+		if err := f.Put(ctx, v.Key, bytes.NewReader(v.Data), int64(len(v.Data))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *failing) Put(ctx context.Context, key string, r io.Reader, size int64) error {
 	if f.left--; f.left < 0 {
 		return errCrash

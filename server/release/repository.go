@@ -1,7 +1,6 @@
 package release
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -44,6 +43,7 @@ type repository struct {
 	snapshotExpires  time.Time
 	timestampVersion int64
 	timestampExpires time.Time
+	timestampBlob    string // version of the blob that timestamp.json was read from, or written as; empty: there was none
 }
 
 func metadataKey(name string) string { return "metadata/" + name }
@@ -52,17 +52,29 @@ func rootKey(version int64) string   { return metadataKey(rootName(version)) }
 
 const timestampName = "timestamp.json"
 
+// Current is the key of what points at all that is published: there is none before the first publication.
+const Current = "metadata/" + timestampName
+
 // load reads what timestamp.json points at and verifies all of it. Expired metadata loads: it is for hosts to refuse, and
 // for us to sign again.
 func load(ctx context.Context, blobs Blobs) (*repository, error) {
 	r := &repository{}
-	if err := r.loadRoots(ctx, blobs); err != nil || r.root == nil {
-		return r, err
-	}
-	file, err := readMetadata(ctx, blobs, metadataKey(timestampName))
+	// What the switch points at is read after it: a version that is replaced meanwhile is found out at the next look.
+	switched, err := blobs.Stat(ctx, Current)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &repository{}, nil // a first publication that did not reach its end
+		return r, nil // nothing is published, or a first publication did not reach its end
 	}
+	if err != nil {
+		return nil, err
+	}
+	r.timestampBlob = switched.Version
+	if err := r.loadRoots(ctx, blobs); err != nil {
+		return nil, err
+	}
+	if r.root == nil {
+		return nil, errors.New("the stored metadata has a timestamp and no root")
+	}
+	file, err := readMetadata(ctx, blobs, Current)
 	if err != nil {
 		return nil, err
 	}
@@ -186,12 +198,13 @@ func (r *repository) read(targets *metadata.Metadata[metadata.TargetsType]) erro
 	return nil
 }
 
-// seal signs a timestamp over r, and a snapshot where that is wanted, and stores them: timestamp last, it is the switch.
-func (s *Service) seal(ctx context.Context, r repository, snapshotToo bool) (*repository, error) {
-	now := s.clock().UTC().Truncate(time.Second)
-	ahead := func(version int64) int64 { return max(version+1, now.Unix()) }
+// seal signs a timestamp over r, and a snapshot where that is wanted, and stores them after the files that they vouch for:
+// timestamp last, it is the switch. Nothing changes where somebody else has switched since r was read.
+func (s *Service) seal(ctx context.Context, r repository, files []Value, snapshotToo bool) (*repository, error) {
+	at := s.clock().UTC().Truncate(time.Second)
+	ahead := func(version int64) int64 { return max(version+1, at.Unix()) }
 	if snapshotToo {
-		r.snapshotVersion, r.snapshotExpires = ahead(r.snapshotVersion), now.Add(SnapshotLifetime)
+		r.snapshotVersion, r.snapshotExpires = ahead(r.snapshotVersion), at.Add(SnapshotLifetime)
 		snapshot := metadata.Snapshot(r.snapshotExpires)
 		snapshot.Signed.Version = r.snapshotVersion
 		snapshot.Signed.Meta["targets.json"] = describe(r.targetsVersion, r.targetsFile)
@@ -199,11 +212,9 @@ func (s *Service) seal(ctx context.Context, r repository, snapshotToo bool) (*re
 		if r.snapshotFile, err = sign(snapshot, s.snapshotKey); err != nil {
 			return nil, fmt.Errorf("sign the snapshot: %w", err)
 		}
-		if err := s.put(ctx, fmt.Sprintf("%d.snapshot.json", r.snapshotVersion), r.snapshotFile); err != nil {
-			return nil, err
-		}
+		files = append(files, Value{metadataKey(fmt.Sprintf("%d.snapshot.json", r.snapshotVersion)), r.snapshotFile})
 	}
-	r.timestampVersion, r.timestampExpires = ahead(r.timestampVersion), now.Add(TimestampLifetime)
+	r.timestampVersion, r.timestampExpires = ahead(r.timestampVersion), at.Add(TimestampLifetime)
 	timestamp := metadata.Timestamp(r.timestampExpires)
 	timestamp.Signed.Version = r.timestampVersion
 	timestamp.Signed.Meta["snapshot.json"] = describe(r.snapshotVersion, r.snapshotFile)
@@ -211,17 +222,15 @@ func (s *Service) seal(ctx context.Context, r repository, snapshotToo bool) (*re
 	if err != nil {
 		return nil, fmt.Errorf("sign the timestamp: %w", err)
 	}
-	if err := s.put(ctx, timestampName, file); err != nil {
-		return nil, err
+	if err := s.blobs.Switch(ctx, r.timestampBlob, append(files, Value{Current, file})); err != nil {
+		return nil, fmt.Errorf("store the metadata: %w", err)
 	}
+	now, err := s.blobs.Stat(ctx, Current)
+	if err != nil {
+		return nil, fmt.Errorf("read the metadata that was stored: %w", err)
+	}
+	r.timestampBlob = now.Version
 	return &r, nil
-}
-
-func (s *Service) put(ctx context.Context, name string, b []byte) error {
-	if err := s.blobs.Put(ctx, metadataKey(name), bytes.NewReader(b), int64(len(b))); err != nil {
-		return fmt.Errorf("store %s: %w", name, err)
-	}
-	return nil
 }
 
 // describe pins a file by version, length and hash, so that a host can bound what it downloads.

@@ -70,6 +70,13 @@ func (s *Service) serveTarget(w http.ResponseWriter, r *http.Request, name strin
 		name = dir + plain
 	}
 	t, ok := s.current.Load().byPath[name]
+	if !ok { // another replica may have published it this moment; its metadata is served here already
+		if err := s.refresh(r.Context()); err != nil {
+			s.unreadable(w, name, err)
+			return
+		}
+		t, ok = s.current.Load().byPath[name]
+	}
 	if !ok || hashed && sum != hex.EncodeToString(t.SHA256) {
 		notFound(w)
 		return

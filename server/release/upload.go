@@ -44,8 +44,11 @@ func (s *Service) Upload(ctx context.Context, p Part) (offset int64, complete bo
 	if err := p.validate(); err != nil {
 		return 0, false, err
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	ctx, done, err := s.alone(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer done()
 	if b, err := s.blobs.Stat(ctx, artefactKey(p.SHA256)); err == nil && b.Size == p.Length {
 		return p.Length, true, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -59,7 +62,7 @@ func (s *Service) Upload(ctx context.Context, p Part) (offset int64, complete bo
 		if p.Offset != have || len(p.Data) == 0 {
 			return have, false, nil
 		}
-		part := Blob{Key: fmt.Sprintf("%s%016x", uploadPrefix(p.SHA256), have), Size: int64(len(p.Data))}
+		part := release.Blob{Key: fmt.Sprintf("%s%016x", uploadPrefix(p.SHA256), have), Size: int64(len(p.Data))}
 		if err := s.blobs.Put(ctx, part.Key, bytes.NewReader(p.Data), part.Size); err != nil {
 			return 0, false, fmt.Errorf("store a part of an artefact: %w", err)
 		}
@@ -86,7 +89,7 @@ func (p Part) validate() error {
 }
 
 // parts are the parts in order and up to where they reach without a gap.
-func (s *Service) parts(ctx context.Context, sum string) (parts []Blob, have int64, err error) {
+func (s *Service) parts(ctx context.Context, sum string) (parts []release.Blob, have int64, err error) {
 	all, err := s.blobs.List(ctx, uploadPrefix(sum))
 	if err != nil {
 		return nil, 0, err
@@ -103,7 +106,7 @@ func (s *Service) parts(ctx context.Context, sum string) (parts []Blob, have int
 
 // assemble joins the parts into the artefact. They are read twice, so that a blob under an artefact's key always has
 // the hash that the key says.
-func (s *Service) assemble(ctx context.Context, p Part, parts []Blob, have int64) error {
+func (s *Service) assemble(ctx context.Context, p Part, parts []release.Blob, have int64) error {
 	hash := sha256.New()
 	if _, err := io.Copy(hash, &joined{ctx: ctx, blobs: s.blobs, parts: parts}); err != nil {
 		return fmt.Errorf("hash an uploaded artefact: %w", err)
@@ -130,10 +133,16 @@ func (s *Service) dropUpload(ctx context.Context, sum string) error {
 
 // sweepUploads removes uploads whose newest part is older than a day.
 func (s *Service) sweepUploads(ctx context.Context) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
 	all, err := s.blobs.List(ctx, "uploads/")
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	ctx, done, err := s.alone(ctx)
 	if err != nil {
+		return err
+	}
+	defer done()
+	if all, err = s.blobs.List(ctx, "uploads/"); err != nil { // some of it may have come to its end
 		return err
 	}
 	newest := map[string]time.Time{}
@@ -158,7 +167,7 @@ func uploadPrefix(sum string) string { return "uploads/" + sum + "/" }
 type joined struct {
 	ctx   context.Context
 	blobs Blobs
-	parts []Blob
+	parts []release.Blob
 	open  io.ReadCloser
 }
 

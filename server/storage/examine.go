@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/release"
 )
 
 // Findings are what Examine saw.
 type Findings struct {
-	Schema, Newest int64         // the database's version, and that of this program
-	Read           time.Duration // that a read took
-	Whole          bool          // SQLite's own check found nothing, as far as it got in its time
+	Schema, Newest int64             // the database's version, and that of this program
+	Read           time.Duration     // that a read took
+	Whole          bool              // SQLite's own check found nothing, as far as it got in its time
+	Metadata       map[string][]byte // release metadata by its file's name, the newest of each role; none where it is in a folder
 }
 
 // checkTime bounds SQLite's own check: a large database takes minutes.
@@ -63,7 +65,8 @@ func Examine(ctx context.Context, target string) (f Findings, err error) {
 			WithHint("run the version of loopbackd that last used this database, or a newer one")
 	}
 	if !embedded {
-		return f, nil
+		f.Metadata, err = db.examineMetadata(ctx, f.Schema)
+		return f, err
 	}
 	// Taking the write lock and giving it back changes nothing, and tells whether somebody keeps it.
 	conn, err := db.writes.Conn(ctx)
@@ -91,4 +94,44 @@ func Examine(ctx context.Context, target string) (f Findings, err error) {
 		f.Whole = true
 	}
 	return f, nil
+}
+
+// blobsSince is the schema that has blobs.
+const blobsSince = 11
+
+// examineMetadata reads the newest release metadata of each role.
+func (db *DB) examineMetadata(ctx context.Context, schema int64) (map[string][]byte, error) {
+	if schema < blobsSince {
+		return nil, nil
+	}
+	view := db.View()
+	blobs, err := view.Blobs(ctx, "metadata/")
+	if err != nil {
+		return nil, err
+	}
+	newest := map[string]release.Blob{}
+	number := func(b release.Blob) int64 {
+		digits, _, _ := strings.Cut(strings.TrimPrefix(b.Key, "metadata/"), ".")
+		n, _ := strconv.ParseInt(digits, 10, 64) // timestamp.json has none
+		return n
+	}
+	for _, b := range blobs {
+		role := strings.TrimLeft(strings.TrimPrefix(b.Key, "metadata/"), "0123456789.")
+		if has, ok := newest[role]; !ok || number(b) > number(has) {
+			newest[role] = b
+		}
+	}
+	out := map[string][]byte{}
+	for _, b := range newest {
+		var content []byte
+		for n := int64(0); int64(len(content)) < b.Size; n++ {
+			chunk, err := view.BlobChunk(ctx, b.Version, n)
+			if err != nil {
+				return nil, err
+			}
+			content = append(content, chunk...)
+		}
+		out[strings.TrimPrefix(b.Key, "metadata/")] = content
+	}
+	return out, nil
 }

@@ -30,6 +30,7 @@ func (v *View) Leases(ctx context.Context, now time.Time) ([]replica.Lease, erro
 	for _, text := range []string{
 		"SELECT lease_owner, 'audit log' FROM audit_logs WHERE lease_owner <> '' AND lease_until > $1",
 		"SELECT lease_owner, 'sink ' || name FROM sinks WHERE lease_owner <> '' AND lease_until > $1 ORDER BY name",
+		"SELECT owner, name FROM leases WHERE until > $1 ORDER BY name",
 		"SELECT lease_owner, count(*) || ' operations' FROM operations WHERE state = 'running' AND lease_owner <> '' AND lease_until > $1 GROUP BY lease_owner",
 	} {
 		rows, err := v.session.query(ctx, text, micros(now))
