@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,13 @@ func (b *bench) audit(ctx context.Context) ([]Result, error) {
 	behind := &figure{Result: Result{Name: "entries that no checkpoint covers at the end of it", Unit: "entries", Target: 100_000, Better: "lower"}}
 	verified := &figure{Result: Result{Name: "entries verified from an export", Unit: "1/s", Rival: "the chain, read and hashed", Target: 300_000, Better: "higher"}}
 	shipped := &figure{Result: Result{Name: "entries shipped to a webhook", Unit: "1/s", Target: 50_000, Better: "higher"}}
+	lag := &figure{Result: Result{Name: fmt.Sprintf("from the act to its receiver, p99, %d acts a second", lagRate), Unit: "ms", Target: 1000, Better: "lower"}}
 	for range b.rounds {
+		late, err := b.lag(ctx)
+		if err != nil {
+			return nil, err
+		}
+		lag.add(late, 0, 0)
 		rate, left, ships, err := b.produce(ctx)
 		if err != nil {
 			return nil, err
@@ -63,7 +70,7 @@ func (b *bench) audit(ctx context.Context) ([]Result, error) {
 		verified.add(fast, read, 0)
 		shipped.add(ships, 0, 0)
 	}
-	return []Result{durable.result(), behind.result(), verified.result(), shipped.result()}, nil
+	return []Result{durable.result(), behind.result(), verified.result(), shipped.result(), lag.result()}, nil
 }
 
 func benchEntry(i int) audit.Entry {
@@ -136,6 +143,85 @@ func (b *bench) produce(ctx context.Context) (rate, left, ships float64, err err
 	return rate, left, ships, err
 }
 
+// lagRate is how many acts a second there are while the way to a receiver is timed.
+const lagRate = 200
+
+// lag is how long it takes from an act to a receiver that has it, in milliseconds.
+func (b *bench) lag(ctx context.Context) (p99 float64, err error) {
+	dir, err := os.MkdirTemp(b.dir, "lag-*")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	quiet := slog.New(slog.DiscardHandler)
+	db, err := storage.Open(ctx, storage.Options{URL: filepath.Join(dir, "loopback.db"), Logger: quiet})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var mu sync.Mutex
+	var late []float64
+	receiver := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var in struct {
+			Data []struct {
+				Action string    `json:"action"`
+				At     time.Time `json:"at"`
+			} `json:"data"`
+		}
+		if json.NewDecoder(r.Body).Decode(&in) != nil {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, e := range in.Data {
+			if e.Action == "hosts.label" {
+				late = append(late, time.Since(e.At).Seconds()*1000)
+			}
+		}
+	}))
+	defer receiver.Close()
+	service, err := sink.NewService(storage.Bind[sink.Reader, sink.Tx](db), anyTenant{}, sink.Options{Deployment: "dep_bench", Seal: make([]byte, 32), Now: time.Now})
+	if err != nil {
+		return 0, err
+	}
+	admin := access.WithActor(ctx, access.Actor{Kind: access.System, ID: "bench"})
+	if _, _, err := service.Create(admin, sink.New{Name: "bench", Kind: noun.Webhook, Target: receiver.URL, Since: time.Unix(1, 0), CA: pemOf(receiver)}); err != nil {
+		return 0, err
+	}
+	shipper := sink.NewShipper(service, sink.ShipOptions{Owner: "bench", DataDir: dir, Now: time.Now, Logger: quiet})
+	running, stop := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	workers.Go(func() { _ = shipper.Run(running) })
+	defer workers.Wait()
+	defer stop()
+	const acts = 5 * lagRate
+	pace := time.NewTicker(time.Second / lagRate)
+	defer pace.Stop()
+	for i := range acts {
+		<-pace.C
+		if err := db.Observe(ctx, func(tx *storage.Tx) error { return tx.Audit(ctx, benchEntry(i)) }); err != nil {
+			return 0, err
+		}
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		mu.Lock()
+		n := len(late)
+		mu.Unlock()
+		if n >= acts {
+			break
+		}
+		if time.Now().After(end) {
+			return 0, fmt.Errorf("the webhook got %d of %d entries within a minute", n, acts)
+		}
+	}
+	slices.Sort(late)
+	return late[len(late)*99/100], nil
+}
+
+func pemOf(s *httptest.Server) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+}
+
 // ship sends what is there to a receiver that throws it away.
 func (b *bench) ship(ctx context.Context, db *storage.DB, dir string, entries int64) (float64, error) {
 	receiver := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
@@ -146,7 +232,7 @@ func (b *bench) ship(ctx context.Context, db *storage.DB, dir string, entries in
 	}
 	admin := access.WithActor(ctx, access.Actor{Kind: access.System, ID: "bench"})
 	if _, _, err := service.Create(admin, sink.New{Name: "bench", Kind: noun.Webhook, Target: receiver.URL, Since: time.Unix(1, 0),
-		CA: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: receiver.Certificate().Raw}))}); err != nil {
+		CA: pemOf(receiver)}); err != nil {
 		return 0, err
 	}
 	done := make(chan struct{})
