@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,14 +17,17 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"encoding/pem"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/id"
 	evidence "github.com/loopbackd/loopback/ledger"
 	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/sink"
@@ -43,6 +47,9 @@ const (
 func (b *bench) audit(ctx context.Context) ([]Result, error) {
 	const chain = "a chain of hashes in a file, synced entry by entry"
 	durable := &figure{Result: Result{Name: fmt.Sprintf("durable entries, %d producers, SQLite, signed as they come", auditProducers), Unit: "1/s", Rival: chain, Target: 20_000, Better: "higher"}}
+	const floor = "the same rows inserted in groups by the same driver, by one goroutine, not signed"
+	spent := &figure{Result: Result{Name: "processor time of a durable entry, producers and commits", Unit: "µs", Rival: floor, Target: 50, Better: "lower"}}
+	raw := &figure{Result: Result{Name: fmt.Sprintf("durable entries, %d producers, SQLite", auditProducers), Unit: "1/s", Rival: floor, Target: 20_000, Better: "higher"}}
 	behind := &figure{Result: Result{Name: "entries that no checkpoint covers at the end of it", Unit: "entries", Target: 100_000, Better: "lower"}}
 	verified := &figure{Result: Result{Name: "entries verified from an export", Unit: "1/s", Rival: "the chain, read and hashed", Target: 300_000, Better: "higher"}}
 	shipped := &figure{Result: Result{Name: "entries shipped to a webhook", Unit: "1/s", Target: 50_000, Better: "higher"}}
@@ -53,6 +60,16 @@ func (b *bench) audit(ctx context.Context) ([]Result, error) {
 			return nil, err
 		}
 		lag.add(late, 0, 0)
+		alone, cpu, err := b.commitEntries(ctx)
+		if err != nil {
+			return nil, err
+		}
+		least, leastCPU, err := b.floor(ctx)
+		if err != nil {
+			return nil, err
+		}
+		raw.add(alone, least, 0)
+		spent.add(cpu, leastCPU, 0)
 		rate, left, ships, err := b.produce(ctx)
 		if err != nil {
 			return nil, err
@@ -70,7 +87,7 @@ func (b *bench) audit(ctx context.Context) ([]Result, error) {
 		verified.add(fast, read, 0)
 		shipped.add(ships, 0, 0)
 	}
-	return []Result{durable.result(), behind.result(), verified.result(), shipped.result(), lag.result()}, nil
+	return []Result{durable.result(), raw.result(), spent.result(), behind.result(), verified.result(), shipped.result(), lag.result()}, nil
 }
 
 func benchEntry(i int) audit.Entry {
@@ -141,6 +158,113 @@ func (b *bench) produce(ctx context.Context) (rate, left, ships float64, err err
 	workers.Wait()
 	ships, err = b.ship(ctx, db, dir, written.Load())
 	return rate, left, ships, err
+}
+
+// commitEntries writes entries from many producers at once: how many a second, and what of processor time each cost, in µs.
+func (b *bench) commitEntries(ctx context.Context) (rate, cpu float64, err error) {
+	dir, err := os.MkdirTemp(b.dir, "entries-*")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer os.RemoveAll(dir)
+	db, err := storage.Open(ctx, storage.Options{URL: filepath.Join(dir, "loopback.db"), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var written atomic.Int64
+	var failed atomic.Pointer[error]
+	var producers sync.WaitGroup
+	before := processorTime()
+	began := time.Now()
+	for i := range auditProducers {
+		producers.Go(func() {
+			for time.Since(began) < auditTime && failed.Load() == nil {
+				if err := db.Observe(ctx, func(tx *storage.Tx) error { return tx.Audit(ctx, benchEntry(i)) }); err != nil {
+					failed.Store(&err)
+					return
+				}
+				written.Add(1)
+			}
+		})
+	}
+	producers.Wait()
+	if e := failed.Load(); e != nil {
+		return 0, 0, *e
+	}
+	n := float64(written.Load())
+	return n / time.Since(began).Seconds(), (processorTime() - before).Seconds() * 1e6 / n, nil
+}
+
+// floor is what the driver can do with the same rows, indexes and durability: 256 to a COMMIT, 64 to a statement.
+func (b *bench) floor(ctx context.Context) (rate, cpu float64, err error) {
+	dir, err := os.MkdirTemp(b.dir, "floor-*")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "loopback.db")
+	made, err := storage.Open(ctx, storage.Options{URL: path, Logger: slog.New(slog.DiscardHandler)}) // for its schema
+	if err == nil {
+		err = made.Close()
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	db, err := sql.Open("sqlite", path+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=cache_size(-32000)")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer conn.Close()
+	const rows, statements, width = 64, 4, 20
+	marks := "(" + strings.TrimSuffix(strings.Repeat("?, ", width), ", ") + ")"
+	insert, err := conn.PrepareContext(ctx, `INSERT INTO audit_entries (position, id, at, actor_kind, actor_id, actor_name, actor_address, action,
+		target, name, outcome, reason, ticket, before, after, decision, request_id, organisation_id, project_id, workspace_id)
+		VALUES `+strings.TrimSuffix(strings.Repeat(marks+", ", rows), ", "))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer insert.Close()
+	before := processorTime()
+	began := time.Now()
+	n := 0
+	for time.Since(began) < auditTime {
+		if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+			return 0, 0, err
+		}
+		for range statements {
+			args := make([]any, 0, rows*width)
+			for range rows {
+				n++
+				e := benchEntry(n % auditProducers)
+				now := time.Now()
+				args = append(args, n, id.New("aud", now), now.UnixMicro(), string(e.Actor.Kind), e.Actor.ID, e.Actor.Name, e.Actor.Address, string(e.Action),
+					e.Target, e.Name, "done", "", "", string(e.Before), string(e.After), "", e.Actor.RequestID, "org_1", "prj_1", "ws_1")
+			}
+			if _, err := insert.ExecContext(ctx, args...); err != nil {
+				return 0, 0, err
+			}
+		}
+		if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
+			return 0, 0, err
+		}
+	}
+	return float64(n) / time.Since(began).Seconds(), (processorTime() - before).Seconds() * 1e6 / float64(n), nil
+}
+
+// processorTime is what this process used so far.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // lagRate is how many acts a second there are while the way to a receiver is timed.

@@ -68,7 +68,7 @@ func newMeters(r *prometheus.Registry) *meters {
 
 	m.commits = histogram("database_commit_seconds", "Time that a group commit took to be durable.",
 		[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5})
-	m.closures = histogram("database_commit_changes", "Changes in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256})
+	m.closures = histogram("database_commit_changes", "Changes in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024})
 	m.errors = counters("database_errors_total", "Changes that the database did not take, by error code.", "code")
 
 	m.databaseUp = gauge("database_up", "1 while the database answers.")
