@@ -67,10 +67,20 @@ type process struct {
 
 // Build builds loopbackd of this source tree into a folder.
 func Build(ctx context.Context, dir string) (string, error) {
+	return BuildFrom(ctx, Tree(), dir, "0.0.0-dev")
+}
+
+// Tree is the source tree that this was built from.
+func Tree() string {
 	_, here, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(here), "..", "..")
+}
+
+// BuildFrom builds loopbackd of some source tree as a version, into a folder.
+func BuildFrom(ctx context.Context, tree, dir, version string) (string, error) {
 	out := filepath.Join(dir, "loopbackd")
-	c := exec.CommandContext(ctx, "go", "build", "-o", out, "./cmd/loopbackd")
-	c.Dir = filepath.Join(filepath.Dir(here), "..", "..")
+	c := exec.CommandContext(ctx, "go", "build", "-ldflags", "-X main.version="+version, "-o", out, "./cmd/loopbackd")
+	c.Dir = tree
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := c.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build loopbackd: %w: %s", err, b)
@@ -167,6 +177,9 @@ func (d *Daemon) run(ctx context.Context, stdin string, args ...string) (string,
 func (d *Daemon) Run(ctx context.Context, command string, args ...string) (string, error) {
 	return d.run(ctx, "", append([]string{command, "--data-dir", d.DataDir}, args...)...)
 }
+
+// Use is what the next start runs.
+func (d *Daemon) Use(program string) { d.options.Program = program }
 
 // Program is the path of the program that runs.
 func (d *Daemon) Program() string { return d.options.Program }

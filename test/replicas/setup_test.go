@@ -56,6 +56,12 @@ type cluster struct {
 // start starts n replicas. bus, where it is set, is outside; else their buses are clustered by routes.
 func start(t *testing.T, n int, bus string, args ...string) *cluster {
 	t.Helper()
+	return startWith(t, program, n, bus, args...)
+}
+
+// startWith is start with another program.
+func startWith(t *testing.T, program string, n int, bus string, args ...string) *cluster {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("replicas are processes of their own, on a PostgreSQL of its own: not in the quick part")
 	}
