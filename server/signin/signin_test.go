@@ -114,7 +114,7 @@ func (b *bench) begin(t *testing.T, s slice.Start) (context.Context, signin.Sign
 	if err != nil {
 		t.Fatal(err)
 	}
-	return access.WithActor(t.Context(), actor), in, secret
+	return access.WithActor(t.Context(), access.GrantsAlone(actor)), in, secret
 }
 
 func from(ctx context.Context) context.Context {
@@ -220,7 +220,7 @@ func TestUsesAreShared(t *testing.T) {
 }
 
 func TestWhatEndsASignIn(t *testing.T) {
-	admin := access.Actor{Kind: access.APIKey, ID: "key_admin", Grants: []access.Grant{{ID: "key_admin", Permissions: []access.Permission{access.All}}}}
+	admin := access.GrantsAlone(access.Actor{Kind: access.APIKey, ID: "key_admin", Grants: []access.Grant{{ID: "key_admin", Permissions: []access.Permission{access.All}}}})
 	for name, c := range map[string]struct {
 		end  func(t *testing.T, b *bench, own context.Context, in signin.SignIn) error
 		want string
