@@ -91,7 +91,7 @@ func (b *bench) audit(ctx context.Context) ([]Result, error) {
 }
 
 func benchEntry(i int) audit.Entry {
-	return audit.Of(access.Actor{Kind: access.APIKey, ID: "key_06h25bty7yh6pgrts69dgn853m", Name: "ci", Address: "192.0.2.7", RequestID: "req_06h25bty7yh6pgrts69dgn853m"}, "hosts.label",
+	return audit.Of(access.Actor{Kind: access.APIKey, ID: "key_06h25bty7yh6pgrts69dgn853m", Name: "ci", Address: "192.0.2.7", Principal: "usr_06h25bty7yh6pgrts69dgn853m", RequestID: "req_06h25bty7yh6pgrts69dgn853m"}, "hosts.label",
 		access.Scope{Organisation: "org_1", Project: "prj_1", Workspace: "ws_1"}, fmt.Sprint("hst_", i), "web-1").Change(map[string]string{"env": "test"}, map[string]string{"env": "prod"})
 }
 
@@ -222,10 +222,11 @@ func (b *bench) floor(ctx context.Context) (rate, cpu float64, err error) {
 		return 0, 0, err
 	}
 	defer conn.Close()
-	const rows, statements, width = 64, 4, 20
+	const rows, statements, width = 64, 4, 23
 	marks := "(" + strings.TrimSuffix(strings.Repeat("?, ", width), ", ") + ")"
 	insert, err := conn.PrepareContext(ctx, `INSERT INTO audit_entries (position, id, at, actor_kind, actor_id, actor_name, actor_address, action,
-		target, name, outcome, reason, ticket, before, after, decision, request_id, organisation_id, project_id, workspace_id)
+		target, name, outcome, reason, ticket, before, after, decision, request_id, organisation_id, project_id, workspace_id,
+		principal, mfa_at, snapshot)
 		VALUES `+strings.TrimSuffix(strings.Repeat(marks+", ", rows), ", "))
 	if err != nil {
 		return 0, 0, err
@@ -245,7 +246,7 @@ func (b *bench) floor(ctx context.Context) (rate, cpu float64, err error) {
 				e := benchEntry(n % auditProducers)
 				now := time.Now()
 				args = append(args, n, id.New("aud", now), now.UnixMicro(), string(e.Actor.Kind), e.Actor.ID, e.Actor.Name, e.Actor.Address, string(e.Action),
-					e.Target, e.Name, "done", "", "", string(e.Before), string(e.After), "", e.Actor.RequestID, "org_1", "prj_1", "ws_1")
+					e.Target, e.Name, "done", "", "", string(e.Before), string(e.After), "", e.Actor.RequestID, "org_1", "prj_1", "ws_1", e.Actor.Principal, 0, 1)
 			}
 			if _, err := insert.ExecContext(ctx, args...); err != nil {
 				return 0, 0, err

@@ -311,7 +311,8 @@ var nouns = []test{
 		given := filled[audit.Entry]()
 		given.RequestID = given.Actor.RequestID
 		// What allowed the act is its Decision.
-		given.Actor = access.Actor{Kind: given.Actor.Kind, ID: given.Actor.ID, Name: given.Actor.Name, Address: given.Actor.Address, RequestID: given.Actor.RequestID}
+		given.Actor = access.Actor{Kind: given.Actor.Kind, ID: given.Actor.ID, Name: given.Actor.Name, Address: given.Actor.Address, RequestID: given.Actor.RequestID,
+			Principal: given.Actor.Principal, MFA: given.Actor.MFA}
 		for _, e := range []audit.Entry{given, {}} {
 			if err := b.DB.Write(t.Context(), func(tx *storage.Tx) error { return tx.Audit(t.Context(), e) }); err != nil {
 				t.Fatal(err)
