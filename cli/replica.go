@@ -70,6 +70,7 @@ var replicaTroubles = map[string]string{
 	"replica_gone": "look at its machine; where it will not come back: loopbackd evict NAME",
 	"clock_apart":  "set its clock by NTP: timedatectl set-ntp true; where all show it, the database's clock is wrong",
 	"bus_cut":      "look at the way between the replicas' cluster-listen ports, or to the bus outside: loopbackd doctor",
+	"peer_cut":     "look at the way to its replica-listen port from the replica that answers: loopbackd doctor there",
 	"keyset_old":   "it cannot read the newest keyset from the database: look at its log",
 }
 

@@ -65,10 +65,11 @@ const (
 	ClockApart Trouble = "clock_apart"  // its clock and the database's differ by more than ClockTolerance
 	BusCut     Trouble = "bus_cut"      // its bus does not reach the buses of all others that live
 	KeysetOld  Trouble = "keyset_old"   // others go by a newer keyset
+	PeerCut    Trouble = "peer_cut"     // the one that looks gets no answer from it
 )
 
 // Troubles are all of them.
-var Troubles = []Trouble{IsGone, ClockApart, BusCut, KeysetOld}
+var Troubles = []Trouble{IsGone, ClockApart, BusCut, KeysetOld, PeerCut}
 
 // ClockTolerance is by how much a replica's clock may differ from the database's. Leases of what is done once, and the ages of
 // tokens and keys, are read off these clocks.

@@ -54,6 +54,7 @@ func (s *Server) joinReplicas(ctx context.Context) error {
 			return int64(s.bus.Connected())
 		},
 		Database: s.db.Clock,
+		Reached:  func(name string) bool { return s.peers == nil || s.peers.reached(name) },
 		Present: func(others []string) {
 			if s.hub != nil {
 				s.hub.Present(others)
@@ -127,6 +128,7 @@ type peers struct {
 	mu      sync.Mutex
 	quiet   *log.Logger
 	proxies map[string]*httputil.ReverseProxy // by address and name
+	reach   map[string]*reach                 // by name
 }
 
 // listenToPeers takes the port for other replicas; nil where this one is alone.
@@ -154,8 +156,9 @@ func (s *Server) listenToPeers() (*peers, error) {
 		}
 		s.wire.ServePoll(w, r)
 	})
+	mux.HandleFunc("GET "+aboutPath, s.about)
 	return &peers{
-		keys: s.keys, replicas: s.replicas, listener: l, quiet: quietLog(s.log), proxies: map[string]*httputil.ReverseProxy{},
+		keys: s.keys, replicas: s.replicas, listener: l, quiet: quietLog(s.log), proxies: map[string]*httputil.ReverseProxy{}, reach: map[string]*reach{},
 		server: &http.Server{Handler: mux, TLSConfig: config, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quietLog(s.log)},
 	}, nil
 }
@@ -178,7 +181,13 @@ func (p *peers) forward(w http.ResponseWriter, r *http.Request, short string) {
 		http.Error(w, "link_unknown", http.StatusGone)
 		return
 	}
-	proxy.ServeHTTP(w, r)
+	while, stop, ok := p.whileReached(r.Context(), name)
+	if !ok {
+		http.Error(w, "link_unreachable", http.StatusGone)
+		return
+	}
+	defer stop()
+	proxy.ServeHTTP(w, r.WithContext(while))
 }
 
 func (p *peers) proxy(name, address string) (*httputil.ReverseProxy, error) {
@@ -204,7 +213,7 @@ func (p *peers) proxy(name, address string) (*httputil.ReverseProxy, error) {
 		},
 		ErrorLog: p.quiet,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() == nil {
+			if r.Context().Err() == nil || errors.Is(context.Cause(r.Context()), errUnreached) {
 				// The agent begins anew, wherever it gets: its session's replica cannot be reached from here.
 				http.Error(w, "link_unreachable", http.StatusGone)
 			}
@@ -219,6 +228,10 @@ func (p *peers) close(ctx context.Context) error {
 	err := ignoreDeadline(p.server.Shutdown(ctx))
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, one := range p.reach {
+		one.cut(errUnreached)
+		one.client.CloseIdleConnections()
+	}
 	for _, proxy := range p.proxies {
 		proxy.Transport.(*http.Transport).CloseIdleConnections()
 	}

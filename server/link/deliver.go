@@ -20,6 +20,7 @@ type holding struct {
 	sent     section.Revision // the last value sent over this link
 	sentAt   time.Time
 	open     bool             // and not answered yet
+	doubted  bool             // the agent holds what we do not know yet, since sentAt
 	answered section.Revision // the last that the agent reported an outcome of
 	asked    section.Revision // the last that the agent wanted whole
 	frozen   section.Revision // what was desired when the host was found to be ahead
@@ -199,9 +200,13 @@ func (p *peer) nextSection() [][]byte {
 			p.wake.Store(hd.sentAt.Add(h.AnswerTimeout).UnixNano())
 			continue
 		case hd.ahead(want, epoch):
+			if p.mayCatchUp(now, hd, want) {
+				continue
+			}
 			p.freeze(now, known, hd, want)
 			continue
 		}
+		hd.doubted = false
 		base := hd.held
 		if hd.open {
 			base = section.Revision{} // the agent may have taken what it did not answer
@@ -217,6 +222,27 @@ func (p *peer) nextSection() [][]byte {
 		return frames
 	}
 	return nil
+}
+
+// catchUp is for how long a host that comes from another replica may hold a revision that has not reached this one. The feed
+// is looked at every second where no nudge comes.
+const catchUp = 10 * time.Second
+
+// mayCatchUp tells whether it may be this replica that is behind, not the host that is ahead: the feed may yet bring what
+// another one gave it. The peer is locked.
+func (p *peer) mayCatchUp(now time.Time, hd *holding, want *Compiled) bool {
+	if !p.hub.Shared || hd.held.Epoch != want.Revision.Epoch || hd.held == want.Revision {
+		return false
+	}
+	if !hd.doubted {
+		hd.doubted, hd.open, hd.sentAt = true, false, now
+	}
+	until := hd.sentAt.Add(catchUp)
+	if now.Before(until) {
+		p.wake.Store(until.UnixNano())
+		return true
+	}
+	return false
 }
 
 // ahead tells whether the host has gone on where we were set back: it holds a revision past ours, another value under

@@ -66,6 +66,11 @@ func (s *Service) All() []Seen {
 		out = append(out, one)
 	}
 	compare(out)
+	for i, r := range out {
+		if (r.State == replica.Serving || r.State == replica.Leaving) && !r.Me && s.Reached != nil && !s.Reached(r.Name) {
+			out[i].Troubles = append(out[i].Troubles, replica.PeerCut)
+		}
+	}
 	return out
 }
 

@@ -66,6 +66,7 @@ type Options struct {
 	Position func() int64
 	BusPeers func() int64
 	Database func(ctx context.Context) (time.Time, error) // its clock
+	Reached  func(name string) bool                       // whether another one answers; nil: it was not asked
 	Present  func(others []string)                        // told who else has a lease, each time that somebody looked
 	Now      func() time.Time
 	Logger   *slog.Logger

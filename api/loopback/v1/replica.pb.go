@@ -50,7 +50,7 @@ type Replica struct {
 	Position int64 `protobuf:"varint,13,opt,name=position,proto3" json:"position,omitempty"`
 	// It is the one that answers.
 	Answering bool `protobuf:"varint,14,opt,name=answering,proto3" json:"answering,omitempty"`
-	// In what it differs from the others: replica_gone, clock_apart, bus_cut, keyset_old.
+	// In what it differs from the others: replica_gone, clock_apart, bus_cut, keyset_old, peer_cut.
 	Troubles      []string `protobuf:"bytes,15,rep,name=troubles,proto3" json:"troubles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

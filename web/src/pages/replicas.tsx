@@ -10,6 +10,7 @@ const hints: Record<string, string> = {
   replica_gone: "Its lease ended without a word. Look at its machine.",
   clock_apart: "Its clock and the database's differ by more than 5 s.",
   bus_cut: "Its bus does not reach all of the others.",
+  peer_cut: "The replica that answers you gets no answer from it.",
   keyset_old: "Others go by a newer keyset.",
 };
 

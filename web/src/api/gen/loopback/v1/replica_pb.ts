@@ -112,7 +112,7 @@ export type Replica = Message<"loopback.v1.Replica"> & {
   answering: boolean;
 
   /**
-   * In what it differs from the others: replica_gone, clock_apart, bus_cut, keyset_old.
+   * In what it differs from the others: replica_gone, clock_apart, bus_cut, keyset_old, peer_cut.
    *
    * @generated from field: repeated string troubles = 15;
    */

@@ -1,0 +1,184 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/loopbackd/loopback/replica"
+	"github.com/loopbackd/loopback/server/keys"
+)
+
+// Whether a replica can be reached is asked all the time, not found out by the poll of some host: a network that was cut
+// says nothing, and a poll waits for its answer for half a minute. One that did not answer twice is not reached until it
+// does again: polls that wait for it end, further ones are answered at once, and their hosts begin anew where they get.
+
+const (
+	probeEvery   = time.Second
+	probeTimeout = 2 * time.Second
+	probeFails   = 2 // so many in a row are a verdict; one may be a pause of the machine
+)
+
+var errUnreached = errors.New("the replica cannot be reached from here")
+
+// reach is how one of the others was reached lately.
+type reach struct {
+	fails  int
+	up     context.Context // ended while it is not reached
+	cut    context.CancelCauseFunc
+	client *http.Client
+}
+
+// aboutPath is where a replica tells another about itself.
+const aboutPath = "/replica/v1/about"
+
+// About is what a replica says to another, and to a doctor who has the keys of one.
+type About struct {
+	Replica string    `json:"replica"`
+	Version string    `json:"version"`
+	At      time.Time `json:"at"` // by its clock
+	Ready   bool      `json:"ready"`
+}
+
+func (s *Server) about(w http.ResponseWriter, _ *http.Request) {
+	ready := true
+	select {
+	case <-s.stopping:
+		ready = false
+	default:
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(About{s.replica, s.options.Version, s.options.Clock().UTC(), ready}) // whoever asked is gone
+}
+
+// AskAbout asks the replica of a name at an address about itself, with the keys of another. It fails where somebody else
+// answers there.
+func AskAbout(ctx context.Context, k *keys.Keys, name, address string) (About, error) {
+	c, err := askingClient(k, name)
+	if err != nil {
+		return About{}, err
+	}
+	defer c.CloseIdleConnections()
+	return ask(ctx, c, address)
+}
+
+func askingClient(k *keys.Keys, name string) (*http.Client, error) {
+	config, err := k.PeerTLS(name)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, DialContext: (&net.Dialer{}).DialContext, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute}}, nil
+}
+
+func ask(ctx context.Context, c *http.Client, address string) (a About, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+aboutPath, nil)
+	if err != nil {
+		return a, err
+	}
+	answer, err := c.Do(r)
+	if err != nil {
+		return a, err
+	}
+	defer answer.Body.Close()
+	// A replica of the version before knows no such thing, and has answered all the same.
+	if answer.StatusCode == http.StatusNotFound {
+		return a, nil
+	}
+	if answer.StatusCode != http.StatusOK {
+		return a, fmt.Errorf("it answers %s", answer.Status)
+	}
+	return a, json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 64<<10)).Decode(&a)
+}
+
+// probe asks the others whether they are there until ctx ends.
+func (p *peers) probe(ctx context.Context) error {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		var all sync.WaitGroup
+		for _, r := range p.replicas.All() {
+			if !r.Me && r.Address != "" && (r.State == replica.Serving || r.State == replica.Leaving) {
+				all.Go(func() { p.probeOne(ctx, r.Name, r.Address) })
+			}
+		}
+		all.Wait()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (p *peers) probeOne(ctx context.Context, name, address string) {
+	one, err := p.reachOf(name)
+	if err == nil {
+		asking, cancel := context.WithTimeout(ctx, probeTimeout)
+		_, err = ask(asking, one.client, address)
+		cancel()
+	}
+	if one == nil || ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		one.client.CloseIdleConnections() // a new connection may find another way
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		if one.fails = 0; one.up.Err() != nil {
+			one.up, one.cut = context.WithCancelCause(context.Background())
+		}
+		return
+	}
+	if one.fails++; one.fails == probeFails {
+		one.cut(errUnreached)
+	}
+}
+
+// reachOf is the entry of a replica, which counts as reached until it is found otherwise.
+func (p *peers) reachOf(name string) (*reach, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if one := p.reach[name]; one != nil {
+		return one, nil
+	}
+	client, err := askingClient(p.keys, name)
+	if err != nil {
+		return nil, err
+	}
+	one := &reach{client: client}
+	one.up, one.cut = context.WithCancelCause(context.Background())
+	p.reach[name] = one
+	return one, nil
+}
+
+// reached tells whether a replica answers.
+func (p *peers) reached(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.reach[name]
+	return one == nil || one.up.Err() == nil
+}
+
+// whileReached is ctx for as long as a replica can be reached; ok is false where it cannot.
+func (p *peers) whileReached(ctx context.Context, name string) (_ context.Context, stop func(), ok bool) {
+	one, err := p.reachOf(name)
+	if err != nil {
+		return nil, nil, false
+	}
+	p.mu.Lock()
+	up := one.up
+	p.mu.Unlock()
+	if up.Err() != nil {
+		return nil, nil, false
+	}
+	while, end := context.WithCancelCause(ctx)
+	detach := context.AfterFunc(up, func() { end(errUnreached) })
+	return while, func() { detach(); end(nil) }, true
+}
