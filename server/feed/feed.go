@@ -31,7 +31,6 @@ const (
 	Role         Kind = "role"
 	Binding      Kind = "binding"
 	Sink         Kind = "sink"
-	SignIn       Kind = "sign_in"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

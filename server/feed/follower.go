@@ -100,7 +100,7 @@ func (f *Follower) follow(ctx context.Context) error {
 		if !f.started {
 			return f.begin(ctx)
 		}
-		changes, err := f.options.Source.Changes(ctx, f.position.Load(), atOnce)
+		changes, err := f.changes(ctx)
 		switch {
 		case errors.Is(err, ErrGone):
 			f.options.Logger.Warn("the feed of changes cannot be followed from here; everything is loaded anew", "position", f.Position())
@@ -119,9 +119,21 @@ func (f *Follower) follow(ctx context.Context) error {
 	}
 }
 
+// readTimeout is how long one read may take. A machine that died without a word leaves connections that never answer:
+// the next read then makes another, which may lead to a standby that took over.
+const readTimeout = 10 * time.Second
+
+func (f *Follower) changes(ctx context.Context) ([]Change, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return f.options.Source.Changes(ctx, f.position.Load(), atOnce)
+}
+
 // begin takes up the feed where it ends now: who loads everything after this misses nothing.
 func (f *Follower) begin(ctx context.Context) error {
-	position, err := f.options.Source.Position(ctx)
+	asking, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	position, err := f.options.Source.Position(asking)
 	if err != nil {
 		return err
 	}

@@ -116,8 +116,8 @@ func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (
 	if err := limits.Admit(o.address, credential); err != nil {
 		return actor, err
 	}
-	// Who signs in or redeems the bootstrap code may well send a dead credential from an earlier life.
-	if scheme != "" && !access.Everybody(need) {
+	// Who redeems the bootstrap code has no key yet, and may well send a dead one from an earlier life.
+	if scheme != "" && need != access.BootstrapRedeem {
 		if !strings.EqualFold(scheme, "Bearer") {
 			limits.Charge(o.address)
 			return actor, fault.New(fault.Unauthenticated, "not_signed_in", "the authorization scheme is not Bearer").
@@ -265,12 +265,8 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 	}
 }
 
-// askAgain is how often callers whose call goes on are asked again though no rule changed: by then a key or a sign-in may
-// have expired.
-const askAgain = 30 * time.Second
-
-// untilRefused is ctx until the caller may not call the method any more: whenever the rules changed, and now and then, they
-// are asked again, as at the start.
+// untilRefused is ctx until the caller may not call the method any more: whenever the rules changed they are asked again,
+// as at the start.
 func (e *edge) untilRefused(ctx context.Context, spec connect.Spec, header http.Header) (context.Context, context.CancelFunc) {
 	actor := access.ActorFrom(ctx)
 	changed := actor.Changed()
@@ -281,12 +277,9 @@ func (e *edge) untilRefused(ctx context.Context, spec connect.Spec, header http.
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		tick := time.NewTicker(askAgain)
-		defer tick.Stop()
 		for {
 			select {
 			case <-changed:
-			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}
@@ -300,14 +293,24 @@ func (e *edge) untilRefused(ctx context.Context, spec connect.Spec, header http.
 	return ctx, func() { cancel(nil); <-ended }
 }
 
+// againTimeout is how long a stream goes on whose caller cannot be asked after.
+const againTimeout = 5 * time.Second
+
 // again tells whether a caller whose call goes on may still call.
 func (e *edge) again(ctx context.Context, spec connect.Spec, header http.Header) error {
+	was := access.ActorFrom(ctx)
+	// Where changes do not reach this replica, its database may be one that hangs: nothing is asked of it then, and at no
+	// other time for long.
+	if was.Policy != nil && was.Policy.Closed() {
+		return access.ErrClosed
+	}
 	_, credential, _ := strings.Cut(header.Get("Authorization"), " ")
-	actor, err := e.authenticate.Authenticate(access.AskedAgain(ctx), strings.TrimSpace(credential), originFrom(ctx).address)
+	asking, cancel := context.WithTimeout(ctx, againTimeout)
+	defer cancel()
+	actor, err := e.authenticate.Authenticate(asking, strings.TrimSpace(credential), originFrom(ctx).address)
 	if err != nil {
 		return err
 	}
-	was := access.ActorFrom(ctx)
 	actor.Address, actor.Reason, actor.Ticket = was.Address, was.Reason, was.Ticket
 	if need := e.permissions[spec.Procedure]; !actor.Touches(need) {
 		return actor.Refused(need)

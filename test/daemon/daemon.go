@@ -162,6 +162,9 @@ func (d *Daemon) At(url string) *Client {
 	return c
 }
 
+// As is the API with another key.
+func (d *Daemon) As(key string) *Client { return NewClient(d.URL, d.roots, key) }
+
 // run runs another command of the program and returns what it printed.
 func (d *Daemon) run(ctx context.Context, stdin string, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, d.options.Program, args...)

@@ -67,21 +67,35 @@ func startWith(t *testing.T, program string, n int, bus string, args ...string) 
 	}
 	c := &cluster{t: t, postgres: storagetest.StartPostgres(t, "fsync=off"), balancer: newBalancer(t)}
 	c.database = c.postgres.NewDatabase(t)
+	c.startOn(program, n, bus, args...)
+	return c
+}
+
+// startOn starts the replicas on the cluster's database.
+func (c *cluster) startOn(program string, n int, bus string, args ...string) {
+	c.t.Helper()
 	c.args = append([]string{"--database", c.database, "--log-level", "debug"}, args...)
-	first, err := daemon.Start(t.Context(), daemon.Options{Program: program, Dir: t.TempDir(), URL: c.balancer.url(), Args: c.own(bus)})
+	first, err := daemon.Start(c.t.Context(), daemon.Options{Program: program, Dir: c.t.TempDir(), URL: c.balancer.url(), Args: c.own(bus)})
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.add(first)
 	for range n - 1 {
 		c.join(bus)
 	}
-	m, err := first.Mint(t.Context(), 100_000)
+	m, err := first.Mint(c.t.Context(), 100_000)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.secret = m.GetSecret()
-	return c
+}
+
+// pause waits, or until the test ends.
+func (c *cluster) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-c.t.Context().Done():
+	}
 }
 
 // own are the flags of one replica.

@@ -165,6 +165,46 @@ func (p *Postgres) Start() error {
 	}
 }
 
+// Standby starts a further server that follows this one by streaming replication under a name, and refuses writes until
+// Promote. This one should run with wal_level=replica, PostgreSQL's default.
+func (p *Postgres) Standby(t testing.TB, name string) *Postgres {
+	t.Helper()
+	s := &Postgres{programs: p.programs, account: p.account, settings: p.settings}
+	dir, err := os.MkdirTemp("", "loopback-postgres-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s.Dir = filepath.Join(dir, "data")
+	if p.account != nil {
+		if err := os.Chown(dir, int(p.account.Uid), int(p.account.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copying := p.command("pg_basebackup", "-D", s.Dir, "-R", "-X", "stream", "-c", "fast", "--no-sync",
+		"-d", fmt.Sprintf("host=127.0.0.1 port=%d user=postgres application_name=%s", p.Port, name))
+	if out, err := copying.CombinedOutput(); err != nil {
+		t.Fatalf("pg_basebackup: %v\n%s", err, out)
+	}
+	if s.Port, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Stop() })
+	return s
+}
+
+// Promote makes a standby a server of its own, that takes writes.
+func (p *Postgres) Promote() error {
+	out, err := p.command("pg_ctl", "promote", "-D", p.Dir, "-w").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_ctl promote: %w: %s", err, out)
+	}
+	return nil
+}
+
 // Stop ends the server as an administrator would: transactions are rolled back, connections cut.
 func (p *Postgres) Stop() { p.signal(syscall.SIGINT) }
 
