@@ -33,7 +33,9 @@ const All Permission = "*"
 // The permissions that are not bound to a noun.
 const (
 	SelfRead        Permission = "self.read"        // held by whoever is signed in
+	SelfManage      Permission = "self.manage"      // held by who signed in as themselves; API keys never hold it
 	BootstrapRedeem Permission = "bootstrap.redeem" // held by everybody: the code itself is the credential
+	SignInBegin     Permission = "sign_ins.begin"   // held by everybody
 )
 
 // Scope is a place in the tree organisation → project → workspace. An empty field is not narrowed: the zero scope is
@@ -92,6 +94,7 @@ type Kind string
 const (
 	Anonymous Kind = "anonymous"
 	APIKey    Kind = "api_key"
+	SignIn    Kind = "sign_in" // somebody who signed in (package signin)
 	Host      Kind = "host"
 	System    Kind = "system" // a worker of the control plane; Name says which
 )
@@ -134,6 +137,12 @@ type Decision struct {
 
 const builtIn = "built-in"
 
+// Everybody tells whether a permission is held by whoever calls, a stranger included.
+func Everybody(p Permission) bool { return p == BootstrapRedeem || p == SignInBegin }
+
+// Built tells whether a permission follows from who calls, and no rule can give it.
+func Built(p Permission) bool { return Everybody(p) || p == SelfRead || p == SelfManage }
+
 // Decide tells whether the actor holds the permission at the scope, on all that lies there.
 func (a Actor) Decide(p Permission, at Scope) Decision { return a.decide(p, &at, false, nil) }
 
@@ -143,7 +152,7 @@ func (a Actor) DecideHost(p Permission, at Scope, labels label.Set) Decision {
 }
 
 func (a *Actor) decide(p Permission, at *Scope, host bool, labels label.Set) Decision {
-	if p == BootstrapRedeem || p == SelfRead && a.Kind != Anonymous || a.Kind == System {
+	if Everybody(p) || p == SelfRead && a.Kind != Anonymous || p == SelfManage && a.Kind == SignIn || a.Kind == System {
 		return Decision{Allowed: true, Grant: builtIn}
 	}
 	grant, within := a.within(p, at)
@@ -252,6 +261,10 @@ func (a *Actor) require(p Permission, at Scope, host bool, labels label.Set, rea
 
 // Denied is the answer to who may know of a thing but lacks the permission for what they want of it.
 func Denied(p Permission) error {
+	if p == SelfManage {
+		return fault.New(fault.Denied, "permission_denied", "only who signed in as themselves may do this (%s); an API key may not", p).
+			WithHint("sign in without a key: loopback login, or in the console")
+	}
 	return fault.New(fault.Denied, "permission_denied", "you may not do this: it needs %s", p).
 		WithHint("ask an administrator for a key with the permission %s", p)
 }
@@ -298,6 +311,14 @@ func NotFound(what string) error {
 // ErrUnauthenticated is the answer to a call without a valid credential.
 var ErrUnauthenticated = fault.New(fault.Unauthenticated, "not_signed_in", "you are not signed in").
 	WithHint("run: loopback login, or set LOOPBACK_API_KEY")
+
+type againKey struct{}
+
+// AskedAgain is a context in which a credential is looked at once more though nobody did anything: that is no use of it.
+func AskedAgain(ctx context.Context) context.Context { return context.WithValue(ctx, againKey{}, true) }
+
+// IsAskedAgain tells whether AskedAgain was asked.
+func IsAskedAgain(ctx context.Context) bool { return ctx.Value(againKey{}) != nil }
 
 type actorKey struct{}
 

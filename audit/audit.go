@@ -23,10 +23,10 @@ const (
 
 // Entry is one act.
 type Entry struct {
-	Position  int64     // assigned at commit
-	ID        string    // "aud_…"
-	At        time.Time // when the transaction ran
-	Actor     access.Actor
+	Position  int64             // assigned at commit
+	ID        string            // "aud_…"
+	At        time.Time         // when the transaction ran
+	Actor     access.Actor      // who acted, and on whose behalf (Principal), with what second factor (MFA)
 	Action    access.Permission // the permission that the act needed; for hosts and workers "noun.verb" likewise
 	Scope     access.Scope
 	Target    string // id of what was acted on
@@ -36,7 +36,8 @@ type Entry struct {
 	Ticket    string
 	Before    json.RawMessage // of the target, without secrets; null where it did not exist
 	After     json.RawMessage
-	Decision  string // grant that allowed it
+	Decision  string // rule that allowed it: a binding's id, or of what else did
+	Snapshot  int64  // version of the rules that it was decided by; 0: no rules were asked
 	RequestID string
 }
 
@@ -45,8 +46,14 @@ type Entry struct {
 func Of(a access.Actor, action access.Permission, at access.Scope, target, name string) Entry {
 	return Entry{
 		Actor: a, Action: action, Scope: at, Target: target, Name: name, Outcome: Done,
-		Decision: a.Decide(action, at).Grant, RequestID: a.RequestID, Reason: a.Reason, Ticket: a.Ticket,
-	}
+		RequestID: a.RequestID, Reason: a.Reason, Ticket: a.Ticket,
+	}.By(a.Decide(action, at))
+}
+
+// By is the entry with the decision that allowed the act, where the one over its whole scope is not it.
+func (e Entry) By(d access.Decision) Entry {
+	e.Decision, e.Snapshot = d.Grant, int64(d.Snapshot)
+	return e
 }
 
 // Because is the entry with a reason, where one is given for this very act.
@@ -90,7 +97,7 @@ type Query struct {
 	Within       access.Scope
 	Action       access.Permission
 	Target       string
-	Actor        string
+	Actor        string // its id, or that of the principal on whose behalf it acts
 	Since, Until time.Time
 	After        int64 // position; 0: newest first
 	Limit        int

@@ -26,6 +26,9 @@ area_access() { (cd tools/oracle && LOOPBACK_DECISIONS=10000000 LOOPBACK_SPAN=90
 # The audit log under attack: every mutation of it found and named, what the owner of the database does, kills.
 area_audit() { CGO_ENABLED=0 go test -count=1 -v -timeout 2h ./ledger ./server/ledger ./test/audit; }
 
+# Receivers of the audit log, and the control plane that sends to them, killed at random for ten minutes.
+area_sinks() { CGO_ENABLED=0 go test -count=1 -v -timeout 1h ./server/sink ./test/sinks; }
+
 # Every fuzz target of the module, one after the other.
 area_fuzz() {
 	local package target
@@ -38,7 +41,7 @@ area_fuzz() {
 	done
 }
 
-areas=(fault link storage fleet access audit fuzz)
+areas=(fault link storage fleet access audit sinks fuzz)
 chosen=${1:-}
 if [ -n "$chosen" ]; then
 	declare -F "area_$chosen" >/dev/null || {

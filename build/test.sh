@@ -6,7 +6,7 @@ set -eu
 
 CGO_ENABLED=1
 export CGO_ENABLED
-heavy='/test/(console|e2e|fault|fleet|lab|reproduce)(/|$)'
+heavy='/test/(audit|console|e2e|fault|fleet|lab|reproduce|sinks)(/|$)'
 LOOPBACK_TEST_REPRODUCE=1
 export LOOPBACK_TEST_REPRODUCE
 

@@ -94,6 +94,9 @@ func (a *app) whoamiCommand() *cobra.Command {
 			return err
 		}
 		fields := [][2]string{{"kind", me.Kind}, {"name", me.Name}, {"id", me.Id}, {"on behalf of", me.PrincipalId}, {"expires", stamp(me.ExpiresAt)}, {"control plane", s.URL}, {"deployment", me.Deployment}, {"version", me.ServerVersion}}
+		if in := me.SignIn; in != nil {
+			fields = append(fields, [2]string{"signed in", how(in)}, [2]string{"since", stamp(in.CreatedAt)}, [2]string{"second factor", first(ago(in.MfaAt), "not given")})
+		}
 		for _, g := range me.Grants {
 			fields = append(fields, [2]string{"may", strings.Join(g.Permissions, ",") + " in " + scope(g.Scope)})
 		}

@@ -18,7 +18,7 @@ func (a *app) auditCommand() *cobra.Command {
 func auditFilters(c *cobra.Command, q *pb.ListEntriesRequest) {
 	c.Flags().StringVar(&q.Action, "action", "", "only acts that needed this `PERMISSION`: agent_tokens.mint")
 	c.Flags().StringVar(&q.Target, "target", "", "only acts on this `ID`")
-	c.Flags().StringVar(&q.Actor, "actor", "", "only acts by this `ID`")
+	c.Flags().StringVar(&q.Actor, "actor", "", "only acts by this `ID`, or on behalf of this user or service account")
 }
 
 var auditColumns = []column[*pb.AuditEntry]{

@@ -47,6 +47,7 @@ type api struct {
 	access        loopbackv1connect.AccessServiceClient
 	sinks         loopbackv1connect.SinkServiceClient
 	replicas      loopbackv1connect.ReplicaServiceClient
+	signIns       loopbackv1connect.SignInServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -109,6 +110,7 @@ func newAPI(s account, version string) (*api, error) {
 		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
+		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),
 	}, nil
 }
 

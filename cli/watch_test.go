@@ -91,18 +91,28 @@ func TestWatchOfChangesOnlyMissesNothingWhileCut(t *testing.T) {
 	p.put(hostIn("web-1", "managed"), hostIn("web-2", "managed"))
 	w := x.start("host", "watch", "--changes-only", "-o", "json")
 	w.waits(p)
+	p.put(hostIn("web-1", "degraded"))
+	w.says("degraded") // it knows what there was before
 	p.stop()
 	p.put(hostIn("web-2", "offline"))
 	p.start(t)
 	w.says("offline")
 	w.stop()
-	var change struct {
+	type change struct {
 		Host          struct{ Name, State string }
 		PreviousState string
 	}
 	out := w.result().out
-	if err := json.Unmarshal([]byte(out), &change); err != nil || change.Host.Name != "web-2" || change.PreviousState != "managed" {
-		t.Errorf("got %q (%v), want one line: web-2 from managed", out, err)
+	var got []change
+	for lines := json.NewDecoder(strings.NewReader(out)); lines.More(); {
+		var c change
+		if err := lines.Decode(&c); err != nil {
+			t.Fatalf("got %q: %v", out, err)
+		}
+		got = append(got, c)
+	}
+	if len(got) != 2 || got[1].Host.Name != "web-2" || got[1].PreviousState != "managed" {
+		t.Errorf("got %q, want a second line: web-2 from managed", out)
 	}
 }
 

@@ -24,7 +24,11 @@ func Encode(e audit.Entry) []byte {
 		w.text("address", e.Actor.Address)
 		w.text("id", e.Actor.ID)
 		w.text("kind", string(e.Actor.Kind))
+		if !e.Actor.MFA.IsZero() {
+			w.text("mfaAt", e.Actor.MFA.UTC().Format(stamp))
+		}
 		w.text("name", e.Actor.Name)
+		w.text("principal", e.Actor.Principal)
 	})
 	w.raw("after", e.After)
 	w.text("at", e.At.UTC().Format(stamp))
@@ -41,6 +45,10 @@ func Encode(e audit.Entry) []byte {
 		w.text("project", e.Scope.Project)
 		w.text("workspace", e.Scope.Workspace)
 	})
+	if e.Snapshot != 0 {
+		w.key("snapshot")
+		w.b = strconv.AppendInt(w.b, e.Snapshot, 10)
+	}
 	w.text("target", e.Target)
 	w.text("targetName", e.Name)
 	w.text("ticket", e.Ticket)
@@ -103,10 +111,12 @@ func (w *writer) object(name string, fill func()) {
 type record struct {
 	Action string `json:"action"`
 	Actor  struct {
-		Address string `json:"address"`
-		ID      string `json:"id"`
-		Kind    string `json:"kind"`
-		Name    string `json:"name"`
+		Address   string `json:"address"`
+		ID        string `json:"id"`
+		Kind      string `json:"kind"`
+		MFAAt     string `json:"mfaAt"`
+		Name      string `json:"name"`
+		Principal string `json:"principal"`
 	} `json:"actor"`
 	After     json.RawMessage `json:"after"`
 	At        string          `json:"at"`
@@ -122,6 +132,7 @@ type record struct {
 		Project      string `json:"project"`
 		Workspace    string `json:"workspace"`
 	} `json:"scope"`
+	Snapshot   int64  `json:"snapshot"`
 	Target     string `json:"target"`
 	TargetName string `json:"targetName"`
 	Ticket     string `json:"ticket"`
@@ -137,14 +148,20 @@ func Decode(leaf []byte) (audit.Entry, error) {
 	if err != nil {
 		return audit.Entry{}, err
 	}
+	var mfa time.Time
+	if r.Actor.MFAAt != "" {
+		if mfa, err = time.Parse(stamp, r.Actor.MFAAt); err != nil {
+			return audit.Entry{}, err
+		}
+	}
 	if r.Position < 1 {
 		return audit.Entry{}, errors.New("it has no position")
 	}
 	return audit.Entry{
 		Position: r.Position, ID: r.ID, At: at, Action: access.Permission(r.Action),
-		Actor:  access.Actor{Kind: access.Kind(r.Actor.Kind), ID: r.Actor.ID, Name: r.Actor.Name, Address: r.Actor.Address, RequestID: r.RequestID},
+		Actor:  access.Actor{Kind: access.Kind(r.Actor.Kind), ID: r.Actor.ID, Name: r.Actor.Name, Address: r.Actor.Address, Principal: r.Actor.Principal, MFA: mfa, RequestID: r.RequestID},
 		Scope:  access.Scope{Organisation: r.Scope.Organisation, Project: r.Scope.Project, Workspace: r.Scope.Workspace},
 		Target: r.Target, Name: r.TargetName, Outcome: audit.Outcome(r.Outcome), Reason: r.Reason, Ticket: r.Ticket,
-		Before: r.Before, After: r.After, Decision: r.Decision, RequestID: r.RequestID,
+		Before: r.Before, After: r.After, Decision: r.Decision, Snapshot: r.Snapshot, RequestID: r.RequestID,
 	}, nil
 }

@@ -250,6 +250,9 @@ func entry(r *mrand.Rand, position int64) audit.Entry {
 	if r.IntN(4) == 0 {
 		e.Reason, e.Ticket, e.RequestID = "größer & <schneller>", "OPS-1", "req"
 	}
+	if r.IntN(4) == 0 {
+		e.Actor.Principal, e.Actor.MFA, e.Snapshot = "usr_1", time.UnixMicro(1_700_000_000_000_000).UTC(), 7
+	}
 	return e
 }
 

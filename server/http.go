@@ -38,12 +38,13 @@ func (s *Server) handler() http.Handler {
 		Projects:        rpc.Projects{Service: s.tenants},
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
 		Replicas:        rpc.Replicas{Service: s.replicas},
-		Sessions:        rpc.Sessions{Service: s.apikeys, Deployment: s.deployment.ID, Version: s.options.Version},
+		Sessions:        rpc.Sessions{Service: s.apikeys, SignIns: s.signIns, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:        rpc.Settings{Service: s.settings},
+		SignIns:         rpc.SignIns{Service: s.signIns},
 		Sinks:           rpc.Sinks{Service: s.sinks},
 		Tokens:          rpc.Tokens{Service: s.tokens},
 		Workspaces:      rpc.Workspaces{Service: s.tenants},
-	}, s.apikeys, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping})
+	}, s.credentials, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping})
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
 	mux.Handle("/session", s.anonymous(s.sessions))

@@ -117,10 +117,13 @@ func (r *running) counted(t *testing.T, name, label string) float64 {
 	return 0
 }
 
-// Strangers use the credit of an address up, with no key, wrong keys and downloads; from the same address, whoever has a
-// good key is answered all the while.
+// Strangers use the credit of an address up, with no key, wrong keys and downloads; from the same address, whoever was known
+// to have a good key is answered all the while.
 func TestAFloodOfStrangersDoesNotKeepGoodCallersOut(t *testing.T) {
 	r := serve(t, "--source-rate", "1")
+	if res, body := r.post(t, "HostService/ListHosts", r.key, `{}`); res.StatusCode != http.StatusOK {
+		t.Fatalf("got %d %s", res.StatusCode, body)
+	}
 	stop := make(chan struct{})
 	var flood sync.WaitGroup
 	var mu sync.Mutex

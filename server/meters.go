@@ -11,6 +11,7 @@ import (
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/signin"
 )
 
 // meters are the metrics of everything but the hub, which has its own. docs/guides/operate.md lists all of them,
@@ -34,6 +35,8 @@ type meters struct {
 	dataFree, dataSize, dataInodes                   prometheus.Gauge
 	certificates, releases                           *prometheus.GaugeVec
 	backup                                           prometheus.Gauge
+	signIns                                          *prometheus.CounterVec
+	signInsLive                                      prometheus.Gauge
 }
 
 func newMeters(r *prometheus.Registry) *meters {
@@ -68,7 +71,7 @@ func newMeters(r *prometheus.Registry) *meters {
 
 	m.commits = histogram("database_commit_seconds", "Time that a group commit took to be durable.",
 		[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5})
-	m.closures = histogram("database_commit_changes", "Changes in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256})
+	m.closures = histogram("database_commit_changes", "Changes in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024})
 	m.errors = counters("database_errors_total", "Changes that the database did not take, by error code.", "code")
 
 	m.databaseUp = gauge("database_up", "1 while the database answers.")
@@ -101,6 +104,12 @@ func newMeters(r *prometheus.Registry) *meters {
 	for _, code := range []string{"database_full", "database_locked", "database_read_only", "database_failing", "database_corrupt", "database_unreachable"} {
 		m.errors.WithLabelValues(code)
 	}
+	m.signIns = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loopback_sign_ins_total", Help: "Attempts to sign in, by method and outcome (ok, or why not)."}, []string{"method", "outcome"})
+	r.MustRegister(m.signIns)
+	for _, method := range signin.Methods {
+		m.signIns.WithLabelValues(string(method), "ok")
+	}
+	m.signInsLive = gauge("sign_ins", "Sign-ins that are live, in the whole deployment.")
 	m.backup = gauge("backup_timestamp_seconds", "When the last backup was finished; 0: never.")
 	return m
 }
@@ -147,6 +156,9 @@ func (m *meters) process(version, replica string) {
 
 func (m *meters) call(c rpc.Call) {
 	m.calls.WithLabelValues(c.Procedure, c.Code).Observe(c.Duration.Seconds())
+}
+func (m *meters) signIn(method signin.Method, outcome string) {
+	m.signIns.WithLabelValues(string(method), outcome).Inc()
 }
 func (m *meters) refuse(limit string) { m.refused.WithLabelValues(limit).Inc() }
 func (m *meters) cut(why string)      { m.cuts.WithLabelValues(why).Inc() }

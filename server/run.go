@@ -73,8 +73,8 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	follow("following operations", s.jobs.Follow)
 	follow("waking the worker", s.worker.Follow)
-	follow("following API keys", s.followKeys)
 	follow("following releases", s.followReleases)
+	follow("following API keys and sign-ins", s.followCredentials)
 	for _, read := range []chan struct{}{loaded, known} {
 		select {
 		case <-read: // agents are answered from memory, and so is who may do what
@@ -87,6 +87,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping releases fresh", s.releases.Run)
 	work("dropping old changes", func(ctx context.Context) error { return feed.Prune(ctx, s.db, s.options.Clock, s.log) })
 	work("keeping API keys", func(ctx context.Context) error { s.apikeys.Run(ctx); return nil })
+	work("keeping sign-ins", func(ctx context.Context) error { s.signIns.Run(ctx); return nil })
 	work("noting who reads the audit log", s.reads.Run)
 	work("signing the audit log", s.ledger.Run)
 	work("shipping the audit log", s.shipper.Run)
@@ -173,16 +174,17 @@ func ignoreDeadline(err error) error {
 	return err
 }
 
-// followKeys keeps the cache of API keys true to the feed: a key that was revoked opens nothing from then on, and what it
-// had opened is asked again.
-func (s *Server) followKeys(ctx context.Context, from *feed.Subscription) error {
+// followCredentials keeps the caches of API keys and sign-ins true to the feed: one that was ended opens nothing from then
+// on, and what it had opened is asked again.
+func (s *Server) followCredentials(ctx context.Context, from *feed.Subscription) error {
 	for {
 		changes, anew, err := from.Next(ctx)
 		if err != nil {
 			return nil
 		}
 		s.apikeys.Changed(changes, anew)
-		if anew || slices.ContainsFunc(changes, func(c feed.Change) bool { return c.Kind == feed.APIKey }) {
+		s.signIns.Changed(changes, anew)
+		if anew || slices.ContainsFunc(changes, func(c feed.Change) bool { return c.Kind == feed.APIKey || c.Kind == feed.SignIn }) {
 			s.policy.Touch()
 		}
 	}

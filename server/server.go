@@ -47,6 +47,7 @@ import (
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/settings"
+	signins "github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
@@ -97,6 +98,7 @@ type Server struct {
 	tenants   *tenant.Service
 	tokens    *token.Service
 	apikeys   *apikey.Service
+	signIns   *signins.Service
 	audit     *audit.Service
 	reads     *audit.Reads
 	ledger    *ledger.Service
@@ -110,6 +112,8 @@ type Server struct {
 	releases  *release.Service
 	install   *install.Service
 	sessions  *console.Sessions
+
+	credentials credentials
 
 	deployment nouns.Deployment
 	listener   net.Listener // set by Listen
@@ -241,9 +245,12 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.apikeys = apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](s.db), s.tenants, apikey.Options{
 		Policy: s.policy, Principals: s.people, Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
 	})
-	if s.sessions, err = console.NewSessions(s.keys.Pepper, s.apikeys, s.address, now); err != nil {
-		return err
-	}
+	s.signIns = signins.NewService(storage.Bind[signins.Reader, signins.Tx](s.db), signins.Options{
+		Policy: s.policy, Keys: s.apikeys, Users: s.people, Pepper: s.keys.Pepper, Idle: set.SignInIdle, Max: set.SignInMax, Logger: o.Logger, Now: now,
+		Watch: s.meters.signIn,
+	})
+	s.credentials = credentials{s.apikeys, s.signIns}
+	s.sessions = console.NewSessions(browsers{s.credentials}, s.address, now)
 	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
 	s.reads = audit.NewReads(storage.Bind[any, audit.Appender](s.db), now, o.Logger)
 	s.audit.Record(s.reads)

@@ -45,6 +45,9 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 	if n, err := view.AuditPosition(ctx); err == nil {
 		m.auditEntries.Set(float64(n))
 	}
+	if n, err := view.LiveSignIns(ctx, s.options.Clock()); err == nil {
+		m.signInsLive.Set(float64(n))
+	}
 	s.lookAtLedger()
 	s.lookAtSinks()
 	if unfinished, err := view.UnfinishedOperations(ctx); err == nil {

@@ -30,6 +30,7 @@ import (
 	"github.com/loopbackd/loopback/label"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
+	"github.com/loopbackd/loopback/server/recent"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -94,7 +95,7 @@ type Service struct {
 	store    Store
 	tenants  Tenants
 	options  Options
-	cache    *cache
+	cache    *recent.Cache[apikey.Key]
 	refusals *audit.Repeats[refusal]
 }
 
@@ -103,7 +104,7 @@ func NewService(store Store, tenants Tenants, o Options) *Service {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Service{store: store, tenants: tenants, options: o, cache: newCache(), refusals: audit.NewRepeats[refusal](refusalWindow, refusalKeys)}
+	return &Service{store: store, tenants: tenants, options: o, cache: recent.New[apikey.Key](cacheAge, cacheSize), refusals: audit.NewRepeats[refusal](refusalWindow, refusalKeys)}
 }
 
 // New is what a key is made from. At most one of the three places is set; none is the whole deployment.
@@ -316,7 +317,7 @@ func (s *Service) Revoke(ctx context.Context, keyID string) (apikey.Key, error) 
 		}
 		return tx.Audit(ctx, audit.Of(access.ActorFrom(ctx), apikey.Revoke, out.Scope, out.ID, out.Name).Change(describe(before), describe(out)))
 	})
-	s.cache.drop(keyID)
+	s.cache.Drop(keyID)
 	return out, err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -43,7 +42,7 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	case !k.Live(now):
 		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrExpired)
 	}
-	if s.cache.touch(keyID, now) {
+	if !access.IsAskedAgain(ctx) && s.cache.Used(keyID, now, touchEvery) {
 		if err := s.store.Observe(ctx, func(tx Tx) error { return tx.TouchKey(ctx, keyID, now) }); err != nil {
 			// A call is not refused because its time could not be noted.
 			s.options.Logger.WarnContext(ctx, "the last use of an API key could not be noted", "key", keyID, "error", err)
@@ -73,8 +72,25 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 // patience is how long a key that is newer than the rules waits for them.
 const patience = 2 * time.Second
 
+// Bound is what a sign-in that began with this key acts as: the key's actor, while the key opens anything.
+func (s *Service) Bound(ctx context.Context, keyID string) (access.Actor, error) {
+	now := s.options.Now()
+	k, err := s.lookup(ctx, keyID, now)
+	switch {
+	case fault.KindOf(err) == fault.NotFound:
+		return access.Actor{}, apikey.ErrInvalid
+	case err != nil:
+		return access.Actor{}, err
+	case !k.RevokedAt.IsZero():
+		return access.Actor{}, apikey.ErrRevoked
+	case !k.Live(now):
+		return access.Actor{}, apikey.ErrExpired
+	}
+	return k.Actor(), nil
+}
+
 func (s *Service) lookup(ctx context.Context, keyID string, now time.Time) (apikey.Key, error) {
-	k, ok, generation := s.cache.get(keyID, now)
+	k, ok, generation := s.cache.Get(keyID, now)
 	if ok {
 		return k, nil
 	}
@@ -82,19 +98,19 @@ func (s *Service) lookup(ctx context.Context, keyID string, now time.Time) (apik
 	if err != nil {
 		return apikey.Key{}, err
 	}
-	s.cache.put(k, now, generation)
+	s.cache.Put(keyID, k, now, generation)
 	return k, nil
 }
 
 // Changed drops keys that changed from the cache; reset drops all, because track of the changes was lost.
 func (s *Service) Changed(changes []feed.Change, reset bool) {
 	if reset {
-		s.cache.clear()
+		s.cache.Clear()
 		return
 	}
 	for _, c := range changes {
 		if c.Kind == feed.APIKey {
-			s.cache.drop(c.ID)
+			s.cache.Drop(c.ID)
 		}
 	}
 }
@@ -178,70 +194,3 @@ const (
 	cacheAge  = 5 * time.Second // bounds how long a revocation can go unseen where the feed is lost
 	cacheSize = 1024
 )
-
-// cache holds keys as they were read lately.
-type cache struct {
-	mu         sync.Mutex
-	held       map[string]entry
-	touched    map[string]time.Time
-	generation int64 // grows with every drop: what was read before one must not be put in after it
-}
-
-type entry struct {
-	key  apikey.Key
-	read time.Time
-}
-
-func newCache() *cache {
-	return &cache{held: map[string]entry{}, touched: map[string]time.Time{}}
-}
-
-func (c *cache) get(keyID string, now time.Time) (k apikey.Key, ok bool, generation int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.held[keyID]
-	if ok && now.Sub(e.read) < cacheAge && !now.Before(e.read) {
-		return e.key, true, c.generation
-	}
-	return apikey.Key{}, false, c.generation
-}
-
-func (c *cache) put(k apikey.Key, now time.Time, generation int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if generation != c.generation {
-		return
-	}
-	if len(c.held) >= cacheSize {
-		clear(c.held) // cheaper than an order, and rare: it refills with those in use
-	}
-	c.held[k.ID] = entry{k, now}
-}
-
-func (c *cache) drop(keyID string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.generation++
-	delete(c.held, keyID)
-}
-
-func (c *cache) clear() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.generation++
-	clear(c.held)
-}
-
-// touch tells whether a use now is worth writing down.
-func (c *cache) touch(keyID string, now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if last, ok := c.touched[keyID]; ok && now.Sub(last) < touchEvery {
-		return false
-	}
-	if len(c.touched) >= cacheSize {
-		clear(c.touched)
-	}
-	c.touched[keyID] = now
-	return true
-}

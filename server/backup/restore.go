@@ -14,6 +14,7 @@ import (
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
 )
@@ -27,6 +28,7 @@ type Restored struct {
 	Deployment tenant.Deployment // with its new epoch
 	Tokens     int               // that ended
 	APIKeys    int
+	SignIns    int
 }
 
 // Restore makes a data folder from a backup. The folder must not exist, or be empty. database is where the state lies:
@@ -114,9 +116,14 @@ func newEpoch(ctx context.Context, database string, now time.Time) (_ Restored, 
 		if done.APIKeys, err = endKeys(ctx, tx, now); err != nil {
 			return err
 		}
+		ended, err := tx.EndSignIns(ctx, "", now, signin.Restored)
+		if err != nil {
+			return err
+		}
+		done.SignIns = len(ended)
 		return tx.Audit(ctx, audit.Of(actor, RestoreAction, access.Scope{}, d.ID, "deployment").Change(
 			map[string]any{"epoch": before, "position": position},
-			map[string]any{"epoch": d.Epoch, "tokensEnded": done.Tokens, "apiKeysEnded": done.APIKeys}))
+			map[string]any{"epoch": d.Epoch, "tokensEnded": done.Tokens, "apiKeysEnded": done.APIKeys, "signInsEnded": done.SignIns}))
 	})
 	return done, err
 }

@@ -48,6 +48,9 @@ type Settings struct {
 	TokenDefaultMaxUses int
 	TokenMaxUses        int
 
+	SignInIdle time.Duration // how long a sign-in lasts without use
+	SignInMax  time.Duration // how long it lasts at most
+
 	ReconnectWindow time.Duration // how long a host may be away before it is offline
 	HeartbeatRate   int           // heartbeats a second that this replica is willing to take
 	AdmissionRate   int           // new links a second that it admits
@@ -81,6 +84,8 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.DurationVar(&s.TokenMaxTTL, "token-max-ttl", 90*24*time.Hour, "longest life of an enrolment token")
 	f.IntVar(&s.TokenDefaultMaxUses, "token-default-max-uses", 1, "uses of an enrolment token unless it is minted with another number")
 	f.IntVar(&s.TokenMaxUses, "token-max-uses", 100_000, "most uses of an enrolment token")
+	f.DurationVar(&s.SignInIdle, "sign-in-idle", 12*time.Hour, "how long people stay signed in without doing anything")
+	f.DurationVar(&s.SignInMax, "sign-in-max", 7*24*time.Hour, "how long people stay signed in whatever they do")
 	f.DurationVar(&s.ReconnectWindow, "reconnect-window", 90*time.Second, "how long a host may be away before it is offline")
 	f.IntVar(&s.HeartbeatRate, "heartbeat-rate", 2000, "heartbeats a second that this replica takes; with more hosts they come less often")
 	f.IntVar(&s.AdmissionRate, "admission-rate", 1000, "new links a second that this replica admits; the rest are told when to come back")
@@ -198,6 +203,9 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.TokenMaxTTL >= s.TokenDefaultTTL, at("token-max-ttl"), "is %s, less than token-default-ttl (%s)", s.TokenMaxTTL, s.TokenDefaultTTL)
 	c.That(s.TokenDefaultMaxUses >= 1, at("token-default-max-uses"), "is %d, less than 1", s.TokenDefaultMaxUses)
 	c.That(s.TokenMaxUses >= s.TokenDefaultMaxUses, at("token-max-uses"), "is %d, less than token-default-max-uses (%d)", s.TokenMaxUses, s.TokenDefaultMaxUses)
+	c.That(s.SignInIdle >= 5*time.Minute, at("sign-in-idle"), "is %s, less than 5m", s.SignInIdle)
+	c.That(s.SignInMax >= s.SignInIdle, at("sign-in-max"), "is %s, less than sign-in-idle (%s)", s.SignInMax, s.SignInIdle)
+	c.That(s.SignInMax <= 90*24*time.Hour, at("sign-in-max"), "is %s, more than 90 days", s.SignInMax)
 	c.That(s.ReconnectWindow >= 10*time.Second && s.ReconnectWindow <= time.Hour, at("reconnect-window"), "is %s; allowed are 10s to 1h", s.ReconnectWindow)
 	c.That(s.HeartbeatRate >= 1, at("heartbeat-rate"), "is %d, less than 1", s.HeartbeatRate)
 	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)

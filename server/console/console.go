@@ -2,8 +2,7 @@
 //
 // The console is a client like any other: it calls the same API as the command line. Two things are its own. Its files are
 // built apart and embedded (package web); where they are missing, a page names the command line's ways. And since a page
-// must not hold a credential that a script could read, the API key that somebody signed in with is sealed in a cookie that
-// only this server can open (see Sessions).
+// must not hold a credential that a script could read, a sign-in's is in a cookie (see Sessions).
 package console
 
 import (

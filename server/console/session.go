@@ -2,14 +2,8 @@ package console
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -19,151 +13,153 @@ import (
 	"github.com/loopbackd/loopback/fault"
 )
 
-// How long a browser stays signed in.
-const (
-	Idle     = 12 * time.Hour     // without a call
-	Absolute = 7 * 24 * time.Hour // since the sign-in
-	renew    = 5 * time.Minute    // how old a cookie's last use may get before it is written anew
-)
-
 // cookieName: the prefix makes browsers refuse it from anybody but this very host, over TLS.
 const cookieName = "__Host-loopback"
 
-// Authenticator tells who presents a credential.
-type Authenticator interface {
-	Authenticate(ctx context.Context, credential string, from netip.Addr) (access.Actor, error)
+// Begun is a sign-in that began.
+type Begun struct {
+	Secret    string
+	ExpiresAt time.Time
 }
 
-// Sessions turn an API key into a cookie and back.
+// SignIns begin and end, in the server's words. from is in the context's actor.
+type SignIns interface {
+	// WithKey begins one with an API key.
+	WithKey(ctx context.Context, key, agent string) (Begun, error)
+	// End ends the one whose string this is: it alone, or all of its user. Of what opens nothing there is nothing to end.
+	End(ctx context.Context, secret string, everywhere bool) error
+	// Replace ends the one that a browser held when it signed in anew.
+	Replace(ctx context.Context, secret string) error
+}
+
+// Sessions keep a browser's sign-in in a cookie.
 //
-// The cookie is the key, sealed (AES-256-GCM) with a key that only the control plane derives. Nothing is stored: every
-// replica can open it, and an API key that is revoked or expires ends the session with its next call. HttpOnly keeps it
-// from scripts, SameSite=Strict and a check of the request's origin keep other sites from using it.
+// The cookie is the string of the sign-in, which a script cannot read (HttpOnly), and which no other site can have sent
+// (SameSite=Strict, and a check of where a request comes from). Strict does not break coming back from a provider: the page
+// itself needs no cookie, and what it calls then comes from this site. Whoever signs in gets a string of their own, never
+// one that was there before, and the one before ends.
 type Sessions struct {
-	keys    Authenticator
-	seal    cipher.AEAD
+	signIns SignIns
 	address func(*http.Request) netip.Addr
-	now     func() time.Time
 	origin  *http.CrossOriginProtection
+	now     func() time.Time
 }
 
-// NewSessions makes them. secret is the deployment's pepper.
-func NewSessions(secret []byte, keys Authenticator, address func(*http.Request) netip.Addr, now func() time.Time) (*Sessions, error) {
-	key, err := hkdf.Key(sha256.New, secret, nil, "loopback console session v1", 32)
-	if err != nil {
-		return nil, fmt.Errorf("deriving the key of sessions: %w", err)
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("deriving the key of sessions: %w", err)
-	}
-	seal, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, fmt.Errorf("deriving the key of sessions: %w", err)
-	}
-	return &Sessions{keys: keys, seal: seal, address: address, now: now, origin: http.NewCrossOriginProtection()}, nil
+// NewSessions makes them.
+func NewSessions(signIns SignIns, address func(*http.Request) netip.Addr, now func() time.Time) *Sessions {
+	return &Sessions{signIns: signIns, address: address, origin: http.NewCrossOriginProtection(), now: now}
 }
 
-// session is what a cookie holds.
-type session struct {
-	Key   string `json:"k"`
-	Began int64  `json:"b"` // seconds since 1970
-	Used  int64  `json:"u"`
+// anonymous is a context in which somebody acts who has not shown yet who they are.
+func (s *Sessions) anonymous(r *http.Request) context.Context {
+	actor := access.Actor{Kind: access.Anonymous}
+	if from := s.address(r); from.IsValid() {
+		actor.Address = from.String()
+	}
+	return access.WithActor(r.Context(), actor)
 }
 
-// ServeHTTP signs in (POST with {"key": "lbk_…"}) and out (DELETE).
+// ServeHTTP signs in (POST with {"key": "lbk_…"}) and out (DELETE; with ?everywhere=true, wherever one is signed in).
 func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	if err := s.origin.Check(r); err != nil {
-		refuse(w, http.StatusForbidden, fault.New(fault.Denied, "cross_site", "this request comes from another site"))
+		refuse(w, errCrossSite)
 		return
 	}
+	ctx := s.anonymous(r)
 	switch r.Method {
 	case http.MethodPost:
 		var in struct {
 			Key string `json:"key"`
 		}
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&in); err != nil {
-			refuse(w, http.StatusBadRequest, fault.New(fault.Invalid, "body_invalid", "the body is not JSON with a key"))
+			refuse(w, fault.New(fault.Invalid, "body_invalid", "the body is not JSON with a key"))
 			return
 		}
-		in.Key = strings.TrimSpace(in.Key)
-		if _, err := s.keys.Authenticate(r.Context(), in.Key, s.address(r)); err != nil {
-			f := fault.Of(err)
-			status := http.StatusUnauthorized
-			if f.Kind == fault.Unavailable {
-				status = http.StatusServiceUnavailable
-			}
-			refuse(w, status, f)
+		begun, err := s.signIns.WithKey(ctx, strings.TrimSpace(in.Key), r.UserAgent())
+		if err != nil {
+			refuse(w, err)
 			return
 		}
-		now := s.now().Unix()
-		s.set(w, session{Key: in.Key, Began: now, Used: now})
+		s.begin(ctx, w, r, begun)
 		w.WriteHeader(http.StatusNoContent)
 	case http.MethodDelete:
-		http.SetCookie(w, cookie("", -1))
+		if c, err := r.Cookie(cookieName); err == nil {
+			if err := s.signIns.End(ctx, c.Value, r.URL.Query().Get("everywhere") == "true"); err != nil {
+				refuse(w, err) // the cookie stays: what it opens is still open
+				return
+			}
+		}
+		http.SetCookie(w, cookie(cookieName, "", -1))
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.Header().Set("Allow", "POST, DELETE")
-		refuse(w, http.StatusMethodNotAllowed, fault.New(fault.Invalid, "method_invalid", "POST signs in, DELETE signs out"))
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		writeFault(w, fault.New(fault.Invalid, "method_invalid", "POST signs in, DELETE signs out"))
 	}
 }
 
-// Wrap lets a browser that is signed in call an API that knows keys. A request that carries a credential of its own is
-// left as it is.
+// begin gives the browser a new sign-in in the place of the one that it may have.
+func (s *Sessions) begin(ctx context.Context, w http.ResponseWriter, r *http.Request, begun Begun) {
+	if c, err := r.Cookie(cookieName); err == nil {
+		// Who could not be signed out stays signed in until their time is over; the new sign-in does not wait for that.
+		_ = s.signIns.Replace(ctx, c.Value)
+	}
+	http.SetCookie(w, cookie(cookieName, begun.Secret, int(begun.ExpiresAt.Sub(s.now()).Seconds())))
+}
+
+// Wrap lets a browser that is signed in call the API. A request that carries a credential of its own is left as it is.
 func (s *Sessions) Wrap(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := r.Cookie(cookieName)
-		if err != nil || r.Header.Get("Authorization") != "" || s.origin.Check(r) != nil {
+		if err != nil || c.Value == "" || r.Header.Get("Authorization") != "" || s.origin.Check(r) != nil {
 			api.ServeHTTP(w, r)
 			return
-		}
-		in, ok := s.open(c.Value)
-		if !ok {
-			http.SetCookie(w, cookie("", -1))
-			api.ServeHTTP(w, r)
-			return
-		}
-		if now := s.now().Unix(); now-in.Used > int64(renew.Seconds()) {
-			in.Used = now
-			s.set(w, in)
 		}
 		r = r.Clone(r.Context())
-		r.Header.Set("Authorization", "Bearer "+in.Key)
+		r.Header.Set("Authorization", "Bearer "+c.Value)
 		api.ServeHTTP(w, r)
 	})
 }
 
-// open reads a cookie; not ok where it is not ours, was altered, or is over.
-func (s *Sessions) open(value string) (in session, ok bool) {
-	sealed, err := base64.RawURLEncoding.DecodeString(value)
-	if err != nil || len(sealed) < s.seal.NonceSize() {
-		return in, false
-	}
-	plain, err := s.seal.Open(nil, sealed[:s.seal.NonceSize()], sealed[s.seal.NonceSize():], []byte(cookieName))
-	if err != nil || json.Unmarshal(plain, &in) != nil {
-		return in, false
-	}
-	now := s.now()
-	return in, now.Before(time.Unix(in.Began, 0).Add(Absolute)) && now.Before(time.Unix(in.Used, 0).Add(Idle))
+func cookie(name, value string, age int) *http.Cookie {
+	return &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: age, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode}
 }
 
-func (s *Sessions) set(w http.ResponseWriter, in session) {
-	plain, _ := json.Marshal(in) // of strings and numbers
-	nonce := make([]byte, s.seal.NonceSize())
-	rand.Read(nonce)
-	sealed := s.seal.Seal(nonce, nonce, plain, []byte(cookieName))
-	left := time.Unix(in.Began, 0).Add(Absolute).Sub(s.now())
-	http.SetCookie(w, cookie(base64.RawURLEncoding.EncodeToString(sealed), int(min(left, Idle).Seconds())))
-}
-
-func cookie(value string, age int) *http.Cookie {
-	return &http.Cookie{Name: cookieName, Value: value, Path: "/", MaxAge: age, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode}
-}
+var errCrossSite = fault.New(fault.Denied, "cross_site", "this request comes from another site")
 
 // refuse answers as the API does: a stable code, a message, a hint.
-func refuse(w http.ResponseWriter, status int, f *fault.Error) {
+func refuse(w http.ResponseWriter, err error) {
+	f := fault.Of(err)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]string{"code": f.Code, "message": f.Message, "hint": f.Hint})
+	w.WriteHeader(status(f))
+	writeFault(w, f)
+}
+
+func status(f *fault.Error) int {
+	switch f.Kind {
+	case fault.Invalid:
+		return http.StatusBadRequest
+	case fault.Unauthenticated:
+		return http.StatusUnauthorized
+	case fault.Denied:
+		return http.StatusForbidden
+	case fault.NotFound:
+		return http.StatusNotFound
+	case fault.Precondition, fault.Conflict, fault.Exists:
+		return http.StatusConflict
+	case fault.Exhausted:
+		return http.StatusTooManyRequests
+	case fault.Internal:
+		return http.StatusInternalServerError
+	}
+	return http.StatusServiceUnavailable
+}
+
+func writeFault(w http.ResponseWriter, f *fault.Error) {
+	message := f.Message
+	if f.Kind == fault.Internal || errors.Is(f, context.Canceled) {
+		message = "internal error"
+	}
+	_ = json.NewEncoder(w).Encode(map[string]string{"code": f.Code, "message": message, "hint": f.Hint})
 }

@@ -31,6 +31,7 @@ const (
 	Role         Kind = "role"
 	Binding      Kind = "binding"
 	Sink         Kind = "sink"
+	SignIn       Kind = "sign_in"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

@@ -274,13 +274,14 @@ func (s *Service) put(ctx context.Context, tx Tx, h host.Host) (host.Host, error
 
 func (s *Service) entries(ctx context.Context, tx Tx, p access.Permission, before, after host.Host, reason string) error {
 	actor := access.ActorFrom(ctx)
-	e := audit.Of(actor, p, before.Scope, before.ID, before.Name).Change(describe(before), describe(after))
-	e.Reason, e.Decision = reason, actor.DecideHost(p, before.Scope, before.Labels).Grant
+	e := audit.Of(actor, p, before.Scope, before.ID, before.Name).Change(describe(before), describe(after)).
+		By(actor.DecideHost(p, before.Scope, before.Labels))
+	e.Reason = reason
 	if err := tx.Audit(ctx, e); err != nil || before.Scope == after.Scope {
 		return err
 	}
-	e.Scope, e.Decision = after.Scope, actor.DecideHost(p, after.Scope, after.Labels).Grant
-	return tx.Audit(ctx, e)
+	e.Scope = after.Scope
+	return tx.Audit(ctx, e.By(actor.DecideHost(p, after.Scope, after.Labels)))
 }
 
 // record is what the audit log shows of a host.

@@ -9,6 +9,7 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
+	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -17,9 +18,10 @@ type ended struct {
 	Bindings []string `json:"bindings,omitempty"`
 	Groups   []string `json:"groups,omitempty"`
 	APIKeys  []string `json:"apiKeys,omitempty"`
+	SignIns  []string `json:"signIns,omitempty"`
 }
 
-// Delete deletes a user or a service account, with its bindings, memberships and API keys.
+// Delete deletes a user or a service account, with its bindings, memberships, API keys and sign-ins.
 func (s *Service) Delete(ctx context.Context, kind access.SubjectKind, ref string) error {
 	p := permissions[kind].remove
 	found, err := s.find(ctx, kind, ref, p)
@@ -44,6 +46,9 @@ func (s *Service) Delete(ctx context.Context, kind access.SubjectKind, ref strin
 				return err
 			}
 			if gone.APIKeys, err = s.revoke(ctx, tx, before.ID); err != nil {
+				return err
+			}
+			if gone.SignIns, err = tx.EndSignIns(ctx, before.ID, s.now(), signin.UserGone); err != nil {
 				return err
 			}
 			if err := tx.DeletePrincipal(ctx, before); err != nil {

@@ -1,7 +1,8 @@
 // Package principal makes, lists, changes and deletes users, service accounts and groups.
 //
 // Each belongs to the deployment or to an organisation; its permissions are asked for there. A principal that is disabled
-// may do nothing from the next snapshot of the rules on, on every replica; enabled again it may do what it could. One
+// may do nothing from the next snapshot of the rules on, on every replica, and is signed out for good; enabled again it may
+// do what it could. One
 // that is deleted takes along its bindings, its memberships and its API keys, in one transaction. Nobody is put into a
 // group whose bindings give what the caller does not hold. What would leave the deployment without an owner is refused:
 // owners are counted in the transaction, and transactions take turns.
@@ -19,6 +20,7 @@ import (
 	"github.com/loopbackd/loopback/label"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
+	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -38,6 +40,7 @@ type Ends interface {
 	DeleteBinding(ctx context.Context, b policy.Binding) error
 	Keys(ctx context.Context, q apikey.Query) ([]apikey.Key, string, error)
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
+	EndSignIns(ctx context.Context, user string, at time.Time, why string) ([]string, error)
 }
 
 // Tx changes them.
@@ -300,6 +303,10 @@ func (s *Service) Update(ctx context.Context, kind access.SubjectKind, ref strin
 		case u.Disabled == nil || *u.Disabled != out.Active():
 		case *u.Disabled:
 			out.DisabledAt = s.now()
+			// Enabled again they sign in anew.
+			if _, err := tx.EndSignIns(ctx, out.ID, out.DisabledAt, signin.UserGone); err != nil {
+				return err
+			}
 		default:
 			if err := covers(ctx, tx, out.Subject(), false); err != nil {
 				return err

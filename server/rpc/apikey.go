@@ -9,6 +9,7 @@ import (
 	v1 "github.com/loopbackd/loopback/api/loopback/v1"
 	noun "github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/server/apikey"
+	"github.com/loopbackd/loopback/server/signin"
 )
 
 // ApiKeys is loopback.v1.ApiKeyService.
@@ -51,6 +52,7 @@ func (h ApiKeys) RevokeApiKey(ctx context.Context, r *connect.Request[v1.RevokeA
 // Sessions is loopback.v1.SessionService.
 type Sessions struct {
 	Service    *apikey.Service
+	SignIns    *signin.Service
 	Deployment string // its id
 	Version    string // of this program
 }
@@ -64,6 +66,11 @@ func (h Sessions) WhoAmI(ctx context.Context, _ *connect.Request[v1.WhoAmIReques
 		Grants: each(actor.Grants, func(g access.Grant) *v1.PermissionGrant {
 			return &v1.PermissionGrant{Id: g.ID, Permissions: texts(g.Permissions), Scope: scope(g.Scope)}
 		}),
+	}
+	if actor.Kind == access.SignIn {
+		in, err := h.SignIns.Current(ctx)
+		out.SignIn, out.ExpiresAt = signIn(in), timestamp(in.ExpiresAt)
+		return answer(out, err)
 	}
 	expires, err := h.Service.Expiry(ctx)
 	out.ExpiresAt = timestamp(expires)

@@ -78,9 +78,9 @@ func hashBytes(h evidence.Hash) []byte { return h[:] }
 func auditEntry(e noun.Entry) *v1.AuditEntry {
 	return &v1.AuditEntry{
 		Id: e.ID, Position: e.Position, At: timestamp(e.At), Action: string(e.Action), Scope: scope(e.Scope),
-		Actor:  &v1.AuditActor{Kind: string(e.Actor.Kind), Id: e.Actor.ID, Name: e.Actor.Name, Address: e.Actor.Address},
+		Actor:  &v1.AuditActor{Kind: string(e.Actor.Kind), Id: e.Actor.ID, Name: e.Actor.Name, Address: e.Actor.Address, Principal: e.Actor.Principal, MfaAt: timestamp(e.Actor.MFA)},
 		Target: e.Target, TargetName: e.Name, Outcome: string(e.Outcome), Reason: e.Reason, Ticket: e.Ticket,
-		Before: value(e.Before), After: value(e.After), Decision: e.Decision, RequestId: e.RequestID,
+		Before: value(e.Before), After: value(e.After), Decision: e.Decision, Snapshot: e.Snapshot, RequestId: e.RequestID,
 	}
 }
 

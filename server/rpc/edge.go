@@ -116,8 +116,8 @@ func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (
 	if err := limits.Admit(o.address, credential); err != nil {
 		return actor, err
 	}
-	// Who redeems the bootstrap code has no key yet, and may well send a dead one from an earlier life.
-	if scheme != "" && need != access.BootstrapRedeem {
+	// Who signs in or redeems the bootstrap code may well send a dead credential from an earlier life.
+	if scheme != "" && !access.Everybody(need) {
 		if !strings.EqualFold(scheme, "Bearer") {
 			limits.Charge(o.address)
 			return actor, fault.New(fault.Unauthenticated, "not_signed_in", "the authorization scheme is not Bearer").
@@ -265,8 +265,12 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 	}
 }
 
-// untilRefused is ctx until the caller may not call the method any more: whenever the rules changed they are asked again,
-// as at the start.
+// askAgain is how often callers whose call goes on are asked again though no rule changed: by then a key or a sign-in may
+// have expired.
+const askAgain = 30 * time.Second
+
+// untilRefused is ctx until the caller may not call the method any more: whenever the rules changed, and now and then, they
+// are asked again, as at the start.
 func (e *edge) untilRefused(ctx context.Context, spec connect.Spec, header http.Header) (context.Context, context.CancelFunc) {
 	actor := access.ActorFrom(ctx)
 	changed := actor.Changed()
@@ -277,9 +281,12 @@ func (e *edge) untilRefused(ctx context.Context, spec connect.Spec, header http.
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		tick := time.NewTicker(askAgain)
+		defer tick.Stop()
 		for {
 			select {
 			case <-changed:
+			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}
@@ -307,7 +314,7 @@ func (e *edge) again(ctx context.Context, spec connect.Spec, header http.Header)
 	_, credential, _ := strings.Cut(header.Get("Authorization"), " ")
 	asking, cancel := context.WithTimeout(ctx, againTimeout)
 	defer cancel()
-	actor, err := e.authenticate.Authenticate(asking, strings.TrimSpace(credential), originFrom(ctx).address)
+	actor, err := e.authenticate.Authenticate(access.AskedAgain(asking), strings.TrimSpace(credential), originFrom(ctx).address)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_release_proto,
 	v1.File_loopback_v1_replica_proto,
 	v1.File_loopback_v1_settings_proto,
+	v1.File_loopback_v1_signin_proto,
 	v1.File_loopback_v1_sink_proto,
 	v1.File_loopback_v1_tenant_proto,
 	v1.File_loopback_v1_token_proto,

@@ -36,7 +36,7 @@ func page() string {
 		b.WriteString("| `" + string(p.Name) + "` | " + p.Allows + " | " + strings.Join(methods, ", ") + " |\n")
 	}
 	b.WriteString("\nThe audit log also knows acts that no method stands for: `agent_tokens.use` (a host presented a token),\n" +
-		"`hosts.enrol` and `hosts.rotate_key` (what hosts do themselves), `api_keys.use` (a key was refused) and\n" +
+		"`hosts.enrol` and `hosts.rotate_key` (what hosts do themselves), `api_keys.use` (a key was refused),\n`sign_ins.use` (a sign-in was refused) and " +
 		"`bootstrap.issue` (a start printed a new code, or withdrew one).\n")
 	return b.String()
 }
@@ -59,14 +59,17 @@ func rolesPage() string {
 	for _, m := range rpc.Methods() {
 		b.WriteString("| `" + strings.TrimPrefix(m.Procedure, "/loopback.v1.") + "` | `" + string(m.Permission) + "` |")
 		for _, r := range roles {
-			if may := slices.Contains(rpc.Catalogue().List(rpc.Catalogue().Expand(r.Permissions)), m.Permission); may || m.Permission == access.SelfRead || m.Permission == access.BootstrapRedeem {
+			if may := slices.Contains(rpc.Catalogue().List(rpc.Catalogue().Expand(r.Permissions)), m.Permission); may || m.Permission == access.SelfRead || access.Everybody(m.Permission) {
 				b.WriteString(" yes |")
+			} else if m.Permission == access.SelfManage {
+				b.WriteString(" own |")
 			} else {
 				b.WriteString(" – |")
 			}
 		}
 		b.WriteString("\n")
 	}
+	b.WriteString("\n*own*: whoever signed in as themselves may, whatever their roles; an API key may not.\n")
 	b.WriteString("\nPermissions of tier 0 (`" + strings.Join(texts(access.TierZero()), "`, `") + "`) are in none of them: wildcards do not match\n" +
 		"them, and only bindings that end give them.\n")
 	return b.String()

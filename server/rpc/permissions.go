@@ -11,6 +11,7 @@ import (
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/sink"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
@@ -86,7 +87,11 @@ var Permissions = []Permission{
 	{sink.Update, "pause and resume sinks, send them the past again, and resend or dismiss what was refused"},
 	{sink.Delete, "remove sinks"},
 	{replica.Read, "see the replicas of the control plane; held over the whole deployment"},
+	{signin.Read, "see who is signed in, how and from where"},
+	{signin.Revoke, "end other people's sign-ins"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},
+	{access.SelfManage, "manage one's own sign-ins; who signed in as themselves holds it, API keys never do"},
+	{access.SignInBegin, "sign in; everybody holds it"},
 	{access.BootstrapRedeem, "trade the bootstrap code for the first administrator's key; everybody holds it, the code is the credential"},
 }
 
@@ -94,7 +99,7 @@ var Permissions = []Permission{
 func Grantable() []access.Permission {
 	var out []access.Permission
 	for _, p := range Permissions {
-		if p.Name != access.SelfRead && p.Name != access.BootstrapRedeem {
+		if !access.Built(p.Name) {
 			out = append(out, p.Name)
 		}
 	}

@@ -32,10 +32,12 @@ import (
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
+	visit "github.com/loopbackd/loopback/signin"
 	drain "github.com/loopbackd/loopback/sink"
 	place "github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/test/plane"
@@ -76,10 +78,13 @@ func newWorld(t *testing.T) *world {
 	engine := questions.NewEngine(questions.Options{Store: storage.Bind[questions.Reader, any](p.DB), Policy: rules, Now: now, Logger: slog.New(slog.DiscardHandler),
 		Position: func() int64 { return 0 }, Fresh: time.Now})
 	keys := apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](p.DB), p.Tenants, apikey.Options{Principals: people, Pepper: []byte("pepper"), Known: rpc.Grantable(), Now: now})
+	entries := signin.NewService(storage.Bind[signin.Reader, signin.Tx](p.DB), signin.Options{Keys: keys, Users: people, Pepper: []byte("pepper"),
+		Idle: time.Hour, Max: time.Hour, Now: now})
 	w.services = rpc.Services{
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
-		Sessions: rpc.Sessions{Service: keys, Deployment: "dep_test", Version: "0.0.0"},
+		SignIns:  rpc.SignIns{Service: entries},
+		Sessions: rpc.Sessions{Service: keys, SignIns: entries, Deployment: "dep_test", Version: "0.0.0"},
 		Audit:    rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants), Ledger: signed(t, p)},
 		Hosts:    rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
@@ -158,6 +163,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	role := written.Role{Meta: place.Meta{ID: id.New("rol", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Permissions: []access.Permission{"hosts.read"}}
 	binding := written.Binding{Meta: place.Meta{ID: id.New("bnd", w.plane.Clock.Now())}, Scope: at, Description: name, Subject: user.Subject(), RoleID: role.ID}
 	receiver := drain.Sink{Meta: place.Meta{ID: id.New("snk", w.plane.Clock.Now()), Name: name}, Organisation: at.Organisation, Kind: drain.Webhook, Target: "https://siem.example", Format: drain.JSON}
+	stay := visit.SignIn{Meta: place.Meta{ID: id.New("sgn", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, Method: visit.OIDC, Agent: name,
+		ExpiresAt: w.plane.Clock.Now().Add(time.Hour), Idle: time.Hour, LastUsedAt: w.plane.Clock.Now()}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -180,6 +187,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutSink(t.Context(), receiver); err != nil {
 			return err
 		}
+		if _, err := tx.PutSignIn(t.Context(), stay); err != nil {
+			return err
+		}
 		_, err := tx.PutOperation(t.Context(), op)
 		return err
 	}))
@@ -198,6 +208,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"binding":      {"id": binding.ID},
 		"entry":        {"id": entry.ID},
 		"sink":         {"id": receiver.ID},
+		"sign-in":      {"id": stay.ID},
 	}
 }
 

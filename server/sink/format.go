@@ -1,8 +1,10 @@
 package sink
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -159,6 +161,13 @@ func ocsf(e audit.Entry) map[string]any {
 		severity, severityName = 2, "Low"
 	}
 	user := map[string]any{"uid": e.Actor.ID, "name": e.Actor.Name, "type": string(e.Actor.Kind)}
+	if e.Actor.Principal != "" {
+		user["uid"], user["credential_uid"] = e.Actor.Principal, e.Actor.ID
+	}
+	actor := map[string]any{"user": user}
+	if e.Decision != "" {
+		actor["authorizations"] = []any{map[string]any{"decision": "allowed", "policy": map[string]any{"uid": e.Decision, "version": strconv.FormatInt(e.Snapshot, 10)}}}
+	}
 	out := map[string]any{
 		"metadata": map[string]any{
 			"version": ocsfVersion, "uid": e.ID, "sequence": e.Position, "log_name": "audit",
@@ -167,7 +176,7 @@ func ocsf(e audit.Entry) map[string]any {
 		"class_uid": class, "class_name": className, "category_uid": category, "category_name": categoryName,
 		"activity_id": activity, "activity_name": activityName, "type_uid": class*100 + activity, "type_name": className + ": " + activityName,
 		"severity_id": severity, "severity": severityName, "status_id": id, "status": name, "time": e.At.UnixMilli(),
-		"message": string(e.Action), "actor": map[string]any{"user": user},
+		"message": string(e.Action), "actor": actor,
 		"unmapped": map[string]any{"entry": json.RawMessage(ledger.Encode(e))},
 	}
 	if e.Reason != "" {
@@ -213,7 +222,7 @@ func ecs(e audit.Entry) map[string]any {
 			"id": e.ID, "kind": "event", "category": []string{category}, "type": []string{kind}, "action": string(e.Action), "outcome": outcome,
 			"sequence": e.Position, "dataset": "loopback.audit", "module": "loopback", "reason": e.Reason,
 		},
-		"message": string(e.Action), "user": map[string]any{"id": e.Actor.ID, "name": e.Actor.Name},
+		"message": string(e.Action), "user": map[string]any{"id": cmp.Or(e.Actor.Principal, e.Actor.ID), "name": e.Actor.Name},
 		"loopback": map[string]any{"entry": json.RawMessage(ledger.Encode(e))},
 	}
 	if e.Actor.Address != "" {

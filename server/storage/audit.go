@@ -13,7 +13,8 @@ var auditTable = newTable("audit_entries", func(e *audit.Entry) []column {
 		{"actor_kind", &e.Actor.Kind}, {"actor_id", &e.Actor.ID}, {"actor_name", &e.Actor.Name},
 		{"actor_address", &e.Actor.Address}, {"action", &e.Action}, {"target", &e.Target}, {"name", &e.Name},
 		{"outcome", &e.Outcome}, {"reason", &e.Reason}, {"ticket", &e.Ticket}, {"before", raw{&e.Before}},
-		{"after", raw{&e.After}}, {"decision", &e.Decision}, {"request_id", &e.RequestID}}, scopeColumns(&e.Scope)...)
+		{"after", raw{&e.After}}, {"decision", &e.Decision}, {"request_id", &e.RequestID},
+		{"principal", &e.Actor.Principal}, {"mfa_at", moment{&e.Actor.MFA}}, {"snapshot", &e.Snapshot}}, scopeColumns(&e.Scope)...)
 })
 
 // Entries of the audit log: newest first, or from a position on in order.
@@ -23,7 +24,10 @@ func (v *View) Entries(ctx context.Context, q audit.Query) ([]audit.Entry, error
 	f.within(anywhere, q.Within)
 	f.equal("action", string(q.Action))
 	f.equal("target", q.Target)
-	f.equal("actor_id", q.Actor)
+	if q.Actor != "" {
+		actor := f.arg(q.Actor)
+		f.and("(actor_id = " + actor + " OR principal = " + actor + ")")
+	}
 	if !q.Since.IsZero() {
 		f.and("at >= " + f.arg(micros(q.Since)))
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -27,7 +26,8 @@ type table[T any] struct {
 	columns string // comma-separated
 	upsert  string
 	insert  string
-	width   int // columns of a row
+	rows    [4]string // INSERT of 1, 4, 16 and 64 rows
+	width   int       // columns of a row
 }
 
 func newTable[T any](name string, bind func(*T) []column) *table[T] {
@@ -41,6 +41,20 @@ func newTable[T any](name string, bind func(*T) []column) *table[T] {
 	}
 	t := &table[T]{name: name, bind: bind, columns: strings.Join(names, ", "), width: len(columns)}
 	t.insert = fmt.Sprintf("INSERT INTO %s (%s) VALUES (%s)", name, t.columns, strings.Join(marks, ", "))
+	var text strings.Builder
+	text.WriteString(t.insert)
+	for i, rows := 1, 0; ; i++ {
+		if i == 1<<(2*rows) {
+			if t.rows[rows] = text.String(); rows == len(t.rows)-1 {
+				break
+			}
+			rows++
+		}
+		for c := range t.width {
+			fmt.Fprintf(&text, "%s$%d", []string{", (", ", "}[min(c, 1)], i*t.width+c+1)
+		}
+		text.WriteByte(')')
+	}
 	t.upsert = fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", t.insert, names[0], strings.Join(sets, ", "))
 	return t
 }
@@ -138,27 +152,18 @@ type statement struct {
 func (t *table[T]) inserts(rows []T) ([]statement, error) {
 	var out []statement
 	for len(rows) > 0 {
-		n := 1
-		for n*4 <= min(len(rows), 64) {
-			n *= 4
+		size, n := 0, 1
+		for size+1 < len(t.rows) && n*4 <= len(rows) {
+			size, n = size+1, n*4
 		}
-		s := statement{text: t.insert, args: make([]any, 0, n*t.width)}
-		var more strings.Builder
+		s := statement{text: t.rows[size], args: make([]any, 0, n*t.width)}
 		for i := range n {
 			args, err := t.values(&rows[i])
 			if err != nil {
 				return nil, err
 			}
 			s.args = append(s.args, args...)
-			if i > 0 {
-				for c := range t.width {
-					more.WriteString([]string{", ($", ", $"}[min(c, 1)])
-					more.WriteString(strconv.Itoa(i*t.width + c + 1))
-				}
-				more.WriteByte(')')
-			}
 		}
-		s.text += more.String()
 		out, rows = append(out, s), rows[n:]
 	}
 	return out, nil

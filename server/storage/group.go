@@ -231,7 +231,7 @@ func (w *writer) begin(careful bool) (*Tx, context.CancelFunc, error) {
 			cancel()
 			return nil, nil, w.db.engine.explain(err)
 		}
-		w.line = &line{engine: w.db.engine, conn: conn}
+		w.line = &line{engine: w.db.engine, conn: conn, unnamed: w.db.nature.unnamed}
 		w.line.forget()
 	}
 	w.line.ctx, w.line.broken = ctx, nil

@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,6 +20,7 @@ type line struct {
 	conn       *sql.Conn
 	ctx        context.Context // of the current batch; its end breaks the connection
 	statements map[string]*sql.Stmt
+	unnamed    bool  // see nature
 	broken     error // the current transaction cannot be trusted any more
 
 	// Where round trips are dear, statements without results are put off.
@@ -37,11 +40,38 @@ func (l *line) prepare(text string) (*sql.Stmt, error) {
 	if len(l.statements) >= maxStatements {
 		l.forget()
 	}
-	s, err := l.conn.PrepareContext(l.ctx, text)
+	marked := text
+	if l.unnamed {
+		marked = unnamed(text)
+	}
+	s, err := l.conn.PrepareContext(l.ctx, marked)
 	if err == nil {
 		l.statements[text] = s
 	}
 	return s, err
+}
+
+// unnamed is a statement with ? for its parameters, where they are $1, $2 and so on in order, each once; any other as it is.
+// To SQLite, $1 is a name like any other. Its driver asks for the name of every parameter, and SQLite finds each by walking
+// the list of all: an INSERT of 64 audit entries, with 1,280 parameters, took 60 % of all the time of a group commit there.
+func unnamed(text string) string {
+	var out strings.Builder
+	last := 0
+	for rest := text; ; {
+		before, after, found := strings.Cut(rest, "$")
+		out.WriteString(before)
+		if !found {
+			break
+		}
+		digits := len(after) - len(strings.TrimLeft(after, "0123456789"))
+		if n, err := strconv.Atoi(after[:digits]); err != nil || n != last+1 || strings.Contains(before, "'") {
+			return text // out of order, used twice, or perhaps no parameter at all
+		}
+		out.WriteByte('?')
+		last++
+		rest = after[digits:]
+	}
+	return out.String()
 }
 
 func (l *line) forget() {

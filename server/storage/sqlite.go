@@ -73,7 +73,7 @@ func (db *DB) openSQLite(ctx context.Context, path string) (dialect, error) {
 	db.reads.SetMaxOpenConns(readers)
 	db.reads.SetMaxIdleConns(readers)
 	e.reads = db.reads
-	db.engine, db.nature = e, nature{blames: true, patience: 2 * busyTimeout}
+	db.engine, db.nature = e, nature{blames: true, patience: 2 * busyTimeout, unnamed: true}
 	// The first connection makes the write-ahead log; readers cannot.
 	if err := e.first(ctx, db.writes); err != nil {
 		return dialect{}, errors.Join(fmt.Errorf("opening %s: %w", path, e.explain(err)), db.closePools())

@@ -82,6 +82,7 @@ type nature struct {
 	hopeful    bool          // round trips are dear: no savepoints until a closure turns out to need one
 	patience   time.Duration // for retrying a transaction that was certainly not committed
 	batchLimit time.Duration // after which a transaction is given up; 0: never
+	unnamed    bool          // the driver looks each parameter's name up in a list: a thousand are faster without names
 }
 
 // DB is an open database. Its methods are safe for concurrent use.

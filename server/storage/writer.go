@@ -14,7 +14,7 @@ import (
 
 // Bounds of the group commit.
 const (
-	maxBatch  = 256                  // closures in one transaction
+	maxBatch  = 1024                 // closures in one transaction
 	batchTime = 4 * time.Millisecond // after which a transaction takes no further closure
 	maxQueue  = 4096                 // closures that wait; more callers wait to wait
 )

@@ -177,6 +177,9 @@ func TestALogThatOnlyGrewIsVerifiedAndRemembered(t *testing.T) {
 		t.Fatal(len(entries), err)
 	}
 	b.must(t, "it is leaf", "audit", "verify", entries[0].Id)
+	if e := entries[0]; !strings.HasPrefix(e.Actor.Principal, "usr_") || !strings.HasPrefix(e.Actor.Id, "key_") || !strings.HasPrefix(e.Decision, "bnd_") || e.Snapshot == 0 {
+		t.Errorf("got %v, want on whose behalf, by which key, by which binding of which rules", e)
+	}
 }
 
 func TestAnExportIsVerifiedWithNothingButKeyAndCheckpoint(t *testing.T) {

@@ -4,6 +4,7 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/test/daemon"
@@ -69,7 +71,7 @@ func TestConsole(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, node, "--test", "--test-reporter=spec", "--test-concurrency=1", "e2e/*.test.mjs")
+	c := exec.CommandContext(ctx, node, "--test", "--test-reporter=spec", "--test-concurrency=1", "e2e/"+cmp.Or(os.Getenv("CONSOLE_TESTS"), "*.test.mjs"))
 	c.Dir = web
 	c.Env = append(os.Environ(), "CONSOLE_URL="+d.URL, "CONSOLE_KEY="+key.Msg.GetSecret(), "CONSOLE_READER="+reader.Msg.GetSecret(),
 		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out,
@@ -101,7 +103,7 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 		t.Cleanup(f.Stop)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		defer cancel()
-		if err := f.Wait(ctx, func(c fleet.Counts) bool { return c.Enrolled == n }); err != nil {
+		if err := f.Wait(ctx, func(c fleet.Counts) bool { return c.Links >= n }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,6 +124,19 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 		t.Fatal(err)
 	}
 	mint(&pb.MintTokenRequest{Description: "a trap in an old runbook", Honeytoken: true})
+
+	troubled := mint(&pb.MintTokenRequest{MaxUses: 2, Description: "seed: with something to decide"})
+	agent := func(i int, name string) *fleet.Agent {
+		return &fleet.Agent{Dialer: d.Dialer(wire.WebSocket, count+i), Token: troubled, Name: name, BootID: name + "-boot", Patience: 200 * time.Millisecond}
+	}
+	original := agent(1, "golden-image")
+	run(1, func(int) *fleet.Agent { return original })
+	run(1, func(int) *fleet.Agent { return original.Clone("b7f3a1c2-copied") })
+	run(1, func(int) *fleet.Agent {
+		a := agent(2, "behind-a-proxy")
+		a.Met = &pb.LinkTrouble{Code: "proxy_auth_required", Message: "the proxy proxy.example.com:3128 wants a user and password", Attempts: 12, At: timestamppb.New(time.Now().Add(-time.Hour))}
+		return a
+	})
 }
 
 // firstLoad is what may come before the first page is seen, packed.

@@ -27,6 +27,7 @@ type Client struct {
 	Settings   loopbackv1connect.SettingsServiceClient
 	Releases   loopbackv1connect.ReleaseServiceClient
 	Replicas   loopbackv1connect.ReplicaServiceClient
+	Sinks      loopbackv1connect.SinkServiceClient
 	Accounts   loopbackv1connect.ServiceAccountServiceClient
 	Bindings   loopbackv1connect.BindingServiceClient
 
@@ -67,6 +68,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Sessions: loopbackv1connect.NewSessionServiceClient(h, u), Audit: loopbackv1connect.NewAuditServiceClient(h, u),
 		APIKeys: loopbackv1connect.NewApiKeyServiceClient(h, u), Settings: loopbackv1connect.NewSettingsServiceClient(h, u),
 		Releases: loopbackv1connect.NewReleaseServiceClient(h, u), Replicas: loopbackv1connect.NewReplicaServiceClient(h, u),
+		Sinks:    loopbackv1connect.NewSinkServiceClient(h, u),
 		Accounts: loopbackv1connect.NewServiceAccountServiceClient(h, u), Bindings: loopbackv1connect.NewBindingServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}

@@ -55,6 +55,8 @@ type Agent struct {
 	Mute, Deaf bool
 	// Old agents are of a build that knows no challenge.
 	Old bool
+	// Met is what stood in the agent's way, as it says once it got through; nil: nothing did.
+	Met *pb.LinkTrouble
 	// Patience is how long to wait before trying again where nobody said how long; 0 is a second.
 	Patience time.Duration
 
@@ -223,6 +225,11 @@ func (s *Session) Serve(ctx context.Context) error {
 	}
 	if s.Welcome.WantInventory {
 		if err := s.sendInventory(ctx); err != nil {
+			return err
+		}
+	}
+	if met := s.agent.Met; met != nil {
+		if err := send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_Trouble{Trouble: met}}); err != nil {
 			return err
 		}
 	}

@@ -61,7 +61,7 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 
 type WhoAmIResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "api_key"
+	// "sign_in" or "api_key".
 	Kind      string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
@@ -71,7 +71,9 @@ type WhoAmIResponse struct {
 	Deployment    string `protobuf:"bytes,6,opt,name=deployment,proto3" json:"deployment,omitempty"`
 	ServerVersion string `protobuf:"bytes,7,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
 	// On whose behalf the caller acts: a user or a service account.
-	PrincipalId   string `protobuf:"bytes,8,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	PrincipalId string `protobuf:"bytes,8,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	// How the caller signed in, and when a second factor was last given; not given for API keys.
+	SignIn        *SignIn `protobuf:"bytes,9,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -160,6 +162,13 @@ func (x *WhoAmIResponse) GetPrincipalId() string {
 		return x.PrincipalId
 	}
 	return ""
+}
+
+func (x *WhoAmIResponse) GetSignIn() *SignIn {
+	if x != nil {
+		return x.SignIn
+	}
+	return nil
 }
 
 type PermissionGrant struct {
@@ -775,8 +784,8 @@ var File_loopback_v1_apikey_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_apikey_proto_rawDesc = "" +
 	"\n" +
-	"\x18loopback/v1/apikey.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\x0f\n" +
-	"\rWhoAmIRequest\"\xa3\x02\n" +
+	"\x18loopback/v1/apikey.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x18loopback/v1/signin.proto\"\x0f\n" +
+	"\rWhoAmIRequest\"\xd1\x02\n" +
 	"\x0eWhoAmIResponse\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -788,7 +797,8 @@ const file_loopback_v1_apikey_proto_rawDesc = "" +
 	"deployment\x18\x06 \x01(\tR\n" +
 	"deployment\x12%\n" +
 	"\x0eserver_version\x18\a \x01(\tR\rserverVersion\x12!\n" +
-	"\fprincipal_id\x18\b \x01(\tR\vprincipalId\"m\n" +
+	"\fprincipal_id\x18\b \x01(\tR\vprincipalId\x12,\n" +
+	"\asign_in\x18\t \x01(\v2\x13.loopback.v1.SignInR\x06signIn\"m\n" +
 	"\x0fPermissionGrant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vpermissions\x18\x02 \x03(\tR\vpermissions\x12(\n" +
@@ -883,43 +893,45 @@ var file_loopback_v1_apikey_proto_goTypes = []any{
 	nil,                                // 11: loopback.v1.ApiKey.LabelsEntry
 	nil,                                // 12: loopback.v1.CreateApiKeyRequest.LabelsEntry
 	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
-	(*Scope)(nil),                      // 14: loopback.v1.Scope
-	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
-	(*Page)(nil),                       // 16: loopback.v1.Page
+	(*SignIn)(nil),                     // 14: loopback.v1.SignIn
+	(*Scope)(nil),                      // 15: loopback.v1.Scope
+	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
+	(*Page)(nil),                       // 17: loopback.v1.Page
 }
 var file_loopback_v1_apikey_proto_depIdxs = []int32{
 	2,  // 0: loopback.v1.WhoAmIResponse.grants:type_name -> loopback.v1.PermissionGrant
 	13, // 1: loopback.v1.WhoAmIResponse.expires_at:type_name -> google.protobuf.Timestamp
-	14, // 2: loopback.v1.PermissionGrant.scope:type_name -> loopback.v1.Scope
-	11, // 3: loopback.v1.ApiKey.labels:type_name -> loopback.v1.ApiKey.LabelsEntry
-	13, // 4: loopback.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
-	13, // 5: loopback.v1.ApiKey.updated_at:type_name -> google.protobuf.Timestamp
-	14, // 6: loopback.v1.ApiKey.scope:type_name -> loopback.v1.Scope
-	13, // 7: loopback.v1.ApiKey.expires_at:type_name -> google.protobuf.Timestamp
-	13, // 8: loopback.v1.ApiKey.last_used_at:type_name -> google.protobuf.Timestamp
-	13, // 9: loopback.v1.ApiKey.revoked_at:type_name -> google.protobuf.Timestamp
-	15, // 10: loopback.v1.CreateApiKeyRequest.ttl:type_name -> google.protobuf.Duration
-	12, // 11: loopback.v1.CreateApiKeyRequest.labels:type_name -> loopback.v1.CreateApiKeyRequest.LabelsEntry
-	4,  // 12: loopback.v1.CreateApiKeyResponse.api_key:type_name -> loopback.v1.ApiKey
-	16, // 13: loopback.v1.ListApiKeysRequest.page:type_name -> loopback.v1.Page
-	4,  // 14: loopback.v1.ListApiKeysResponse.items:type_name -> loopback.v1.ApiKey
-	0,  // 15: loopback.v1.SessionService.WhoAmI:input_type -> loopback.v1.WhoAmIRequest
-	3,  // 16: loopback.v1.SessionService.RedeemBootstrapCode:input_type -> loopback.v1.RedeemBootstrapCodeRequest
-	5,  // 17: loopback.v1.ApiKeyService.CreateApiKey:input_type -> loopback.v1.CreateApiKeyRequest
-	7,  // 18: loopback.v1.ApiKeyService.GetApiKey:input_type -> loopback.v1.GetApiKeyRequest
-	8,  // 19: loopback.v1.ApiKeyService.ListApiKeys:input_type -> loopback.v1.ListApiKeysRequest
-	10, // 20: loopback.v1.ApiKeyService.RevokeApiKey:input_type -> loopback.v1.RevokeApiKeyRequest
-	1,  // 21: loopback.v1.SessionService.WhoAmI:output_type -> loopback.v1.WhoAmIResponse
-	6,  // 22: loopback.v1.SessionService.RedeemBootstrapCode:output_type -> loopback.v1.CreateApiKeyResponse
-	6,  // 23: loopback.v1.ApiKeyService.CreateApiKey:output_type -> loopback.v1.CreateApiKeyResponse
-	4,  // 24: loopback.v1.ApiKeyService.GetApiKey:output_type -> loopback.v1.ApiKey
-	9,  // 25: loopback.v1.ApiKeyService.ListApiKeys:output_type -> loopback.v1.ListApiKeysResponse
-	4,  // 26: loopback.v1.ApiKeyService.RevokeApiKey:output_type -> loopback.v1.ApiKey
-	21, // [21:27] is the sub-list for method output_type
-	15, // [15:21] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	14, // 2: loopback.v1.WhoAmIResponse.sign_in:type_name -> loopback.v1.SignIn
+	15, // 3: loopback.v1.PermissionGrant.scope:type_name -> loopback.v1.Scope
+	11, // 4: loopback.v1.ApiKey.labels:type_name -> loopback.v1.ApiKey.LabelsEntry
+	13, // 5: loopback.v1.ApiKey.created_at:type_name -> google.protobuf.Timestamp
+	13, // 6: loopback.v1.ApiKey.updated_at:type_name -> google.protobuf.Timestamp
+	15, // 7: loopback.v1.ApiKey.scope:type_name -> loopback.v1.Scope
+	13, // 8: loopback.v1.ApiKey.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 9: loopback.v1.ApiKey.last_used_at:type_name -> google.protobuf.Timestamp
+	13, // 10: loopback.v1.ApiKey.revoked_at:type_name -> google.protobuf.Timestamp
+	16, // 11: loopback.v1.CreateApiKeyRequest.ttl:type_name -> google.protobuf.Duration
+	12, // 12: loopback.v1.CreateApiKeyRequest.labels:type_name -> loopback.v1.CreateApiKeyRequest.LabelsEntry
+	4,  // 13: loopback.v1.CreateApiKeyResponse.api_key:type_name -> loopback.v1.ApiKey
+	17, // 14: loopback.v1.ListApiKeysRequest.page:type_name -> loopback.v1.Page
+	4,  // 15: loopback.v1.ListApiKeysResponse.items:type_name -> loopback.v1.ApiKey
+	0,  // 16: loopback.v1.SessionService.WhoAmI:input_type -> loopback.v1.WhoAmIRequest
+	3,  // 17: loopback.v1.SessionService.RedeemBootstrapCode:input_type -> loopback.v1.RedeemBootstrapCodeRequest
+	5,  // 18: loopback.v1.ApiKeyService.CreateApiKey:input_type -> loopback.v1.CreateApiKeyRequest
+	7,  // 19: loopback.v1.ApiKeyService.GetApiKey:input_type -> loopback.v1.GetApiKeyRequest
+	8,  // 20: loopback.v1.ApiKeyService.ListApiKeys:input_type -> loopback.v1.ListApiKeysRequest
+	10, // 21: loopback.v1.ApiKeyService.RevokeApiKey:input_type -> loopback.v1.RevokeApiKeyRequest
+	1,  // 22: loopback.v1.SessionService.WhoAmI:output_type -> loopback.v1.WhoAmIResponse
+	6,  // 23: loopback.v1.SessionService.RedeemBootstrapCode:output_type -> loopback.v1.CreateApiKeyResponse
+	6,  // 24: loopback.v1.ApiKeyService.CreateApiKey:output_type -> loopback.v1.CreateApiKeyResponse
+	4,  // 25: loopback.v1.ApiKeyService.GetApiKey:output_type -> loopback.v1.ApiKey
+	9,  // 26: loopback.v1.ApiKeyService.ListApiKeys:output_type -> loopback.v1.ListApiKeysResponse
+	4,  // 27: loopback.v1.ApiKeyService.RevokeApiKey:output_type -> loopback.v1.ApiKey
+	22, // [22:28] is the sub-list for method output_type
+	16, // [16:22] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_apikey_proto_init() }
@@ -928,6 +940,7 @@ func file_loopback_v1_apikey_proto_init() {
 		return
 	}
 	file_loopback_v1_common_proto_init()
+	file_loopback_v1_signin_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

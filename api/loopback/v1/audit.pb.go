@@ -41,9 +41,11 @@ type AuditEntry struct {
 	Ticket  string          `protobuf:"bytes,11,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	Before  *structpb.Value `protobuf:"bytes,12,opt,name=before,proto3" json:"before,omitempty"`
 	After   *structpb.Value `protobuf:"bytes,13,opt,name=after,proto3" json:"after,omitempty"`
-	// The grant that allowed it.
-	Decision      string `protobuf:"bytes,14,opt,name=decision,proto3" json:"decision,omitempty"`
-	RequestId     string `protobuf:"bytes,15,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The rule that allowed it: a binding's id, or that of what else did (an enrolment token).
+	Decision  string `protobuf:"bytes,14,opt,name=decision,proto3" json:"decision,omitempty"`
+	RequestId string `protobuf:"bytes,15,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The version of the rules that it was decided by; 0: no rules were asked.
+	Snapshot      int64 `protobuf:"varint,16,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,12 +185,23 @@ func (x *AuditEntry) GetRequestId() string {
 	return ""
 }
 
+func (x *AuditEntry) GetSnapshot() int64 {
+	if x != nil {
+		return x.Snapshot
+	}
+	return 0
+}
+
 type AuditActor struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Id      string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Name    string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Address string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// The user or service account on whose behalf it acted: whose key it was.
+	Principal string `protobuf:"bytes,5,opt,name=principal,proto3" json:"principal,omitempty"`
+	// When the second factor was given; not set: it was not.
+	MfaAt         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=mfa_at,json=mfaAt,proto3" json:"mfa_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +264,20 @@ func (x *AuditActor) GetAddress() string {
 	return ""
 }
 
+func (x *AuditActor) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *AuditActor) GetMfaAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MfaAt
+	}
+	return nil
+}
+
 type ListEntriesRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Workspace string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
@@ -258,7 +285,7 @@ type ListEntriesRequest struct {
 	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
 	// Only acts on this id.
 	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
-	// Only acts by this actor id.
+	// Only acts by this actor, or on behalf of this user or service account.
 	Actor string                 `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
 	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
@@ -955,7 +982,7 @@ var File_loopback_v1_audit_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x17loopback/v1/audit.proto\x12\vloopback.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xf1\x03\n" +
+	"\x17loopback/v1/audit.proto\x12\vloopback.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\x8d\x04\n" +
 	"\n" +
 	"AuditEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -975,13 +1002,16 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x05after\x18\r \x01(\v2\x16.google.protobuf.ValueR\x05after\x12\x1a\n" +
 	"\bdecision\x18\x0e \x01(\tR\bdecision\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x0f \x01(\tR\trequestId\"^\n" +
+	"request_id\x18\x0f \x01(\tR\trequestId\x12\x1a\n" +
+	"\bsnapshot\x18\x10 \x01(\x03R\bsnapshot\"\xaf\x01\n" +
 	"\n" +
 	"AuditActor\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\"\xaa\x02\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tprincipal\x18\x05 \x01(\tR\tprincipal\x121\n" +
+	"\x06mfa_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05mfaAt\"\xaa\x02\n" +
 	"\x12ListEntriesRequest\x12\x1c\n" +
 	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x16\n" +
 	"\x06action\x18\x02 \x01(\tR\x06action\x12\x16\n" +
@@ -1082,28 +1112,29 @@ var file_loopback_v1_audit_proto_depIdxs = []int32{
 	14, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
 	15, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
 	15, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
-	13, // 5: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
-	13, // 6: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
-	16, // 7: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
-	0,  // 8: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
-	13, // 9: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
-	4,  // 10: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
-	11, // 11: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
-	2,  // 12: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
-	5,  // 13: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
-	6,  // 14: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
-	8,  // 15: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
-	10, // 16: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
-	3,  // 17: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
-	4,  // 18: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
-	7,  // 19: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
-	9,  // 20: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
-	12, // 21: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 5: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
+	13, // 6: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
+	13, // 7: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
+	16, // 8: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
+	0,  // 9: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
+	13, // 10: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
+	4,  // 11: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
+	11, // 12: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
+	2,  // 13: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
+	5,  // 14: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
+	6,  // 15: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
+	8,  // 16: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
+	10, // 17: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
+	3,  // 18: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
+	4,  // 19: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
+	7,  // 20: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
+	9,  // 21: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
+	12, // 22: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_audit_proto_init() }

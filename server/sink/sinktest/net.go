@@ -3,6 +3,7 @@ package sinktest
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"net"
 	"net/http/httptest"
@@ -16,6 +17,12 @@ func Certificate() (cert tls.Certificate, ca string) {
 	s.StartTLS()
 	defer s.Close()
 	return s.TLS.Certificates[0], string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+}
+
+// PEM is a certificate and its key as files have them.
+func PEM(cert tls.Certificate) (certificate, key []byte, err error) {
+	secret, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), err
 }
 
 // Net connects in memory whoever listens and whoever dials.

@@ -24,7 +24,7 @@ var auditing = []test{
 			b.pass(time.Second)
 			at := randomScope(r, places)
 			b.write(t, func(ctx context.Context, tx *storage.Tx) error {
-				e := audit.Of(access.Actor{Kind: access.APIKey, ID: []string{"key_1", "key_2"}[r.IntN(2)]},
+				e := audit.Of(access.Actor{Kind: access.APIKey, ID: []string{"key_1", "key_2"}[r.IntN(2)], Principal: []string{"", "usr_1"}[r.IntN(2)]},
 					[]access.Permission{"a.b", "c.d"}[r.IntN(2)], at, []string{"x", "y"}[r.IntN(2)], "")
 				return tx.Audit(ctx, e)
 			})
@@ -57,7 +57,7 @@ var auditing = []test{
 				q.Target = "x"
 			}
 			if r.IntN(3) == 0 {
-				q.Actor = "key_1"
+				q.Actor = []string{"key_1", "usr_1"}[r.IntN(2)]
 			}
 			if r.IntN(3) == 0 {
 				q.Since, q.Until = epoch.Add(20*time.Second), epoch.Add(60*time.Second)
@@ -72,7 +72,7 @@ var auditing = []test{
 			var want, got []int64
 			for _, e := range all {
 				if q.Readable.Sees(e.Scope) && q.Within.Contains(e.Scope) && (q.Action == "" || q.Action == e.Action) &&
-					(q.Target == "" || q.Target == e.Target) && (q.Actor == "" || q.Actor == e.Actor.ID) &&
+					(q.Target == "" || q.Target == e.Target) && (q.Actor == "" || q.Actor == e.Actor.ID || q.Actor == e.Actor.Principal) &&
 					(q.Since.IsZero() || !e.At.Before(q.Since) && e.At.Before(q.Until)) &&
 					(q.After == 0 || e.Position > q.After) && (q.Before == 0 || e.Position < q.Before) {
 					want = append(want, e.Position)

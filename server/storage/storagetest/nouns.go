@@ -23,6 +23,7 @@ import (
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
 )
@@ -200,6 +201,47 @@ var nouns = []test{
 			t.Errorf("last used at %s, %v; wanted %s", k.LastUsedAt, err, used)
 		}
 	}},
+	{"sign-in", func(t *testing.T, b *bench) {
+		kept(t, b, func(s *signin.SignIn, id string) { s.ID = id },
+			func(ctx context.Context, tx *storage.Tx, s signin.SignIn) (signin.SignIn, error) {
+				return tx.PutSignIn(ctx, s)
+			},
+			b.DB.View().SignIn)
+		live := signin.SignIn{Meta: tenant.Meta{ID: "id_live"}, UserID: "usr_1", ExpiresAt: b.now().Add(time.Hour), Idle: time.Minute, LastUsedAt: b.now()}
+		idle, over, ended := live, live, live
+		idle.ID, over.ID, ended.ID = "id_idle", "id_over", "id_ended"
+		idle.LastUsedAt, over.ExpiresAt, ended.EndedAt = b.now().Add(-time.Minute), b.now(), b.now()
+		for _, s := range []signin.SignIn{live, idle, over, ended} {
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { _, err := tx.PutSignIn(ctx, s); return err })
+		}
+		q := signin.Query{Readable: everything, User: "usr_1", LiveAt: b.now()}
+		list := func(q signin.Query) (ids []string) {
+			t.Helper()
+			l, _, err := b.DB.View().SignIns(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range l {
+				ids = append(ids, s.ID)
+			}
+			return ids
+		}
+		q.LiveAt = live.LastUsedAt
+		if got := list(q); len(got) != 1 || got[0] != "id_live" {
+			t.Errorf("live are %v", got)
+		}
+		var gone []string
+		b.write(t, func(ctx context.Context, tx *storage.Tx) (err error) {
+			gone, err = tx.EndSignIns(ctx, "usr_1", live.LastUsedAt, signin.SignedOut)
+			return
+		})
+		if got := list(q); len(gone) != 3 || len(got) != 0 {
+			t.Errorf("%v were ended; live are %v", gone, got)
+		}
+		if n, err := b.DB.View().LiveSignIns(t.Context(), live.LastUsedAt); err != nil || n > 1 {
+			t.Errorf("%d are live, %v", n, err)
+		}
+	}},
 	{"release", func(t *testing.T, b *bench) {
 		kept(t, b, func(r *release.Release, id string) { r.ID = id },
 			func(ctx context.Context, tx *storage.Tx, r release.Release) (release.Release, error) {
@@ -269,7 +311,8 @@ var nouns = []test{
 		given := filled[audit.Entry]()
 		given.RequestID = given.Actor.RequestID
 		// What allowed the act is its Decision.
-		given.Actor = access.Actor{Kind: given.Actor.Kind, ID: given.Actor.ID, Name: given.Actor.Name, Address: given.Actor.Address, RequestID: given.Actor.RequestID}
+		given.Actor = access.Actor{Kind: given.Actor.Kind, ID: given.Actor.ID, Name: given.Actor.Name, Address: given.Actor.Address, RequestID: given.Actor.RequestID,
+			Principal: given.Actor.Principal, MFA: given.Actor.MFA}
 		for _, e := range []audit.Entry{given, {}} {
 			if err := b.DB.Write(t.Context(), func(tx *storage.Tx) error { return tx.Audit(t.Context(), e) }); err != nil {
 				t.Fatal(err)

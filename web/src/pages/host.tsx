@@ -10,6 +10,8 @@ import { useSession } from "../app/session";
 import { Ago, Button, Card, Command, Dialog, Facts, Field, Input, Labels, Page, Problem, State, Waiting } from "../ui/basics";
 import { lookOf } from "../ui/states";
 import { HostActs, type Act } from "./hostacts";
+import { Copies } from "./hostcopies";
+import { SettleDialog } from "./hostsettle";
 
 export function HostPage() {
   const { id } = useParams({ strict: false }) as { id: string };
@@ -17,6 +19,7 @@ export function HostPage() {
   const { why } = useSession();
   const [act, setAct] = useState<Act>();
   const [labelling, setLabelling] = useState(false);
+  const [settling, setSettling] = useState(false);
   const host = useQuery({ queryKey: ["hosts", "one", id], queryFn: () => api.hosts.getHost({ host: id }), retry: false });
   const h = host.data;
   if (host.error && !h) {
@@ -36,6 +39,7 @@ export function HostPage() {
       </Page>
     );
   }
+  const cloned = h.copies.some((c) => c.verdict === "undecided"); // its lock ends by a decision on the copies alone
   return (
     <Page
       title={h.name}
@@ -55,10 +59,15 @@ export function HostPage() {
               Approve
             </Button>
           )}
+          {h.sections.some((s) => s.frozen) && (
+            <Button kind="primary" why={why("hosts.settle")} onClick={() => setSettling(true)}>
+              Settle
+            </Button>
+          )}
           <Button why={why("hosts.label")} onClick={() => setLabelling(true)}>
             Labels
           </Button>
-          {h.state === "quarantined" ? (
+          {cloned ? null : h.state === "quarantined" ? (
             <Button why={why("hosts.release")} onClick={() => setAct("release")}>
               Release
             </Button>
@@ -79,6 +88,13 @@ export function HostPage() {
       }
     >
       {Object.keys(h.labels).length > 0 && <Labels of={h.labels} />}
+      <Copies
+        h={h}
+        changed={() => {
+          void queries.invalidateQueries({ queryKey: ["hosts"] });
+          void queries.invalidateQueries({ queryKey: ["audit"] });
+        }}
+      />
       <div className="grid items-start gap-4 xl:grid-cols-2">
         <Configuration h={h} />
         <Agent h={h} />
@@ -97,6 +113,17 @@ export function HostPage() {
         />
       )}
       {labelling && <LabelDialog h={h} close={() => setLabelling(false)} />}
+      {settling && (
+        <SettleDialog
+          h={h}
+          close={() => setSettling(false)}
+          done={(after) => {
+            queries.setQueryData(["hosts", "one", h.id], after);
+            void queries.invalidateQueries({ queryKey: ["audit"] });
+            setSettling(false);
+          }}
+        />
+      )}
     </Page>
   );
 }
@@ -192,7 +219,7 @@ function Machine({ h }: { h: Host }) {
             ["Host name", i.hostName],
             ["System", i.osName],
             ["Kernel", `${i.kernel} ${i.architecture}`],
-            ["Processors", i.cpus > 0 && `${i.cpus} × ${i.cpuModel}`],
+            ["Processors", i.cpus > 0 && (i.cpuModel ? `${i.cpus} × ${i.cpuModel}` : String(i.cpus))],
             ["Memory", i.memoryBytes > 0n && bytes(i.memoryBytes)],
             ["Virtualisation", i.virtualisation],
             ["Up for", h.uptime && formatDuration(Math.floor((seconds(h.uptime) ?? 0) / 60) * 60)],

@@ -18,7 +18,7 @@ export function Keys() {
   const list = usePages(["keys"], (token) => api.apiKeys.listApiKeys({ page: { size: 200, token } }));
   const stateOf = (k: ApiKey) => (k.revokedAt ? "revoked" : k.expiresAt && timestampDate(k.expiresAt).getTime() < now ? "expired" : "active");
   const columns: Column<ApiKey>[] = [
-    { key: "name", head: "Name", width: "minmax(10rem,2fr)", cell: (k) => <span className="font-medium">{k.name}{k.id === who.id && <span className="ml-2 text-[12px] font-normal text-soft">this one</span>}</span> },
+    { key: "name", head: "Name", width: "minmax(10rem,2fr)", cell: (k) => <span className="font-medium">{k.name}{k.id === (who.signIn?.apiKeyId || who.id) && <span className="ml-2 text-[12px] font-normal text-soft">this one</span>}</span> },
     { key: "state", head: "State", width: "7rem", cell: (k) => <State of={stateOf(k)} /> },
     { key: "expires", head: "Expires", width: "7rem", narrow: "hide", cell: (k) => <Ago at={k.expiresAt} /> },
     { key: "used", head: "Last used", width: "7rem", narrow: "hide", cell: (k) => <Ago at={k.lastUsedAt} /> },
@@ -48,7 +48,7 @@ export function Keys() {
       {list.error && <Problem error={list.error} retry={list.again} />}
       <Card flush>{list.pending ? <Waiting /> : <Table label="API keys" columns={columns} rows={list.rows} id={(k) => k.id} more={list.more} empty={<Empty title="No key" />} />}</Card>
       {making && <Make close={() => setMaking(false)} />}
-      {revoking && <Revoke k={revoking} own={revoking.id === who.id} close={() => setRevoking(undefined)} />}
+      {revoking && <Revoke k={revoking} own={revoking.id === (who.signIn?.apiKeyId || who.id)} close={() => setRevoking(undefined)} />}
     </Page>
   );
 }

@@ -212,23 +212,34 @@ export function Field({ label, hint, error, children }: { label: string; hint?: 
   );
 }
 
+/** With autoFocus it takes the focus whenever it appears: the attribute alone does so only in a page or a dialog that opens. */
 export function Input(props: InputHTMLAttributes<HTMLInputElement>) {
-  return <input autoComplete="off" spellCheck={false} {...props} className={cx(box, props.className)} />;
+  const ref = useRef<HTMLInputElement>(null);
+  const { autoFocus } = props;
+  useEffect(() => {
+    if (autoFocus) ref.current?.focus();
+  }, [autoFocus]);
+  return <input ref={ref} autoComplete="off" spellCheck={false} {...props} className={cx(box, props.className)} />;
 }
 
 export function Select(props: SelectHTMLAttributes<HTMLSelectElement>) {
   return <select {...props} className={cx(box, "pr-7", props.className)} />;
 }
 
-/** The browser's own dialog: it traps focus, closes on Escape and gives focus back. */
+/** The browser's own dialog: it traps focus, closes on Escape, and gives the focus back, also where it is taken out open. */
 export function Dialog({ title, open, close, children }: { title: string; open: boolean; close: () => void; children: ReactNode }) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
   useEffect(() => {
     const dialog = ref.current;
     if (!dialog) return;
-    if (open && !dialog.open) dialog.showModal();
-    if (!open && dialog.open) dialog.close();
+    if (!open || dialog.open) return;
+    const before = document.activeElement;
+    dialog.showModal();
+    return () => {
+      dialog.close();
+      if (before instanceof HTMLElement && before.isConnected) before.focus();
+    };
   }, [open]);
   return (
     <dialog ref={ref} onClose={close} aria-labelledby={id} className="w-[min(34rem,calc(100vw-2rem))] rounded-xl border border-line bg-card p-0 shadow-2xl">

@@ -27,6 +27,11 @@ const looks: Record<string, Look> = {
   failed: { tone: "text-bad", shape: "cross", means: "the host could not" },
   frozen: { tone: "text-warn", shape: "bar", means: "the host is ahead: somebody decides who wins" },
 
+  undecided: { tone: "text-warn", shape: "half", means: "nobody has said yet whether it is the host" },
+  kept: { tone: "text-good", shape: "dot", means: "goes on as the host" },
+  split: { tone: "text-busy", shape: "ring", means: "becomes a host of its own" },
+  dropped: { tone: "text-bad", shape: "cross", means: "refused for good" },
+
   running: { tone: "text-busy", shape: "busy", means: "under way" },
   succeeded: { tone: "text-good", shape: "dot", means: "done" },
   cancelled: { tone: "text-soft", shape: "bar", means: "ended by somebody" },

@@ -1,0 +1,74 @@
+package server
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/apikey"
+	"github.com/loopbackd/loopback/server/console"
+	"github.com/loopbackd/loopback/server/rpc"
+	signins "github.com/loopbackd/loopback/server/signin"
+	"github.com/loopbackd/loopback/signin"
+)
+
+// credentials tells who shows a credential of either kind.
+type credentials struct {
+	keys    *apikey.Service
+	signIns *signins.Service
+}
+
+var _ rpc.Authenticator = credentials{}
+
+func (c credentials) Authenticate(ctx context.Context, credential string, from netip.Addr) (access.Actor, error) {
+	if strings.HasPrefix(credential, signin.Prefix+"_") {
+		return c.signIns.Authenticate(ctx, credential, from)
+	}
+	return c.keys.Authenticate(ctx, credential, from)
+}
+
+// browsers gives the console what sign-ins begin and end with.
+type browsers struct{ credentials }
+
+var _ console.SignIns = browsers{}
+
+func (b browsers) WithKey(ctx context.Context, key, agent string) (console.Begun, error) {
+	actor, err := b.keys.Authenticate(ctx, key, address(ctx))
+	if err != nil {
+		b.signIns.Attempted(signin.APIKey, err) // who refused it recorded it
+		return console.Begun{}, err
+	}
+	return begun(b.signIns.Begin(ctx, signins.Start{User: actor.Principal, Method: signin.APIKey, Via: actor.ID, KeyID: actor.ID, Agent: agent}))
+}
+
+func (b browsers) End(ctx context.Context, secret string, everywhere bool) error {
+	actor, err := b.signIns.Authenticate(access.AskedAgain(ctx), secret, address(ctx))
+	if fault.KindOf(err) == fault.Unauthenticated {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	actor.Address = access.ActorFrom(ctx).Address
+	ctx = access.WithActor(ctx, actor)
+	if everywhere {
+		_, err = b.signIns.EndMine(ctx)
+		return err
+	}
+	return b.signIns.End(ctx, "")
+}
+
+func (b browsers) Replace(ctx context.Context, secret string) error {
+	return b.signIns.Replace(ctx, secret, address(ctx))
+}
+
+func begun(in signin.SignIn, secret string, err error) (console.Begun, error) {
+	return console.Begun{Secret: secret, ExpiresAt: in.ExpiresAt}, err
+}
+
+func address(ctx context.Context) netip.Addr {
+	a, _ := netip.ParseAddr(access.ActorFrom(ctx).Address)
+	return a
+}

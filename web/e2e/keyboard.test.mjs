@@ -1,0 +1,143 @@
+// The work of a day without a mouse: mint, enrol, filter, label, act on many, revoke.
+import assert from "node:assert/strict";
+import { after, afterEach, before, test } from "node:test";
+import { key, launch, picture, url } from "./browser.mjs";
+
+let b;
+before(async () => {
+  b = await launch();
+});
+after(() => b?.close());
+afterEach(async (t) => {
+  if (t.error) await picture(b.page, `failed-keyboard-${t.name.replace(/[^a-z]+/g, "-").slice(0, 40)}`);
+});
+
+/** What has the focus, as a screen reader would name it, and whether one can see that it has it. */
+function focused(page) {
+  return page.evaluate(() => {
+    const e = document.activeElement;
+    if (!e || e === document.body) return { name: "", seen: true };
+    const label = e.getAttribute("aria-label") ?? e.labels?.[0]?.innerText ?? e.innerText ?? "";
+    const style = getComputedStyle(e);
+    const seen = (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0) || e.getAttribute("role") === "combobox" || e.id === "main" || e.tagName === "DIALOG";
+    return { name: label.trim().split("\n")[0], seen, tag: e.tagName };
+  });
+}
+
+/** Presses Tab until what is wanted has the focus. Every stop on the way can be seen. */
+async function reach(page, wanted, { most = 80, back = false } = {}) {
+  const passed = [];
+  for (let i = 0; i < most; i++) {
+    await page.keyboard.press(back ? "Shift+Tab" : "Tab");
+    const at = await focused(page);
+    passed.push(at.name);
+    assert.ok(at.seen, `the focus on ${at.tag} "${at.name}" cannot be seen`);
+    if (wanted instanceof RegExp ? wanted.test(at.name) : at.name === wanted) return;
+  }
+  assert.fail(`${wanted} is not reached by Tab; passed: ${passed.join(" | ")}`);
+}
+
+async function goTo(page, name) {
+  await page.keyboard.press("Control+k");
+  await page.getByRole("combobox", { name: "Go to" }).waitFor();
+  await page.keyboard.type(name);
+  await page.getByRole("option", { name: new RegExp(name) }).first().waitFor();
+  await page.keyboard.press("Enter");
+}
+
+test("sign in", async () => {
+  const { page } = b;
+  await page.goto(url);
+  await page.getByLabel("API key or one-time code").waitFor();
+  if ((await focused(page)).name !== "API key or one-time code") await reach(page, "API key or one-time code");
+  await page.keyboard.type(key);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
+});
+
+test("the first Tab leads past the navigation", async () => {
+  const { page } = b;
+  await page.goto(`${url}/hosts`);
+  await page.getByRole("heading", { name: "Hosts" }).waitFor();
+  await page.keyboard.press("Tab");
+  assert.equal((await focused(page)).name, "Skip to the page");
+  await page.keyboard.press("Enter");
+  await reach(page, "Enrol a host", { most: 2 });
+});
+
+test("mint a token, and see where to run the installer", async () => {
+  const { page } = b;
+  await goTo(page, "Enrol a host");
+  await page.getByRole("heading", { name: "Enrol a host" }).waitFor();
+  await reach(page, "What it is for");
+  await page.keyboard.type("by keyboard");
+  await page.keyboard.press("Enter");
+  await page.getByText("Waiting for the first host").waitFor();
+  await reach(page, "Copy token");
+  await page.keyboard.press("Enter");
+  await page.getByText("Token copied").waitFor();
+  assert.match(await page.evaluate(() => navigator.clipboard.readText()), /^lbt_/);
+});
+
+test("filter, and label a host", async () => {
+  const { page } = b;
+  await goTo(page, "Hosts");
+  await page.getByRole("heading", { name: "Hosts" }).waitFor();
+  await reach(page, "query");
+  await page.keyboard.type("name=worker-2");
+  await page.getByText("1 match").waitFor();
+  await reach(page, "worker-2");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "worker-2" }).waitFor();
+  await reach(page, "Labels");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  assert.match((await focused(page)).name, /^Labels/);
+  await page.keyboard.press("End");
+  await page.keyboard.type(" keyboard=yes");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor({ state: "hidden" });
+  await page.getByText("keyboard=yes").first().waitFor();
+  assert.equal((await focused(page)).name, "Labels", "the dialog gives the focus back");
+});
+
+test("act on several hosts", async () => {
+  const { page } = b;
+  await goTo(page, "Hosts");
+  await page.getByRole("heading", { name: "Hosts" }).waitFor();
+  await reach(page, "query");
+  await page.keyboard.press("Control+a");
+  await page.keyboard.type("label.keyboard=yes");
+  await page.getByText("1 match").waitFor();
+  await reach(page, "select all that are shown");
+  await page.keyboard.press("Space");
+  await page.getByRole("toolbar").waitFor();
+  await reach(page, "Quarantine", { back: true });
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await page.keyboard.type("no hands");
+  await reach(page, "Quarantine");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByText("quarantined").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "hidden" });
+  await page.getByRole("row").filter({ hasText: "no hands" }).waitFor();
+});
+
+test("revoke the token", async () => {
+  const { page } = b;
+  await goTo(page, "Tokens");
+  await page.getByRole("row").filter({ hasText: "by keyboard" }).waitFor();
+  const name = await page.getByRole("row").filter({ hasText: "by keyboard" }).getByRole("button").innerText();
+  await reach(page, name);
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  await reach(page, "Revoke…");
+  await page.keyboard.press("Enter");
+  await page.getByLabel("Reason").waitFor();
+  assert.equal((await focused(page)).name, "Reason");
+  await page.keyboard.type("a test");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor({ state: "hidden" });
+  await page.getByRole("row").filter({ hasText: "by keyboard" }).getByText("revoked").waitFor();
+});
