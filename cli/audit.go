@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return noun("audit", "The audit log: who did what, where, when and why", a.auditList(), a.auditTail(), a.auditCheckpoint(), a.auditVerify(), a.auditExport())
+	return noun("audit", "The audit log: who did what, where, when and why", a.auditList(), a.auditTail(), a.auditCheckpoint(), a.auditVerify(), a.auditExport(), a.auditRetention())
 }
 
 func auditFilters(c *cobra.Command, q *pb.ListEntriesRequest) {
@@ -42,6 +42,9 @@ func (a *app) auditList() *cobra.Command {
 		return list(a, ctx, limit, func(ctx context.Context, p *pb.Page) ([]*pb.AuditEntry, string, error) {
 			q.Workspace, q.Page, q.Since, q.Until = s.flaggedWorkspace(a), p, since.proto(), until.proto()
 			r, err := call(ctx, s, s.audit.ListEntries, q)
+			if err == nil && r.GetNextPageToken() == "" {
+				err = a.hintPruned(ctx, s, q)
+			}
 			return r.GetItems(), r.GetNextPageToken(), err
 		}, "no entry matches", auditColumns...)
 	})}
@@ -50,6 +53,19 @@ func (a *app) auditList() *cobra.Command {
 	c.Flags().Var(&since, "since", "only since then: a time, or 2h for two hours ago")
 	c.Flags().Var(&until, "until", "only until then")
 	return c
+}
+
+// hintPruned says which bodies are gone, and why, to who came to the end of the list.
+func (a *app) hintPruned(ctx context.Context, s *api, q *pb.ListEntriesRequest) error {
+	r, err := call(ctx, s, s.audit.ListEntries, &pb.ListEntriesRequest{Action: "audit.prune", Page: &pb.Page{Size: 1}})
+	if err != nil || len(r.Items) == 0 || q.Action != "" {
+		return err
+	}
+	last := r.Items[0]
+	did := last.GetAfter().GetStructValue().GetFields()
+	a.hint("entries up to position %.0f may be gone: bodies are kept for %.0f days, the last were deleted %s; their hashes stay. loopback audit list --action audit.prune",
+		did["upToPosition"].GetNumberValue(), did["keepDays"].GetNumberValue(), ago(last.At))
+	return nil
 }
 
 // flaggedWorkspace is the workspace named on this command's line: the log is not narrowed by the context's.

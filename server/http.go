@@ -31,7 +31,7 @@ func (s *Server) handler() http.Handler {
 		ServiceAccounts: rpc.ServiceAccounts{Service: s.people},
 		Users:           rpc.Users{Service: s.people},
 		ApiKeys:         rpc.ApiKeys{Service: s.apikeys},
-		Audit:           rpc.Audit{Service: s.audit, Ledger: s.ledger},
+		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},

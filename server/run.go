@@ -90,6 +90,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping sign-ins", func(ctx context.Context) error { s.signIns.Run(ctx); return nil })
 	work("noting who reads the audit log", s.reads.Run)
 	work("signing the audit log", s.ledger.Run)
+	work("deleting what the audit log no longer keeps", s.retention.Run)
 	work("shipping the audit log", s.shipper.Run)
 	work("looking at vital signs", s.keepVitals)
 	work("keeping room for garbage", keepRoom)

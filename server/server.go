@@ -101,6 +101,7 @@ type Server struct {
 	signIns   *signins.Service
 	audit     *audit.Service
 	reads     *audit.Reads
+	retention *audit.Retention
 	ledger    *ledger.Service
 	sinks     *sink.Service
 	shipper   *sink.Shipper
@@ -254,6 +255,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
 	s.reads = audit.NewReads(storage.Bind[any, audit.Appender](s.db), now, o.Logger)
 	s.audit.Record(s.reads)
+	s.retention = audit.NewRetention(storage.Bind[audit.KeepReader, audit.KeepTx](s.db), s.tenants, now, o.Logger)
 	logKey, err := s.keys.AuditKey()
 	if err != nil {
 		return err

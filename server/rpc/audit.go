@@ -18,8 +18,9 @@ import (
 
 // Audit is loopback.v1.AuditService.
 type Audit struct {
-	Service *audit.Service
-	Ledger  *ledger.Service
+	Service   *audit.Service
+	Ledger    *ledger.Service
+	Retention *audit.Retention
 }
 
 // ListEntries is those that the caller may read.
@@ -48,6 +49,22 @@ func (h Audit) checkpoint(l evidence.Log) *v1.AuditCheckpoint {
 		Log: l.Number, Size: l.Signed, Checkpoint: l.Checkpoint, Key: h.Ledger.Key().String(), Began: l.Began,
 		Previous: l.Previous, Pruned: l.Pruned, SignedAt: timestamp(l.SignedAt),
 	}
+}
+
+// GetRetention is how long bodies are kept.
+func (h Audit) GetRetention(ctx context.Context, r *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {
+	kept, _, err := h.Retention.Get(ctx, r.Msg.GetOrganisation())
+	return answer(retention(kept), err)
+}
+
+// SetRetention changes it.
+func (h Audit) SetRetention(ctx context.Context, r *connect.Request[v1.SetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {
+	kept, err := h.Retention.Set(ctx, r.Msg.GetOrganisation(), noun.Retention{KeepDays: r.Msg.GetKeepDays(), Hold: r.Msg.GetHold(), Reason: r.Msg.GetReason()})
+	return answer(retention(kept), err)
+}
+
+func retention(r noun.Retention) *v1.AuditRetention {
+	return &v1.AuditRetention{OrganisationId: r.Organisation, KeepDays: r.KeepDays, Hold: r.Hold, Reason: r.Reason, UpdatedAt: timestamp(r.UpdatedAt)}
 }
 
 // ProveEntry is the proof that an entry is in its log.

@@ -82,6 +82,7 @@ var Permissions = []Permission{
 	{policy.BindingsDelete, "end bindings"},
 	{policy.Explain, "ask who may do what and why, and what a change would do"},
 	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
+	{audit.Retain, "set how long entries of the audit log keep their bodies, and put them on hold"},
 	{sink.Create, "send the audit log somewhere"},
 	{sink.Read, "see where the audit log is sent to, and how far each receiver is"},
 	{sink.Update, "pause and resume sinks, send them the past again, and resend or dismiss what was refused"},

@@ -68,15 +68,6 @@ func (v *View) Entry(ctx context.Context, id string) (audit.Entry, error) {
 	return e, err
 }
 
-// DeleteEntries deletes the bodies of entries after one position up to another.
-func (tx *Tx) DeleteEntries(ctx context.Context, after, upTo int64) error {
-	tx.touch()
-	if err := tx.session.exec(ctx, "DELETE FROM audit_entries WHERE position > $1 AND position <= $2", after, upTo); err != nil {
-		return fmt.Errorf("deleting old entries of the audit log: %w", err)
-	}
-	return nil
-}
-
 // hash stores a hash as its bytes.
 type hash struct{ h *ledger.Hash }
 

@@ -978,6 +978,203 @@ func (x *ListLeavesResponse) GetItems() []*AuditLeaf {
 	return nil
 }
 
+type AuditRetention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: of the deployment, for everything without a retention of its own.
+	OrganisationId string `protobuf:"bytes,1,opt,name=organisation_id,json=organisationId,proto3" json:"organisation_id,omitempty"`
+	// 0: for ever.
+	KeepDays int64 `protobuf:"varint,2,opt,name=keep_days,json=keepDays,proto3" json:"keep_days,omitempty"`
+	// Nothing is deleted, however old.
+	Hold   bool   `protobuf:"varint,3,opt,name=hold,proto3" json:"hold,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Not set: nobody decided. An organisation then has the deployment's.
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRetention) Reset() {
+	*x = AuditRetention{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRetention) ProtoMessage() {}
+
+func (x *AuditRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRetention.ProtoReflect.Descriptor instead.
+func (*AuditRetention) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AuditRetention) GetOrganisationId() string {
+	if x != nil {
+		return x.OrganisationId
+	}
+	return ""
+}
+
+func (x *AuditRetention) GetKeepDays() int64 {
+	if x != nil {
+		return x.KeepDays
+	}
+	return 0
+}
+
+func (x *AuditRetention) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+func (x *AuditRetention) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditRetention) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+type GetRetentionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; empty: of the deployment.
+	Organisation  string `protobuf:"bytes,1,opt,name=organisation,proto3" json:"organisation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRetentionRequest) Reset() {
+	*x = GetRetentionRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRetentionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRetentionRequest) ProtoMessage() {}
+
+func (x *GetRetentionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRetentionRequest.ProtoReflect.Descriptor instead.
+func (*GetRetentionRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetRetentionRequest) GetOrganisation() string {
+	if x != nil {
+		return x.Organisation
+	}
+	return ""
+}
+
+type SetRetentionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; empty: of the deployment.
+	Organisation string `protobuf:"bytes,1,opt,name=organisation,proto3" json:"organisation,omitempty"`
+	// At least 30; 0: for ever.
+	KeepDays int64 `protobuf:"varint,2,opt,name=keep_days,json=keepDays,proto3" json:"keep_days,omitempty"`
+	// Keep everything, however old, until it is set to false.
+	Hold bool `protobuf:"varint,3,opt,name=hold,proto3" json:"hold,omitempty"`
+	// Why; needed for a hold.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetRetentionRequest) Reset() {
+	*x = SetRetentionRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetRetentionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetRetentionRequest) ProtoMessage() {}
+
+func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
+func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetRetentionRequest) GetOrganisation() string {
+	if x != nil {
+		return x.Organisation
+	}
+	return ""
+}
+
+func (x *SetRetentionRequest) GetKeepDays() int64 {
+	if x != nil {
+		return x.KeepDays
+	}
+	return 0
+}
+
+func (x *SetRetentionRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+func (x *SetRetentionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_loopback_v1_audit_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_audit_proto_rawDesc = "" +
@@ -1061,7 +1258,21 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x16\n" +
 	"\x06absent\x18\x03 \x01(\bR\x06absent\"B\n" +
 	"\x12ListLeavesResponse\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.loopback.v1.AuditLeafR\x05items2\x94\x04\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.loopback.v1.AuditLeafR\x05items\"\xbd\x01\n" +
+	"\x0eAuditRetention\x12'\n" +
+	"\x0forganisation_id\x18\x01 \x01(\tR\x0eorganisationId\x12\x1b\n" +
+	"\tkeep_days\x18\x02 \x01(\x03R\bkeepDays\x12\x12\n" +
+	"\x04hold\x18\x03 \x01(\bR\x04hold\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x129\n" +
+	"\n" +
+	"updated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"9\n" +
+	"\x13GetRetentionRequest\x12\"\n" +
+	"\forganisation\x18\x01 \x01(\tR\forganisation\"\x82\x01\n" +
+	"\x13SetRetentionRequest\x12\"\n" +
+	"\forganisation\x18\x01 \x01(\tR\forganisation\x12\x1b\n" +
+	"\tkeep_days\x18\x02 \x01(\x03R\bkeepDays\x12\x12\n" +
+	"\x04hold\x18\x03 \x01(\bR\x04hold\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason2\xd7\x05\n" +
 	"\fAuditService\x12c\n" +
 	"\vListEntries\x12\x1f.loopback.v1.ListEntriesRequest\x1a .loopback.v1.ListEntriesResponse\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01\x12e\n" +
@@ -1070,6 +1281,9 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"ProveEntry\x12\x1e.loopback.v1.ProveEntryRequest\x1a\x1f.loopback.v1.ProveEntryResponse\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01\x12t\n" +
 	"\x10ProveConsistency\x12$.loopback.v1.ProveConsistencyRequest\x1a%.loopback.v1.ProveConsistencyResponse\"\x13\x8a\xb5\x18\faudit.verify\x90\x02\x01\x12`\n" +
+	"\fGetRetention\x12 .loopback.v1.GetRetentionRequest\x1a\x1b.loopback.v1.AuditRetention\"\x11\x8a\xb5\x18\n" +
+	"audit.read\x90\x02\x01\x12_\n" +
+	"\fSetRetention\x12 .loopback.v1.SetRetentionRequest\x1a\x1b.loopback.v1.AuditRetention\"\x10\x8a\xb5\x18\faudit.retain\x12`\n" +
 	"\n" +
 	"ListLeaves\x12\x1e.loopback.v1.ListLeavesRequest\x1a\x1f.loopback.v1.ListLeavesResponse\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01B:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
@@ -1086,7 +1300,7 @@ func file_loopback_v1_audit_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_audit_proto_rawDescData
 }
 
-var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_loopback_v1_audit_proto_goTypes = []any{
 	(*AuditEntry)(nil),               // 0: loopback.v1.AuditEntry
 	(*AuditActor)(nil),               // 1: loopback.v1.AuditActor
@@ -1101,40 +1315,48 @@ var file_loopback_v1_audit_proto_goTypes = []any{
 	(*ListLeavesRequest)(nil),        // 10: loopback.v1.ListLeavesRequest
 	(*AuditLeaf)(nil),                // 11: loopback.v1.AuditLeaf
 	(*ListLeavesResponse)(nil),       // 12: loopback.v1.ListLeavesResponse
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
-	(*Scope)(nil),                    // 14: loopback.v1.Scope
-	(*structpb.Value)(nil),           // 15: google.protobuf.Value
-	(*Page)(nil),                     // 16: loopback.v1.Page
+	(*AuditRetention)(nil),           // 13: loopback.v1.AuditRetention
+	(*GetRetentionRequest)(nil),      // 14: loopback.v1.GetRetentionRequest
+	(*SetRetentionRequest)(nil),      // 15: loopback.v1.SetRetentionRequest
+	(*timestamppb.Timestamp)(nil),    // 16: google.protobuf.Timestamp
+	(*Scope)(nil),                    // 17: loopback.v1.Scope
+	(*structpb.Value)(nil),           // 18: google.protobuf.Value
+	(*Page)(nil),                     // 19: loopback.v1.Page
 }
 var file_loopback_v1_audit_proto_depIdxs = []int32{
-	13, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	16, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
 	1,  // 1: loopback.v1.AuditEntry.actor:type_name -> loopback.v1.AuditActor
-	14, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
-	15, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
-	15, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
-	13, // 5: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
-	13, // 6: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
-	13, // 7: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
-	16, // 8: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
+	17, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
+	18, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
+	18, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
+	16, // 5: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
+	16, // 6: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
+	16, // 7: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
+	19, // 8: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
 	0,  // 9: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
-	13, // 10: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
+	16, // 10: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
 	4,  // 11: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
 	11, // 12: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
-	2,  // 13: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
-	5,  // 14: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
-	6,  // 15: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
-	8,  // 16: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
-	10, // 17: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
-	3,  // 18: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
-	4,  // 19: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
-	7,  // 20: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
-	9,  // 21: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
-	12, // 22: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	16, // 13: loopback.v1.AuditRetention.updated_at:type_name -> google.protobuf.Timestamp
+	2,  // 14: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
+	5,  // 15: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
+	6,  // 16: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
+	8,  // 17: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
+	14, // 18: loopback.v1.AuditService.GetRetention:input_type -> loopback.v1.GetRetentionRequest
+	15, // 19: loopback.v1.AuditService.SetRetention:input_type -> loopback.v1.SetRetentionRequest
+	10, // 20: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
+	3,  // 21: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
+	4,  // 22: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
+	7,  // 23: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
+	9,  // 24: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
+	13, // 25: loopback.v1.AuditService.GetRetention:output_type -> loopback.v1.AuditRetention
+	13, // 26: loopback.v1.AuditService.SetRetention:output_type -> loopback.v1.AuditRetention
+	12, // 27: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_audit_proto_init() }
@@ -1149,7 +1371,7 @@ func file_loopback_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_audit_proto_rawDesc), len(file_loopback_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -156,5 +157,78 @@ var auditing = []test{
 				t.Errorf("sink %s has %d dead letters, %v; want %d", k, n, err, want)
 			}
 		}
+	}},
+	{"bodies are deleted by organisation, never what says so, and sinks hold them back", func(t *testing.T, b *bench) {
+		for range 30 {
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+				for _, org := range []string{"org_1", "org_2", ""} {
+					if err := tx.Audit(ctx, audit.Entry{Action: "a.b", Scope: access.Scope{Organisation: org}}); err != nil {
+						return err
+					}
+				}
+				return tx.Audit(ctx, audit.Entry{Action: audit.Prune, Scope: access.Scope{Organisation: "org_1"}})
+			})
+		}
+		left := func() map[string]int {
+			t.Helper()
+			out := map[string]int{}
+			list, err := b.DB.View().EntriesFrom(t.Context(), 0, 1000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range list {
+				if e.Action == audit.Prune {
+					out["prune"]++
+				} else {
+					out[e.Scope.Organisation]++
+				}
+			}
+			return out
+		}
+		gone := func(p audit.Prunable, limit int, want, last int64) {
+			t.Helper()
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+				n, upTo, err := tx.DeleteBodies(ctx, p, limit)
+				if n != want || upTo != last {
+					t.Errorf("of %+v %d were deleted up to %d, want %d up to %d", p, n, upTo, want, last)
+				}
+				return err
+			})
+		}
+		gone(audit.Prunable{Organisation: "org_1", UpTo: 80}, 7, 7, 31) // of a round: org_1, org_2, none, what says so, and one of none that writing brings
+		gone(audit.Prunable{Organisation: "org_1", After: 31, UpTo: 80}, 100, 9, 76)
+		gone(audit.Prunable{Organisation: "org_1", After: 76, UpTo: 80}, 100, 0, 0)
+		gone(audit.Prunable{But: []string{"org_1", "org_3"}, UpTo: 40}, 100, 24, 40)
+		if got := left(); got["org_1"] != 14 || got["org_2"] != 22 || got[""] != 48 || got["prune"] != 30 {
+			t.Errorf("left are %v", got)
+		}
+
+		kept := []audit.Retention{{KeepDays: 400, UpdatedAt: b.now()}, {Organisation: "org_1", Hold: true, Reason: "case", UpdatedAt: b.now()}}
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			return errors.Join(tx.PutRetention(ctx, audit.Retention{Organisation: "org_1", KeepDays: 7}), tx.PutRetention(ctx, kept[1]), tx.PutRetention(ctx, kept[0]))
+		})
+		if got, err := b.DB.View().Retentions(t.Context()); err != nil || !slices.Equal(got, kept) {
+			t.Errorf("got %+v, %v; want %+v", got, err, kept)
+		}
+
+		needed := func(org string, want int64) {
+			t.Helper()
+			if got, err := b.DB.View().NeededBySinks(t.Context(), org); got != want || err != nil {
+				t.Errorf("the sinks of %q need what is after %d, %v; want %d", org, got, err, want)
+			}
+		}
+		needed("org_1", math.MaxInt64)
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			for id, at := range map[string]int64{"": 50, "org_1": 40, "org_2": 30} {
+				if _, err := tx.PutSink(ctx, sink.Sink{Meta: tenant.Meta{ID: "snk_" + id, Name: "x"}, Organisation: id, Kind: sink.File, Target: "x", Cursor: at}); err != nil {
+					return err
+				}
+			}
+			return tx.PutDeadLetter(ctx, sink.DeadLetter{ID: "dlt_1", Sink: "snk_org_1", Position: 21})
+		})
+		needed("org_1", 20)
+		needed("org_2", 30)
+		needed("org_3", 50)
+		needed("", 20)
 	}},
 }

@@ -44,6 +44,12 @@ const (
 	// AuditServiceProveConsistencyProcedure is the fully-qualified name of the AuditService's
 	// ProveConsistency RPC.
 	AuditServiceProveConsistencyProcedure = "/loopback.v1.AuditService/ProveConsistency"
+	// AuditServiceGetRetentionProcedure is the fully-qualified name of the AuditService's GetRetention
+	// RPC.
+	AuditServiceGetRetentionProcedure = "/loopback.v1.AuditService/GetRetention"
+	// AuditServiceSetRetentionProcedure is the fully-qualified name of the AuditService's SetRetention
+	// RPC.
+	AuditServiceSetRetentionProcedure = "/loopback.v1.AuditService/SetRetention"
 	// AuditServiceListLeavesProcedure is the fully-qualified name of the AuditService's ListLeaves RPC.
 	AuditServiceListLeavesProcedure = "/loopback.v1.AuditService/ListLeaves"
 )
@@ -58,6 +64,10 @@ type AuditServiceClient interface {
 	ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error)
 	// Proof that a later state of the log only added to an earlier one.
 	ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error)
+	// How long the bodies of an organisation's entries are kept.
+	GetRetention(context.Context, *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error)
+	// Sets how long, and whether they are on hold. Only bodies are deleted: the hashes stay, and the log verifies as before.
+	SetRetention(context.Context, *connect.Request[v1.SetRetentionRequest]) (*connect.Response[v1.AuditRetention], error)
 	// The leaves of the log, as they were hashed.
 	ListLeaves(context.Context, *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error)
 }
@@ -101,6 +111,19 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		getRetention: connect.NewClient[v1.GetRetentionRequest, v1.AuditRetention](
+			httpClient,
+			baseURL+AuditServiceGetRetentionProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("GetRetention")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		setRetention: connect.NewClient[v1.SetRetentionRequest, v1.AuditRetention](
+			httpClient,
+			baseURL+AuditServiceSetRetentionProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("SetRetention")),
+			connect.WithClientOptions(opts...),
+		),
 		listLeaves: connect.NewClient[v1.ListLeavesRequest, v1.ListLeavesResponse](
 			httpClient,
 			baseURL+AuditServiceListLeavesProcedure,
@@ -117,6 +140,8 @@ type auditServiceClient struct {
 	getCheckpoint    *connect.Client[v1.GetCheckpointRequest, v1.AuditCheckpoint]
 	proveEntry       *connect.Client[v1.ProveEntryRequest, v1.ProveEntryResponse]
 	proveConsistency *connect.Client[v1.ProveConsistencyRequest, v1.ProveConsistencyResponse]
+	getRetention     *connect.Client[v1.GetRetentionRequest, v1.AuditRetention]
+	setRetention     *connect.Client[v1.SetRetentionRequest, v1.AuditRetention]
 	listLeaves       *connect.Client[v1.ListLeavesRequest, v1.ListLeavesResponse]
 }
 
@@ -140,6 +165,16 @@ func (c *auditServiceClient) ProveConsistency(ctx context.Context, req *connect.
 	return c.proveConsistency.CallUnary(ctx, req)
 }
 
+// GetRetention calls loopback.v1.AuditService.GetRetention.
+func (c *auditServiceClient) GetRetention(ctx context.Context, req *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {
+	return c.getRetention.CallUnary(ctx, req)
+}
+
+// SetRetention calls loopback.v1.AuditService.SetRetention.
+func (c *auditServiceClient) SetRetention(ctx context.Context, req *connect.Request[v1.SetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {
+	return c.setRetention.CallUnary(ctx, req)
+}
+
 // ListLeaves calls loopback.v1.AuditService.ListLeaves.
 func (c *auditServiceClient) ListLeaves(ctx context.Context, req *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error) {
 	return c.listLeaves.CallUnary(ctx, req)
@@ -155,6 +190,10 @@ type AuditServiceHandler interface {
 	ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error)
 	// Proof that a later state of the log only added to an earlier one.
 	ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error)
+	// How long the bodies of an organisation's entries are kept.
+	GetRetention(context.Context, *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error)
+	// Sets how long, and whether they are on hold. Only bodies are deleted: the hashes stay, and the log verifies as before.
+	SetRetention(context.Context, *connect.Request[v1.SetRetentionRequest]) (*connect.Response[v1.AuditRetention], error)
 	// The leaves of the log, as they were hashed.
 	ListLeaves(context.Context, *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error)
 }
@@ -194,6 +233,19 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	auditServiceGetRetentionHandler := connect.NewUnaryHandler(
+		AuditServiceGetRetentionProcedure,
+		svc.GetRetention,
+		connect.WithSchema(auditServiceMethods.ByName("GetRetention")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceSetRetentionHandler := connect.NewUnaryHandler(
+		AuditServiceSetRetentionProcedure,
+		svc.SetRetention,
+		connect.WithSchema(auditServiceMethods.ByName("SetRetention")),
+		connect.WithHandlerOptions(opts...),
+	)
 	auditServiceListLeavesHandler := connect.NewUnaryHandler(
 		AuditServiceListLeavesProcedure,
 		svc.ListLeaves,
@@ -211,6 +263,10 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 			auditServiceProveEntryHandler.ServeHTTP(w, r)
 		case AuditServiceProveConsistencyProcedure:
 			auditServiceProveConsistencyHandler.ServeHTTP(w, r)
+		case AuditServiceGetRetentionProcedure:
+			auditServiceGetRetentionHandler.ServeHTTP(w, r)
+		case AuditServiceSetRetentionProcedure:
+			auditServiceSetRetentionHandler.ServeHTTP(w, r)
 		case AuditServiceListLeavesProcedure:
 			auditServiceListLeavesHandler.ServeHTTP(w, r)
 		default:
@@ -236,6 +292,14 @@ func (UnimplementedAuditServiceHandler) ProveEntry(context.Context, *connect.Req
 
 func (UnimplementedAuditServiceHandler) ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ProveConsistency is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) GetRetention(context.Context, *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.GetRetention is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) SetRetention(context.Context, *connect.Request[v1.SetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.SetRetention is not implemented"))
 }
 
 func (UnimplementedAuditServiceHandler) ListLeaves(context.Context, *connect.Request[v1.ListLeavesRequest]) (*connect.Response[v1.ListLeavesResponse], error) {

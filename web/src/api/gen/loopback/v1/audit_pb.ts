@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/audit.proto.
  */
 export const file_loopback_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEiigMKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJEhAKCHNuYXBzaG90GBAgASgDIoQBCgpBdWRpdEFjdG9yEgwKBGtpbmQYASABKAkSCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhEKCXByaW5jaXBhbBgFIAEoCRIqCgZtZmFfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIuUBChJMaXN0RW50cmllc1JlcXVlc3QSEQoJd29ya3NwYWNlGAEgASgJEg4KBmFjdGlvbhgCIAEoCRIOCgZ0YXJnZXQYAyABKAkSDQoFYWN0b3IYBCABKAkSKQoFc2luY2UYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5hZnRlcl9wb3NpdGlvbhgHIAEoAxIfCgRwYWdlGAggASgLMhEubG9vcGJhY2sudjEuUGFnZSJWChNMaXN0RW50cmllc1Jlc3BvbnNlEiYKBWl0ZW1zGAEgAygLMhcubG9vcGJhY2sudjEuQXVkaXRFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirQEKD0F1ZGl0Q2hlY2twb2ludBILCgNsb2cYASABKAMSDAoEc2l6ZRgCIAEoAxISCgpjaGVja3BvaW50GAMgASgJEgsKA2tleRgEIAEoCRINCgViZWdhbhgFIAEoAxIQCghwcmV2aW91cxgGIAEoCRIOCgZwcnVuZWQYByABKAMSLQoJc2lnbmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIjChRHZXRDaGVja3BvaW50UmVxdWVzdBILCgNsb2cYASABKAMiIgoRUHJvdmVFbnRyeVJlcXVlc3QSDQoFZW50cnkYASABKAkicwoSUHJvdmVFbnRyeVJlc3BvbnNlEjAKCmNoZWNrcG9pbnQYASABKAsyHC5sb29wYmFjay52MS5BdWRpdENoZWNrcG9pbnQSDAoEbGVhZhgCIAEoCRINCgVpbmRleBgDIAEoAxIOCgZoYXNoZXMYBCADKAwiQAoXUHJvdmVDb25zaXN0ZW5jeVJlcXVlc3QSCwoDbG9nGAEgASgDEgwKBGZyb20YAiABKAMSCgoCdG8YAyABKAMiKgoYUHJvdmVDb25zaXN0ZW5jeVJlc3BvbnNlEg4KBmhhc2hlcxgBIAMoDCI+ChFMaXN0TGVhdmVzUmVxdWVzdBILCgNsb2cYASABKAMSDQoFc3RhcnQYAiABKAMSDQoFbGltaXQYAyABKAUiNwoJQXVkaXRMZWFmEgwKBGJvZHkYASABKAkSDAoEaGFzaBgCIAEoDBIOCgZhYnNlbnQYAyABKAgiOwoSTGlzdExlYXZlc1Jlc3BvbnNlEiUKBWl0ZW1zGAEgAygLMhYubG9vcGJhY2sudjEuQXVkaXRMZWFmMpQECgxBdWRpdFNlcnZpY2USYwoLTGlzdEVudHJpZXMSHy5sb29wYmFjay52MS5MaXN0RW50cmllc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0RW50cmllc1Jlc3BvbnNlIhGQAgGKtRgKYXVkaXQucmVhZBJlCg1HZXRDaGVja3BvaW50EiEubG9vcGJhY2sudjEuR2V0Q2hlY2twb2ludFJlcXVlc3QaHC5sb29wYmFjay52MS5BdWRpdENoZWNrcG9pbnQiE5ACAYq1GAxhdWRpdC52ZXJpZnkSYAoKUHJvdmVFbnRyeRIeLmxvb3BiYWNrLnYxLlByb3ZlRW50cnlSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuUHJvdmVFbnRyeVJlc3BvbnNlIhGQAgGKtRgKYXVkaXQucmVhZBJ0ChBQcm92ZUNvbnNpc3RlbmN5EiQubG9vcGJhY2sudjEuUHJvdmVDb25zaXN0ZW5jeVJlcXVlc3QaJS5sb29wYmFjay52MS5Qcm92ZUNvbnNpc3RlbmN5UmVzcG9uc2UiE5ACAYq1GAxhdWRpdC52ZXJpZnkSYAoKTGlzdExlYXZlcxIeLmxvb3BiYWNrLnYxLkxpc3RMZWF2ZXNSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuTGlzdExlYXZlc1Jlc3BvbnNlIhGQAgGKtRgKYXVkaXQucmVhZEI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEiigMKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJEhAKCHNuYXBzaG90GBAgASgDIoQBCgpBdWRpdEFjdG9yEgwKBGtpbmQYASABKAkSCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhEKCXByaW5jaXBhbBgFIAEoCRIqCgZtZmFfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIuUBChJMaXN0RW50cmllc1JlcXVlc3QSEQoJd29ya3NwYWNlGAEgASgJEg4KBmFjdGlvbhgCIAEoCRIOCgZ0YXJnZXQYAyABKAkSDQoFYWN0b3IYBCABKAkSKQoFc2luY2UYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5hZnRlcl9wb3NpdGlvbhgHIAEoAxIfCgRwYWdlGAggASgLMhEubG9vcGJhY2sudjEuUGFnZSJWChNMaXN0RW50cmllc1Jlc3BvbnNlEiYKBWl0ZW1zGAEgAygLMhcubG9vcGJhY2sudjEuQXVkaXRFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirQEKD0F1ZGl0Q2hlY2twb2ludBILCgNsb2cYASABKAMSDAoEc2l6ZRgCIAEoAxISCgpjaGVja3BvaW50GAMgASgJEgsKA2tleRgEIAEoCRINCgViZWdhbhgFIAEoAxIQCghwcmV2aW91cxgGIAEoCRIOCgZwcnVuZWQYByABKAMSLQoJc2lnbmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIjChRHZXRDaGVja3BvaW50UmVxdWVzdBILCgNsb2cYASABKAMiIgoRUHJvdmVFbnRyeVJlcXVlc3QSDQoFZW50cnkYASABKAkicwoSUHJvdmVFbnRyeVJlc3BvbnNlEjAKCmNoZWNrcG9pbnQYASABKAsyHC5sb29wYmFjay52MS5BdWRpdENoZWNrcG9pbnQSDAoEbGVhZhgCIAEoCRINCgVpbmRleBgDIAEoAxIOCgZoYXNoZXMYBCADKAwiQAoXUHJvdmVDb25zaXN0ZW5jeVJlcXVlc3QSCwoDbG9nGAEgASgDEgwKBGZyb20YAiABKAMSCgoCdG8YAyABKAMiKgoYUHJvdmVDb25zaXN0ZW5jeVJlc3BvbnNlEg4KBmhhc2hlcxgBIAMoDCI+ChFMaXN0TGVhdmVzUmVxdWVzdBILCgNsb2cYASABKAMSDQoFc3RhcnQYAiABKAMSDQoFbGltaXQYAyABKAUiNwoJQXVkaXRMZWFmEgwKBGJvZHkYASABKAkSDAoEaGFzaBgCIAEoDBIOCgZhYnNlbnQYAyABKAgiOwoSTGlzdExlYXZlc1Jlc3BvbnNlEiUKBWl0ZW1zGAEgAygLMhYubG9vcGJhY2sudjEuQXVkaXRMZWFmIooBCg5BdWRpdFJldGVudGlvbhIXCg9vcmdhbmlzYXRpb25faWQYASABKAkSEQoJa2VlcF9kYXlzGAIgASgDEgwKBGhvbGQYAyABKAgSDgoGcmVhc29uGAQgASgJEi4KCnVwZGF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIisKE0dldFJldGVudGlvblJlcXVlc3QSFAoMb3JnYW5pc2F0aW9uGAEgASgJIlwKE1NldFJldGVudGlvblJlcXVlc3QSFAoMb3JnYW5pc2F0aW9uGAEgASgJEhEKCWtlZXBfZGF5cxgCIAEoAxIMCgRob2xkGAMgASgIEg4KBnJlYXNvbhgEIAEoCTLXBQoMQXVkaXRTZXJ2aWNlEmMKC0xpc3RFbnRyaWVzEh8ubG9vcGJhY2sudjEuTGlzdEVudHJpZXNSZXF1ZXN0GiAubG9vcGJhY2sudjEuTGlzdEVudHJpZXNSZXNwb25zZSIRkAIBirUYCmF1ZGl0LnJlYWQSZQoNR2V0Q2hlY2twb2ludBIhLmxvb3BiYWNrLnYxLkdldENoZWNrcG9pbnRSZXF1ZXN0GhwubG9vcGJhY2sudjEuQXVkaXRDaGVja3BvaW50IhOQAgGKtRgMYXVkaXQudmVyaWZ5EmAKClByb3ZlRW50cnkSHi5sb29wYmFjay52MS5Qcm92ZUVudHJ5UmVxdWVzdBofLmxvb3BiYWNrLnYxLlByb3ZlRW50cnlSZXNwb25zZSIRkAIBirUYCmF1ZGl0LnJlYWQSdAoQUHJvdmVDb25zaXN0ZW5jeRIkLmxvb3BiYWNrLnYxLlByb3ZlQ29uc2lzdGVuY3lSZXF1ZXN0GiUubG9vcGJhY2sudjEuUHJvdmVDb25zaXN0ZW5jeVJlc3BvbnNlIhOQAgGKtRgMYXVkaXQudmVyaWZ5EmAKDEdldFJldGVudGlvbhIgLmxvb3BiYWNrLnYxLkdldFJldGVudGlvblJlcXVlc3QaGy5sb29wYmFjay52MS5BdWRpdFJldGVudGlvbiIRkAIBirUYCmF1ZGl0LnJlYWQSXwoMU2V0UmV0ZW50aW9uEiAubG9vcGJhY2sudjEuU2V0UmV0ZW50aW9uUmVxdWVzdBobLmxvb3BiYWNrLnYxLkF1ZGl0UmV0ZW50aW9uIhCKtRgMYXVkaXQucmV0YWluEmAKCkxpc3RMZWF2ZXMSHi5sb29wYmFjay52MS5MaXN0TGVhdmVzUmVxdWVzdBofLmxvb3BiYWNrLnYxLkxpc3RMZWF2ZXNSZXNwb25zZSIRkAIBirUYCmF1ZGl0LnJlYWRCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.AuditEntry
@@ -520,6 +520,110 @@ export const ListLeavesResponseSchema: GenMessage<ListLeavesResponse> = /*@__PUR
   messageDesc(file_loopback_v1_audit, 12);
 
 /**
+ * @generated from message loopback.v1.AuditRetention
+ */
+export type AuditRetention = Message<"loopback.v1.AuditRetention"> & {
+  /**
+   * Empty: of the deployment, for everything without a retention of its own.
+   *
+   * @generated from field: string organisation_id = 1;
+   */
+  organisationId: string;
+
+  /**
+   * 0: for ever.
+   *
+   * @generated from field: int64 keep_days = 2;
+   */
+  keepDays: bigint;
+
+  /**
+   * Nothing is deleted, however old.
+   *
+   * @generated from field: bool hold = 3;
+   */
+  hold: boolean;
+
+  /**
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * Not set: nobody decided. An organisation then has the deployment's.
+   *
+   * @generated from field: google.protobuf.Timestamp updated_at = 5;
+   */
+  updatedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.AuditRetention.
+ * Use `create(AuditRetentionSchema)` to create a new message.
+ */
+export const AuditRetentionSchema: GenMessage<AuditRetention> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 13);
+
+/**
+ * @generated from message loopback.v1.GetRetentionRequest
+ */
+export type GetRetentionRequest = Message<"loopback.v1.GetRetentionRequest"> & {
+  /**
+   * Name or id; empty: of the deployment.
+   *
+   * @generated from field: string organisation = 1;
+   */
+  organisation: string;
+};
+
+/**
+ * Describes the message loopback.v1.GetRetentionRequest.
+ * Use `create(GetRetentionRequestSchema)` to create a new message.
+ */
+export const GetRetentionRequestSchema: GenMessage<GetRetentionRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 14);
+
+/**
+ * @generated from message loopback.v1.SetRetentionRequest
+ */
+export type SetRetentionRequest = Message<"loopback.v1.SetRetentionRequest"> & {
+  /**
+   * Name or id; empty: of the deployment.
+   *
+   * @generated from field: string organisation = 1;
+   */
+  organisation: string;
+
+  /**
+   * At least 30; 0: for ever.
+   *
+   * @generated from field: int64 keep_days = 2;
+   */
+  keepDays: bigint;
+
+  /**
+   * Keep everything, however old, until it is set to false.
+   *
+   * @generated from field: bool hold = 3;
+   */
+  hold: boolean;
+
+  /**
+   * Why; needed for a hold.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.SetRetentionRequest.
+ * Use `create(SetRetentionRequestSchema)` to create a new message.
+ */
+export const SetRetentionRequestSchema: GenMessage<SetRetentionRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 15);
+
+/**
  * The audit log.
  *
  * @generated from service loopback.v1.AuditService
@@ -564,6 +668,26 @@ export const AuditService: GenService<{
     methodKind: "unary";
     input: typeof ProveConsistencyRequestSchema;
     output: typeof ProveConsistencyResponseSchema;
+  },
+  /**
+   * How long the bodies of an organisation's entries are kept.
+   *
+   * @generated from rpc loopback.v1.AuditService.GetRetention
+   */
+  getRetention: {
+    methodKind: "unary";
+    input: typeof GetRetentionRequestSchema;
+    output: typeof AuditRetentionSchema;
+  },
+  /**
+   * Sets how long, and whether they are on hold. Only bodies are deleted: the hashes stay, and the log verifies as before.
+   *
+   * @generated from rpc loopback.v1.AuditService.SetRetention
+   */
+  setRetention: {
+    methodKind: "unary";
+    input: typeof SetRetentionRequestSchema;
+    output: typeof AuditRetentionSchema;
   },
   /**
    * The leaves of the log, as they were hashed.
