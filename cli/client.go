@@ -45,6 +45,8 @@ type api struct {
 	roles         loopbackv1connect.RoleServiceClient
 	bindings      loopbackv1connect.BindingServiceClient
 	access        loopbackv1connect.AccessServiceClient
+	grants        loopbackv1connect.GrantServiceClient
+	grantPolicies loopbackv1connect.GrantPolicyServiceClient
 	sinks         loopbackv1connect.SinkServiceClient
 	replicas      loopbackv1connect.ReplicaServiceClient
 	signIns       loopbackv1connect.SignInServiceClient
@@ -108,6 +110,8 @@ func newAPI(s account, version string) (*api, error) {
 		roles:         loopbackv1connect.NewRoleServiceClient(c, u, o),
 		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
 		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
+		grants:        loopbackv1connect.NewGrantServiceClient(c, u, o),
+		grantPolicies: loopbackv1connect.NewGrantPolicyServiceClient(c, u, o),
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
 		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),

@@ -20,7 +20,7 @@ func standing(disabled string) string {
 func (a *app) userCommand() *cobra.Command {
 	type T = *pb.User
 	show := func(u T) error {
-		return a.print(u, [2]string{"id", u.Id}, [2]string{"name", u.Name}, [2]string{"email", u.Email}, [2]string{"description", u.Description},
+		return a.print(u, [2]string{"id", u.Id}, [2]string{"name", u.Name}, [2]string{"email", u.Email}, [2]string{"identity", u.Identity}, [2]string{"description", u.Description},
 			[2]string{"belongs to", owner(u.Scope)}, [2]string{"state", standing(stamp(u.DisabledAt))}, [2]string{"created", stamp(u.CreatedAt)})
 	}
 	q := &pb.CreateUserRequest{}
@@ -35,6 +35,7 @@ func (a *app) userCommand() *cobra.Command {
 			return show(u)
 		})}
 	create.Flags().StringVar(&q.Email, "email", "", "e-mail `ADDRESS`")
+	create.Flags().StringVar(&q.Identity, "identity", "", "the person behind, as the `PROVIDER` of identities names them; the same for all their accounts")
 	create.Flags().StringVar(&q.Description, "description", "", "who this is")
 	create.Flags().StringVar(&q.Organisation, "org", "", "`ORGANISATION` that the user belongs to (default: the deployment)")
 	var under string

@@ -36,6 +36,7 @@ type Principal struct {
 	Scope       access.Scope // the deployment or an organisation
 	Kind        access.SubjectKind
 	Email       string // of a user; empty where it is not known
+	Identity    string // of a user: the person as a provider of identities knows them, the same for all accounts of theirs; empty where it is not known
 	Description string
 	DisabledAt  time.Time
 }
@@ -84,6 +85,9 @@ type Group struct {
 
 // Subject of rules.
 func (g Group) Subject() access.Subject { return access.Subject{Kind: access.Group, ID: g.ID} }
+
+// MaxIdentity is how long an identity can be, in bytes.
+const MaxIdentity = 512
 
 // CheckEmail demands that an address could be one. Whether mail arrives there is not found out.
 func CheckEmail(c *fault.Check, field, email string) {

@@ -26,6 +26,8 @@ func (s *Server) handler() http.Handler {
 	api := rpc.Handler(rpc.Services{
 		Access:          rpc.Access{Service: s.questions, Policies: s.policies},
 		Bindings:        rpc.Bindings{Service: s.policies},
+		GrantPolicies:   rpc.GrantPolicies{Service: s.grants},
+		Grants:          rpc.Grants{Service: s.grants},
 		Groups:          rpc.Groups{Service: s.people},
 		Roles:           rpc.Roles{Service: s.policies},
 		ServiceAccounts: rpc.ServiceAccounts{Service: s.people},

@@ -34,6 +34,7 @@ import (
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/fleet"
+	"github.com/loopbackd/loopback/server/grant"
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/keys"
@@ -95,6 +96,7 @@ type Server struct {
 	questions *rules.Service
 	people    *principal.Service
 	policies  *policy.Service
+	grants    *grant.Service
 	tenants   *tenant.Service
 	tokens    *token.Service
 	apikeys   *apikey.Service
@@ -265,6 +267,11 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	})
 	seal, err := s.keys.Seal()
 	if err != nil {
+		return err
+	}
+	if s.grants, err = grant.NewService(storage.Bind[grant.Reader, grant.Tx](s.db), places{s.policies}, s.people, s.policies, grant.Options{
+		Rules: s.policy, Seal: seal, Now: now, Logger: o.Logger,
+	}); err != nil {
 		return err
 	}
 	if s.sinks, err = sink.NewService(storage.Bind[sink.Reader, sink.Tx](s.db), s.tenants, sink.Options{

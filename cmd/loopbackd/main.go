@@ -281,8 +281,8 @@ a new bootstrap code.`}
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(errs, "restored the backup of %s into %s\nepoch %d begins: %d enrolment tokens, %d API keys and %d sign-ins ended\nstart loopbackd serve and sign in with the code that it prints\n",
-			done.Manifest.CreatedAt.Format(time.RFC3339), s.DataDir, done.Deployment.Epoch, done.Tokens, done.APIKeys, done.SignIns)
+		fmt.Fprintf(errs, "restored the backup of %s into %s\nepoch %d begins: %d enrolment tokens, %d API keys, %d sign-ins and %d grants ended\nstart loopbackd serve and sign in with the code that it prints\n",
+			done.Manifest.CreatedAt.Format(time.RFC3339), s.DataDir, done.Deployment.Epoch, done.Tokens, done.APIKeys, done.SignIns, done.Grants)
 		return nil
 	}
 	return c

@@ -13,6 +13,7 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
@@ -29,6 +30,7 @@ type Restored struct {
 	Tokens     int               // that ended
 	APIKeys    int
 	SignIns    int
+	Grants     int
 }
 
 // Restore makes a data folder from a backup. The folder must not exist, or be empty. database is where the state lies:
@@ -121,9 +123,12 @@ func newEpoch(ctx context.Context, database string, now time.Time) (_ Restored, 
 			return err
 		}
 		done.SignIns = len(ended)
+		if done.Grants, err = endGrants(ctx, tx, now); err != nil {
+			return err
+		}
 		return tx.Audit(ctx, audit.Of(actor, RestoreAction, access.Scope{}, d.ID, "deployment").Change(
 			map[string]any{"epoch": before, "position": position},
-			map[string]any{"epoch": d.Epoch, "tokensEnded": done.Tokens, "apiKeysEnded": done.APIKeys, "signInsEnded": done.SignIns}))
+			map[string]any{"epoch": d.Epoch, "tokensEnded": done.Tokens, "apiKeysEnded": done.APIKeys, "signInsEnded": done.SignIns, "grantsEnded": done.Grants}))
 	})
 	return done, err
 }
@@ -167,6 +172,32 @@ func endKeys(ctx context.Context, tx *storage.Tx, now time.Time) (ended int, err
 		}
 		if q.Page.Token = next; next == "" {
 			return ended, nil
+		}
+	}
+}
+
+func endGrants(ctx context.Context, tx *storage.Tx, now time.Time) (ended int, err error) {
+	q := grant.Query{Readable: access.Everywhere(), States: []grant.State{grant.Pending, grant.Active}, Page: tenant.Page{Size: tenant.MaxPage}}
+	for {
+		// Always the first page: those that were ended are of another state.
+		items, _, err := tx.Grants(ctx, q, now)
+		if err != nil || len(items) == 0 {
+			return ended, err
+		}
+		for _, g := range items {
+			if b, err := tx.Binding(ctx, g.BindingID); err == nil {
+				err = tx.DeleteBinding(ctx, b)
+				if err != nil {
+					return ended, err
+				}
+			} else if fault.KindOf(err) != fault.NotFound {
+				return ended, err
+			}
+			g.State, g.EndedAt, g.EndedBy, g.Comment = grant.Revoked, now, "system", restoredReason
+			if _, err := tx.PutGrant(ctx, g); err != nil {
+				return ended, err
+			}
+			ended++
 		}
 	}
 }

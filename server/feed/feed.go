@@ -32,6 +32,8 @@ const (
 	Binding      Kind = "binding"
 	Sink         Kind = "sink"
 	SignIn       Kind = "sign_in"
+	Grant        Kind = "grant"
+	GrantPolicy  Kind = "grant_policy"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

@@ -35,7 +35,7 @@ func (s *Service) Draft(ctx context.Context, n NewBinding, p access.Permission) 
 	if err != nil {
 		return policy.Binding{}, policy.Role{}, err
 	}
-	role, err := s.roleAt(ctx, n.Role, at)
+	role, err := s.RoleAt(ctx, n.Role, at)
 	if err != nil {
 		return policy.Binding{}, policy.Role{}, err
 	}
@@ -60,8 +60,8 @@ func (s *Service) Draft(ctx context.Context, n NewBinding, p access.Permission) 
 	return out, role, out.Validate(now, role, s.known)
 }
 
-// roleAt is a role that can be bound at a scope: one that is built in, of the deployment, or of the same organisation.
-func (s *Service) roleAt(ctx context.Context, ref string, at access.Scope) (policy.Role, error) {
+// RoleAt is a role that can be bound at a scope: one that is built in, of the deployment, or of the same organisation.
+func (s *Service) RoleAt(ctx context.Context, ref string, at access.Scope) (policy.Role, error) {
 	if r, ok := policy.BuiltInRole(ref); ok {
 		return r, nil // to know their names is to know nothing
 	}
@@ -147,7 +147,7 @@ func (s *Service) Bindings(ctx context.Context, q Query) ([]policy.Binding, stri
 		in.Within = at
 	}
 	if q.Role != "" {
-		r, err := s.roleAt(ctx, q.Role, in.Within)
+		r, err := s.RoleAt(ctx, q.Role, in.Within)
 		if err != nil {
 			return nil, "", err
 		}

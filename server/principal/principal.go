@@ -105,6 +105,7 @@ var permissions = map[access.SubjectKind]verbs{
 type New struct {
 	Name         string
 	Email        string // of a user
+	Identity     string // of a user
 	Description  string
 	Labels       label.Set
 	Organisation string // empty: the deployment
@@ -113,13 +114,14 @@ type New struct {
 func (n New) check(kind access.SubjectKind) error {
 	var c fault.Check
 	tenant.CheckName(&c, "name", n.Name)
-	checkText(&c, n.Email, n.Description)
+	checkText(&c, n.Email, n.Identity, n.Description)
 	n.Labels.Validate(&c, "labels")
 	return c.Err(string(kind)+"_invalid", "the %s is not valid", principal.Word(kind))
 }
 
-func checkText(c *fault.Check, email, description string) {
+func checkText(c *fault.Check, email, identity, description string) {
 	principal.CheckEmail(c, "email", email)
+	c.That(len(identity) <= principal.MaxIdentity, "identity", "is %d bytes long; at most %d are allowed", len(identity), principal.MaxIdentity)
 	c.That(len(description) <= tenant.MaxDescription, "description", "is %d bytes long; at most %d are allowed", len(description), tenant.MaxDescription)
 }
 
@@ -153,7 +155,7 @@ func (s *Service) Create(ctx context.Context, kind access.SubjectKind, n New) (p
 	}
 	now := s.now()
 	out := principal.Principal{Meta: tenant.Meta{ID: id.New(principal.Prefix(kind), now), Name: n.Name, Labels: n.Labels, CreatedAt: now},
-		Scope: at, Kind: kind, Email: n.Email, Description: n.Description}
+		Scope: at, Kind: kind, Email: n.Email, Identity: n.Identity, Description: n.Description}
 	err = s.store.Write(ctx, func(tx Tx) error {
 		taken, _, err := tx.Principals(ctx, principal.Query{Readable: access.Over(at), Within: at, Kind: kind, Name: n.Name, Page: tenant.Page{Size: 2}})
 		if err == nil {
@@ -267,6 +269,7 @@ func (s *Service) query(ctx context.Context, kind access.SubjectKind, organisati
 // Update is what to change; nil stays as it is.
 type Update struct {
 	Email       *string
+	Identity    *string
 	Description *string
 	Disabled    *bool
 	Revision    int64 // the one that the caller read; 0: whichever it is
@@ -296,6 +299,9 @@ func (s *Service) Update(ctx context.Context, kind access.SubjectKind, ref strin
 		if u.Email != nil {
 			out.Email = *u.Email
 		}
+		if u.Identity != nil {
+			out.Identity = *u.Identity
+		}
 		if u.Description != nil {
 			out.Description = *u.Description
 		}
@@ -314,7 +320,7 @@ func (s *Service) Update(ctx context.Context, kind access.SubjectKind, ref strin
 			out.DisabledAt = time.Time{}
 		}
 		var c fault.Check
-		checkText(&c, out.Email, out.Description)
+		checkText(&c, out.Email, out.Identity, out.Description)
 		if err := c.Err(string(kind)+"_invalid", "the %s is not valid", principal.Word(kind)); err != nil {
 			return err
 		}
@@ -384,11 +390,12 @@ func eachBinding(ctx context.Context, r Reader, subject string, do func(policy.B
 type record struct {
 	Name        string    `json:"name"`
 	Email       string    `json:"email,omitempty"`
+	Identity    string    `json:"identity,omitempty"`
 	Description string    `json:"description,omitempty"`
 	Labels      label.Set `json:"labels,omitempty"`
 	Disabled    bool      `json:"disabled,omitempty"`
 }
 
 func describe(p principal.Principal) record {
-	return record{p.Name, p.Email, p.Description, p.Labels, !p.Active()}
+	return record{p.Name, p.Email, p.Identity, p.Description, p.Labels, !p.Active()}
 }

@@ -33,6 +33,7 @@ var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
 	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
+	"grant": "grant", "grant_policy": "grant policy", "approvers": "group",
 	"subject": "user", "remove_bindings": "binding",
 }
 
@@ -43,6 +44,7 @@ var plain = map[protoreflect.Name]string{
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
 	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",
+	"comment": "x", "identity": "", "state": "", "webhook": "", "ticket_pattern": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }

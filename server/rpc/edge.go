@@ -35,6 +35,7 @@ type Authenticator interface {
 // have none: their callers end them.
 var timeouts = map[string]time.Duration{
 	loopbackv1connect.OperationServiceWaitOperationProcedure: 11 * time.Minute,
+	loopbackv1connect.GrantServiceWaitGrantProcedure:         11 * time.Minute,
 	loopbackv1connect.ReleaseServiceUploadArtefactProcedure:  2 * time.Minute,
 	loopbackv1connect.ReleaseServicePublishReleaseProcedure:  2 * time.Minute,
 }
@@ -85,7 +86,8 @@ func (e *edge) identify(next http.Handler) http.Handler {
 
 // lasting are the methods that go on for as long as their callers like, besides all streams.
 func lasting(spec connect.Spec) bool {
-	return spec.StreamType != connect.StreamTypeUnary || spec.Procedure == loopbackv1connect.OperationServiceWaitOperationProcedure
+	return spec.StreamType != connect.StreamTypeUnary || spec.Procedure == loopbackv1connect.OperationServiceWaitOperationProcedure ||
+		spec.Procedure == loopbackv1connect.GrantServiceWaitGrantProcedure
 }
 
 // gate turns callers away before their message is read: who calls too much, who is not signed in, and who holds the
@@ -215,7 +217,7 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		}
 		bounded, cancel := context.WithTimeout(ctx, d)
 		defer cancel()
-		if req.Spec().Procedure == loopbackv1connect.OperationServiceWaitOperationProcedure {
+		if lasting(req.Spec()) {
 			var end context.CancelFunc
 			bounded, end = e.untilStopping(bounded)
 			defer end()

@@ -4,6 +4,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/policy"
@@ -81,6 +82,13 @@ var Permissions = []Permission{
 	{policy.BindingsRead, "see bindings: who was given what"},
 	{policy.BindingsDelete, "end bindings"},
 	{policy.Explain, "ask who may do what and why, and what a change would do"},
+	{grant.Request, "ask for the roles that are offered, withdraw what one asked for, give back what one got"},
+	{grant.Read, "see who asked for what, who approved it and what became of it; one's own is seen by whoever holds it anywhere"},
+	{grant.Approve, "approve what others ask for, as far as one holds it, and deny it"},
+	{grant.Revoke, "end what was granted before its time"},
+	{grant.PoliciesCreate, "offer roles to be asked for, as far as one holds what they give"},
+	{grant.PoliciesRead, "see what can be asked for, and on which terms"},
+	{grant.PoliciesDelete, "offer roles no longer"},
 	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
 	{audit.Retain, "set how long entries of the audit log keep their bodies, and put them on hold"},
 	{sink.Create, "send the audit log somewhere"},

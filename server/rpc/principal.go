@@ -17,7 +17,7 @@ type Users struct{ Service *principal.Service }
 // CreateUser makes one.
 func (h Users) CreateUser(ctx context.Context, r *connect.Request[v1.CreateUserRequest]) (*connect.Response[v1.User], error) {
 	p, err := h.Service.Create(ctx, access.User, principal.New{
-		Name: r.Msg.GetName(), Email: r.Msg.GetEmail(), Description: r.Msg.GetDescription(), Labels: r.Msg.GetLabels(), Organisation: r.Msg.GetOrganisation(),
+		Name: r.Msg.GetName(), Email: r.Msg.GetEmail(), Identity: r.Msg.GetIdentity(), Description: r.Msg.GetDescription(), Labels: r.Msg.GetLabels(), Organisation: r.Msg.GetOrganisation(),
 	})
 	return answer(user(p), err)
 }
@@ -37,7 +37,7 @@ func (h Users) ListUsers(ctx context.Context, r *connect.Request[v1.ListUsersReq
 // UpdateUser changes one.
 func (h Users) UpdateUser(ctx context.Context, r *connect.Request[v1.UpdateUserRequest]) (*connect.Response[v1.User], error) {
 	p, err := h.Service.Update(ctx, access.User, r.Msg.GetUser(), principal.Update{
-		Email: r.Msg.Email, Description: r.Msg.Description, Disabled: r.Msg.Disabled, Revision: r.Msg.GetRevision(),
+		Email: r.Msg.Email, Identity: r.Msg.Identity, Description: r.Msg.Description, Disabled: r.Msg.Disabled, Revision: r.Msg.GetRevision(),
 	})
 	return answer(user(p), err)
 }
@@ -50,7 +50,7 @@ func (h Users) DeleteUser(ctx context.Context, r *connect.Request[v1.DeleteUserR
 func user(p noun.Principal) *v1.User {
 	return &v1.User{
 		Id: p.ID, Name: p.Name, Labels: p.Labels, CreatedAt: timestamp(p.CreatedAt), UpdatedAt: timestamp(p.UpdatedAt), Revision: p.Revision,
-		Scope: scope(p.Scope), Email: p.Email, Description: p.Description, DisabledAt: timestamp(p.DisabledAt),
+		Scope: scope(p.Scope), Email: p.Email, Identity: p.Identity, Description: p.Description, DisabledAt: timestamp(p.DisabledAt),
 	}
 }
 

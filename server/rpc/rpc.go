@@ -54,6 +54,8 @@ type Services struct {
 	Tokens          loopbackv1connect.TokenServiceHandler
 	Access          loopbackv1connect.AccessServiceHandler
 	Bindings        loopbackv1connect.BindingServiceHandler
+	GrantPolicies   loopbackv1connect.GrantPolicyServiceHandler
+	Grants          loopbackv1connect.GrantServiceHandler
 	Groups          loopbackv1connect.GroupServiceHandler
 	Replicas        loopbackv1connect.ReplicaServiceHandler
 	Roles           loopbackv1connect.RoleServiceHandler
@@ -125,6 +127,8 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewTokenServiceHandler(or[loopbackv1connect.TokenServiceHandler](s.Tokens, loopbackv1connect.UnimplementedTokenServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAccessServiceHandler(or[loopbackv1connect.AccessServiceHandler](s.Access, loopbackv1connect.UnimplementedAccessServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewBindingServiceHandler(or[loopbackv1connect.BindingServiceHandler](s.Bindings, loopbackv1connect.UnimplementedBindingServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewGrantPolicyServiceHandler(or[loopbackv1connect.GrantPolicyServiceHandler](s.GrantPolicies, loopbackv1connect.UnimplementedGrantPolicyServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewGrantServiceHandler(or[loopbackv1connect.GrantServiceHandler](s.Grants, loopbackv1connect.UnimplementedGrantServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewGroupServiceHandler(or[loopbackv1connect.GroupServiceHandler](s.Groups, loopbackv1connect.UnimplementedGroupServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewReplicaServiceHandler(or[loopbackv1connect.ReplicaServiceHandler](s.Replicas, loopbackv1connect.UnimplementedReplicaServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewRoleServiceHandler(or[loopbackv1connect.RoleServiceHandler](s.Roles, loopbackv1connect.UnimplementedRoleServiceHandler{}), opts...))

@@ -13,6 +13,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	noun "github.com/loopbackd/loopback/apikey"
 	act "github.com/loopbackd/loopback/audit"
+	lent "github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/operation"
@@ -24,6 +25,7 @@ import (
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/fleet"
+	"github.com/loopbackd/loopback/server/grant"
 	machines "github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/ledger"
@@ -80,6 +82,7 @@ func newWorld(t *testing.T) *world {
 	keys := apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](p.DB), p.Tenants, apikey.Options{Principals: people, Pepper: []byte("pepper"), Known: rpc.Grantable(), Now: now})
 	entries := signin.NewService(storage.Bind[signin.Reader, signin.Tx](p.DB), signin.Options{Keys: keys, Users: people, Pepper: []byte("pepper"),
 		Idle: time.Hour, Max: time.Hour, Now: now})
+	loans := grants(t, p, policies, people, rules)
 	w.services = rpc.Services{
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
@@ -89,6 +92,7 @@ func newWorld(t *testing.T) *world {
 			Retention: audit.NewRetention(storage.Bind[audit.KeepReader, audit.KeepTx](p.DB), p.Tenants, p.Clock.Now, slog.New(slog.DiscardHandler))},
 		Hosts: rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
+		Grants: rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
@@ -166,6 +170,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	receiver := drain.Sink{Meta: place.Meta{ID: id.New("snk", w.plane.Clock.Now()), Name: name}, Organisation: at.Organisation, Kind: drain.Webhook, Target: "https://siem.example", Format: drain.JSON}
 	stay := visit.SignIn{Meta: place.Meta{ID: id.New("sgn", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, Method: visit.OIDC, Agent: name,
 		ExpiresAt: w.plane.Clock.Now().Add(time.Hour), Idle: time.Hour, LastUsedAt: w.plane.Clock.Now()}
+	offer := lent.Policy{Meta: place.Meta{ID: id.New("gpo", w.plane.Clock.Now()), Name: name}, Scope: at, Description: name, RoleID: role.ID, Terms: lent.Terms{Approvals: 1, MaxDuration: time.Hour, Wait: time.Hour}}
+	loan := lent.Grant{Meta: place.Meta{ID: id.New("gnt", w.plane.Clock.Now())}, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Duration: time.Hour,
+		Reason: name, PolicyID: offer.ID, Terms: offer.Terms, State: lent.Pending, ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -191,6 +198,12 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutSignIn(t.Context(), stay); err != nil {
 			return err
 		}
+		if _, err := tx.PutGrantPolicy(t.Context(), offer); err != nil {
+			return err
+		}
+		if _, err := tx.PutGrant(t.Context(), loan); err != nil {
+			return err
+		}
 		_, err := tx.PutOperation(t.Context(), op)
 		return err
 	}))
@@ -210,6 +223,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"entry":        {"id": entry.ID},
 		"sink":         {"id": receiver.ID},
 		"sign-in":      {"id": stay.ID},
+		"grant":        {"id": loan.ID},
+		"grant policy": {"id": offer.ID},
 	}
 }
 
@@ -227,6 +242,16 @@ type hosts struct {
 
 func (h hosts) Snapshot(within access.Scope) ([]*host.Host, int64) {
 	return h.directory.Snapshot(within)
+}
+
+func grants(t *testing.T, p *plane.Plane, s *policy.Service, people *principal.Service, rules *access.Policy) *grant.Service {
+	t.Helper()
+	out, err := grant.NewService(storage.Bind[grant.Reader, grant.Tx](p.DB), places{s}, people, s, grant.Options{Rules: rules, Seal: make([]byte, 32), Now: p.Clock.Now,
+		Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func sinks(t *testing.T, p *plane.Plane) *sink.Service {
@@ -296,7 +321,7 @@ func catalogue(t *testing.T, p *plane.Plane) rpc.Releases {
 func (w *world) mustServe(t *testing.T, m rpc.Method) {
 	t.Helper()
 	name := string(m.Descriptor.Parent().Name())
-	switch f := reflect.ValueOf(w.services).FieldByName(strings.TrimSuffix(name, "Service") + "s"); {
+	switch f := reflect.ValueOf(w.services).FieldByName(strings.Replace(strings.TrimSuffix(name, "Service")+"s", "Policys", "Policies", 1)); {
 	case f.IsValid() && !f.IsNil(), name == "AccessService" && w.services.Access != nil, name == "AuditService" && w.services.Audit != nil, name == "SettingsService" && w.services.Settings != nil:
 	default:
 		t.Fatalf("%s is not served by this test's control plane: give it a service in newWorld", name)

@@ -13,11 +13,6 @@ package sink
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"encoding/base64"
-	"errors"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -25,8 +20,10 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/ledger"
+	"github.com/loopbackd/loopback/secret"
 	"github.com/loopbackd/loopback/sink"
 	"github.com/loopbackd/loopback/tenant"
+	signing "github.com/loopbackd/loopback/webhook"
 )
 
 // Reader reads sinks, and the entries that they get.
@@ -76,16 +73,12 @@ type Service struct {
 	store   Store
 	tenants Tenants
 	options Options
-	seal    cipher.AEAD
+	seal    secret.Box
 }
 
 // NewService makes the service.
 func NewService(store Store, tenants Tenants, o Options) (*Service, error) {
-	block, err := aes.NewCipher(o.Seal)
-	if err != nil {
-		return nil, err
-	}
-	seal, err := cipher.NewGCM(block)
+	seal, err := secret.NewBox(o.Seal)
 	return &Service{store: store, tenants: tenants, options: o, seal: seal}, err
 }
 
@@ -122,12 +115,10 @@ func (s *Service) Create(ctx context.Context, n New) (sink.Sink, string, error) 
 	}
 	secret := n.Secret
 	if k.Kind == sink.Webhook && secret == "" {
-		raw := make([]byte, 24)
-		rand.Read(raw)
-		secret = webhookPrefix + base64.StdEncoding.EncodeToString(raw)
+		secret = signing.NewSecret()
 	}
 	if k.Kind == sink.Webhook {
-		_, err := webhookKey(secret)
+		_, err := signing.Key(secret)
 		c.That(err == nil, "secret", "is not whsec_ and base64 of 24 to 64 bytes; leave it out to get one")
 	}
 	c.That(secret == "" || k.Kind == sink.Webhook || k.Kind == sink.OTLP, "secret", "is of no use to a sink of kind %s", string(k.Kind))
@@ -135,7 +126,7 @@ func (s *Service) Create(ctx context.Context, n New) (sink.Sink, string, error) 
 		return sink.Sink{}, "", err
 	}
 	if secret != "" {
-		k.Sealed = s.sealed(k.ID, secret)
+		k.Sealed = s.seal.Seal(k.ID, secret)
 	}
 	if k.Cursor, err = s.from(ctx, n.Since); err != nil {
 		return sink.Sink{}, "", err
@@ -264,44 +255,19 @@ func (s *Service) Delete(ctx context.Context, ref string) error {
 	})
 }
 
-const webhookPrefix = "whsec_"
-
-// webhookKey is the key in a webhook's secret.
-func webhookKey(secret string) ([]byte, error) {
-	if len(secret) < len(webhookPrefix) || secret[:len(webhookPrefix)] != webhookPrefix {
-		return nil, errors.New("it does not begin with whsec_")
-	}
-	key, err := base64.StdEncoding.DecodeString(secret[len(webhookPrefix):])
-	if err == nil && (len(key) < 24 || len(key) > 64) {
-		err = errors.New("it is not 24 to 64 bytes long")
-	}
-	return key, err
-}
-
-// sealed encrypts a secret for the sink of this id; it opens under no other.
-func (s *Service) sealed(id, secret string) []byte {
-	nonce := make([]byte, s.seal.NonceSize())
-	rand.Read(nonce)
-	return s.seal.Seal(nonce, nonce, []byte(secret), []byte(id))
-}
-
 // open is a sink's secret as its sender needs it.
 func (s *Service) open(k sink.Sink) ([]byte, error) {
 	if len(k.Sealed) == 0 {
 		return nil, nil
 	}
-	n := s.seal.NonceSize()
-	if len(k.Sealed) < n {
-		return nil, errSealed
-	}
-	secret, err := s.seal.Open(nil, k.Sealed[:n], k.Sealed[n:], []byte(k.ID))
-	if err != nil {
+	text, ok := s.seal.Open(k.ID, k.Sealed)
+	if !ok {
 		return nil, errSealed
 	}
 	if k.Kind == sink.Webhook {
-		return webhookKey(string(secret))
+		return signing.Key(text)
 	}
-	return secret, nil
+	return []byte(text), nil
 }
 
 var errSealed = fault.New(fault.Precondition, "sink_secret_lost", "the sink's secret cannot be opened: it was sealed with another key").

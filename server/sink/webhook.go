@@ -3,20 +3,17 @@ package sink
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/loopbackd/loopback/sink"
+	signing "github.com/loopbackd/loopback/webhook"
 )
 
 // webhook posts batches as Standard Webhooks has it (standardwebhooks.com): the signature is HMAC-SHA256 over
@@ -75,22 +72,11 @@ func (w *webhook) Send(ctx context.Context, batch []Event) error {
 	if err != nil {
 		return err
 	}
-	stamp := strconv.FormatInt(at.Unix(), 10)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("User-Agent", "loopbackd")
-	r.Header.Set("Webhook-Id", id)
-	r.Header.Set("Webhook-Timestamp", stamp)
-	r.Header.Set("Webhook-Signature", signature(w.secret, id, stamp, body))
+	signing.Sign(r.Header, w.secret, id, at, body)
 	_, err = post(w.client, r)
 	return err
-}
-
-// signature is what the header of that name holds.
-func signature(secret []byte, id, stamp string, body []byte) string {
-	m := hmac.New(sha256.New, secret)
-	fmt.Fprintf(m, "%s.%s.", id, stamp)
-	m.Write(body)
-	return "v1," + base64.StdEncoding.EncodeToString(m.Sum(nil))
 }
 
 // post is the answer's beginning, where the receiver took what was sent.

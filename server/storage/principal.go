@@ -11,7 +11,7 @@ import (
 
 var principalsTable = newTable("principals", func(p *principal.Principal) []column {
 	return append(append(metaColumns(&p.Meta), scopeColumns(&p.Scope)...),
-		column{"kind", &p.Kind}, column{"email", &p.Email}, column{"description", &p.Description}, column{"disabled_at", moment{&p.DisabledAt}})
+		column{"kind", &p.Kind}, column{"email", &p.Email}, column{"description", &p.Description}, column{"disabled_at", moment{&p.DisabledAt}}, column{"identity", &p.Identity})
 })
 
 var groupsTable = newTable("groups", func(g *principal.Group) []column {

@@ -35,7 +35,10 @@ type User struct {
 	Email       string `protobuf:"bytes,8,opt,name=email,proto3" json:"email,omitempty"`
 	Description string `protobuf:"bytes,9,opt,name=description,proto3" json:"description,omitempty"`
 	// Unset while the user may act.
-	DisabledAt    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=disabled_at,json=disabledAt,proto3" json:"disabled_at,omitempty"`
+	DisabledAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=disabled_at,json=disabledAt,proto3" json:"disabled_at,omitempty"`
+	// The person as a provider of identities knows them, the same for all accounts of theirs: nobody approves what another account
+	// of theirs asked for. Empty where it is not known.
+	Identity      string `protobuf:"bytes,11,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -140,6 +143,13 @@ func (x *User) GetDisabledAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *User) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
 type CreateUserRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -148,6 +158,7 @@ type CreateUserRequest struct {
 	Labels      map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Empty: the user belongs to the deployment.
 	Organisation  string `protobuf:"bytes,5,opt,name=organisation,proto3" json:"organisation,omitempty"`
+	Identity      string `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +224,13 @@ func (x *CreateUserRequest) GetLabels() map[string]string {
 func (x *CreateUserRequest) GetOrganisation() string {
 	if x != nil {
 		return x.Organisation
+	}
+	return ""
+}
+
+func (x *CreateUserRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
 	}
 	return ""
 }
@@ -374,7 +392,8 @@ type UpdateUserRequest struct {
 	Description *string `protobuf:"bytes,3,opt,name=description,proto3,oneof" json:"description,omitempty"`
 	Disabled    *bool   `protobuf:"varint,4,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
 	// The revision that the caller read; 0 does not check.
-	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision      int64   `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Identity      *string `protobuf:"bytes,6,opt,name=identity,proto3,oneof" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -442,6 +461,13 @@ func (x *UpdateUserRequest) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *UpdateUserRequest) GetIdentity() string {
+	if x != nil && x.Identity != nil {
+		return *x.Identity
+	}
+	return ""
 }
 
 type DeleteUserRequest struct {
@@ -1520,7 +1546,7 @@ var File_loopback_v1_principal_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_principal_proto_rawDesc = "" +
 	"\n" +
-	"\x1bloopback/v1/principal.proto\x12\vloopback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xcd\x03\n" +
+	"\x1bloopback/v1/principal.proto\x12\vloopback.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xe9\x03\n" +
 	"\x04User\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1535,16 +1561,18 @@ const file_loopback_v1_principal_proto_rawDesc = "" +
 	"\vdescription\x18\t \x01(\tR\vdescription\x12;\n" +
 	"\vdisabled_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"disabledAt\x1a9\n" +
+	"disabledAt\x12\x1a\n" +
+	"\bidentity\x18\v \x01(\tR\bidentity\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x82\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +
 	"\x11CreateUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05email\x18\x02 \x01(\tR\x05email\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12B\n" +
 	"\x06labels\x18\x04 \x03(\v2*.loopback.v1.CreateUserRequest.LabelsEntryR\x06labels\x12\"\n" +
-	"\forganisation\x18\x05 \x01(\tR\forganisation\x1a9\n" +
+	"\forganisation\x18\x05 \x01(\tR\forganisation\x12\x1a\n" +
+	"\bidentity\x18\x06 \x01(\tR\bidentity\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"$\n" +
@@ -1555,16 +1583,18 @@ const file_loopback_v1_principal_proto_rawDesc = "" +
 	"\x04page\x18\x02 \x01(\v2\x11.loopback.v1.PageR\x04page\"d\n" +
 	"\x11ListUsersResponse\x12'\n" +
 	"\x05items\x18\x01 \x03(\v2\x11.loopback.v1.UserR\x05items\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcd\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfb\x01\n" +
 	"\x11UpdateUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x19\n" +
 	"\x05email\x18\x02 \x01(\tH\x00R\x05email\x88\x01\x01\x12%\n" +
 	"\vdescription\x18\x03 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x1f\n" +
 	"\bdisabled\x18\x04 \x01(\bH\x02R\bdisabled\x88\x01\x01\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevisionB\b\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\x12\x1f\n" +
+	"\bidentity\x18\x06 \x01(\tH\x03R\bidentity\x88\x01\x01B\b\n" +
 	"\x06_emailB\x0e\n" +
 	"\f_descriptionB\v\n" +
-	"\t_disabled\"'\n" +
+	"\t_disabledB\v\n" +
+	"\t_identity\"'\n" +
 	"\x11DeleteUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\"\x14\n" +
 	"\x12DeleteUserResponse\"\xcb\x03\n" +

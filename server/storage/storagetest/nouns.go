@@ -16,6 +16,7 @@ import (
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/policy"
@@ -306,6 +307,25 @@ var nouns = []test{
 		kept(t, b, func(v *policy.Binding, id string) { v.ID = id }, func(ctx context.Context, tx *storage.Tx, v policy.Binding) (policy.Binding, error) {
 			return tx.PutBinding(ctx, v)
 		}, func(ctx context.Context, id string) (policy.Binding, error) { return b.DB.View().Binding(ctx, id) })
+	}},
+	{"grant policy", func(t *testing.T, b *bench) {
+		kept(t, b, func(p *grant.Policy, id string) { p.ID = id }, func(ctx context.Context, tx *storage.Tx, p grant.Policy) (grant.Policy, error) {
+			return tx.PutGrantPolicy(ctx, p)
+		}, func(ctx context.Context, id string) (grant.Policy, error) { return b.DB.View().GrantPolicy(ctx, id) })
+		err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error {
+			p := filled[grant.Policy]()
+			p.ID = "id_other"
+			_, err := tx.PutGrantPolicy(t.Context(), p)
+			return err
+		})
+		if fault.KindOf(err) != fault.Exists {
+			t.Errorf("a second one for the same role at the same place: got %v; wanted Exists", err)
+		}
+	}},
+	{"grant", func(t *testing.T, b *bench) {
+		kept(t, b, func(g *grant.Grant, id string) { g.ID = id }, func(ctx context.Context, tx *storage.Tx, g grant.Grant) (grant.Grant, error) {
+			return tx.PutGrant(ctx, g)
+		}, func(ctx context.Context, id string) (grant.Grant, error) { return b.DB.View().Grant(ctx, id) })
 	}},
 	{"audit entry", func(t *testing.T, b *bench) {
 		given := filled[audit.Entry]()
