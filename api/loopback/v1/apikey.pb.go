@@ -73,7 +73,10 @@ type WhoAmIResponse struct {
 	// On whose behalf the caller acts: a user or a service account.
 	PrincipalId string `protobuf:"bytes,8,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
 	// How the caller signed in, and when a second factor was last given; not given for API keys.
-	SignIn        *SignIn `protobuf:"bytes,9,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
+	SignIn *SignIn `protobuf:"bytes,9,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
+	// What the caller holds over anything at all: over some scope, or on some hosts there. Whether they hold it over one thing
+	// is found out by asking for that.
+	Permissions   []string `protobuf:"bytes,10,rep,name=permissions,proto3" json:"permissions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +170,13 @@ func (x *WhoAmIResponse) GetPrincipalId() string {
 func (x *WhoAmIResponse) GetSignIn() *SignIn {
 	if x != nil {
 		return x.SignIn
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetPermissions() []string {
+	if x != nil {
+		return x.Permissions
 	}
 	return nil
 }
@@ -785,7 +795,7 @@ var File_loopback_v1_apikey_proto protoreflect.FileDescriptor
 const file_loopback_v1_apikey_proto_rawDesc = "" +
 	"\n" +
 	"\x18loopback/v1/apikey.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x18loopback/v1/signin.proto\"\x0f\n" +
-	"\rWhoAmIRequest\"\xd1\x02\n" +
+	"\rWhoAmIRequest\"\xf3\x02\n" +
 	"\x0eWhoAmIResponse\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -798,7 +808,9 @@ const file_loopback_v1_apikey_proto_rawDesc = "" +
 	"deployment\x12%\n" +
 	"\x0eserver_version\x18\a \x01(\tR\rserverVersion\x12!\n" +
 	"\fprincipal_id\x18\b \x01(\tR\vprincipalId\x12,\n" +
-	"\asign_in\x18\t \x01(\v2\x13.loopback.v1.SignInR\x06signIn\"m\n" +
+	"\asign_in\x18\t \x01(\v2\x13.loopback.v1.SignInR\x06signIn\x12 \n" +
+	"\vpermissions\x18\n" +
+	" \x03(\tR\vpermissions\"m\n" +
 	"\x0fPermissionGrant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vpermissions\x18\x02 \x03(\tR\vpermissions\x12(\n" +

@@ -3,10 +3,10 @@
 // opened anew, and everything is asked for once, since what happened meanwhile was not heard.
 import { useQueryClient, type QueryClient, type InfiniteData } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useState, type ReactNode } from "react";
-import { api } from "../api/client";
+import { api, troubleOf } from "../api/client";
 import type { Host, HostChange, ListHostsResponse } from "../api/gen/loopback/v1/host_pb";
 
-export type Connection = "live" | "connecting" | "offline";
+export type Connection = "live" | "connecting" | "offline" | "barred";
 
 export interface Happening {
   key: number;
@@ -51,8 +51,14 @@ export function Live({ children }: { children: ReactNode }) {
               }
             }
           }
-        } catch {
+        } catch (error) {
           // Said by the state of the connection; a call that matters says why by itself.
+          if (!stop.signal.aborted && troubleOf(error).code === "permission_denied") {
+            setConnection("barred"); // no host is theirs to see; a role may come
+            await new Promise((go) => setTimeout(go, 10_000));
+            void queries.invalidateQueries({ queryKey: ["who"] });
+            continue;
+          }
         }
         if (stop.signal.aborted) return;
         setConnection(navigator.onLine ? "connecting" : "offline");

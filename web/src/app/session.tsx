@@ -7,7 +7,7 @@ import { Button, Copy, Field, Input, Problem, Spinner } from "../ui/basics";
 
 export interface Session {
   who: WhoAmIResponse;
-  /** Whether some grant holds the permission anywhere; the server decides in the end. */
+  /** Whether they hold the permission over anything at all; the server decides in the end. */
   may: (permission: string) => boolean;
   /** Why not, for a button's title; empty where one may. */
   why: (permission: string) => string;
@@ -42,7 +42,9 @@ export function SignedIn({ children }: { children: ReactNode }) {
     const trouble = troubleOf(who.error);
     return <SignIn done={again} first={trouble.code === "not_signed_in" ? undefined : trouble} />;
   }
-  const holds = (permission: string) => who.data.grants.some((g) => g.permissions.includes("*") || g.permissions.includes(permission));
+  // A server from before it told so says only what the key is good for.
+  const held = who.data.permissions.length > 0 ? who.data.permissions : who.data.grants.flatMap((g) => g.permissions);
+  const holds = (permission: string) => held.includes("*") || held.includes(permission);
   const session: Session = {
     who: who.data,
     may: holds,

@@ -1,7 +1,7 @@
 // The frame around every page: where one is, where one can go, and whether what is seen is live.
-import { Link, Outlet } from "@tanstack/react-router";
+import { Link, Outlet, useLocation } from "@tanstack/react-router";
 import { useEffect, useState } from "react";
-import { Button, cx } from "../ui/basics";
+import { Button, Command, Empty, Page, cx } from "../ui/basics";
 import { useLive } from "./live";
 import { Palette } from "./palette";
 import { paths } from "./paths";
@@ -62,9 +62,28 @@ export function Shell() {
         <span className="flex-1" />
         <Foot />
       </nav>
-      <Outlet />
+      <Allowed />
       <Palette open={palette} close={() => setPalette(false)} />
     </div>
+  );
+}
+
+/** A page that one may not see says so, and whom to ask, instead of failing call by call. */
+function Allowed() {
+  const { may, who } = useSession();
+  const at = useLocation({ select: (l) => l.pathname });
+  const page = nav.find((n) => (n.to === "/" ? at === "/" : at === n.to || at.startsWith(`${n.to}/`)));
+  if (!page || may(page.needs)) return <Outlet />;
+  const nothing = nav.every((n) => !may(n.needs));
+  return (
+    <Page title={page.label}>
+      <Empty title={nothing ? "Nothing here is yours to see yet" : "This page is not yours to see"}>
+        <p>
+          You are signed in as <strong className="wrap-anywhere">{who.name || who.id}</strong>. The page needs <code className="font-mono text-[12.5px]">{page.needs}</code>, which none of your roles gives you. Ask an administrator for a role that does; it takes effect at once.
+        </p>
+        {who.principalId && <Command text={`loopback access explain ${page.needs} --${who.principalId.startsWith("usr_") ? "user" : "service-account"} ${who.principalId}`} />}
+      </Empty>
+    </Page>
   );
 }
 
@@ -106,7 +125,7 @@ function PlaceChooser() {
   );
 }
 
-const said = { live: "live", connecting: "reconnecting…", offline: "this computer is offline" };
+const said = { live: "live", connecting: "reconnecting…", offline: "this computer is offline", barred: "no host is yours to see" };
 
 function Foot() {
   const { who, leave } = useSession();

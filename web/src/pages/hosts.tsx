@@ -8,7 +8,7 @@ import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { hostsRoute } from "../app/router";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Empty, Input, Labels, Page, Problem, Select, State, Waiting, buttonClass } from "../ui/basics";
+import { Ago, Button, Card, Empty, Input, Labels, Page, Problem, Select, State, Waiting, linkButton } from "../ui/basics";
 import { hostStates } from "../ui/states";
 import { Table, type Column } from "../ui/table";
 import { HostActs, type Act } from "./hostacts";
@@ -97,7 +97,7 @@ export function HostList() {
       title="Hosts"
       about={`${total.toLocaleString()} ${filtered ? "match" : total === 1 ? "host" : "hosts"}${place ? ` in ${place.path}` : ""}`}
       actions={
-        <Link to={paths.enrol} search={((old: { in?: string }) => ({ in: old.in })) as never} className={buttonClass("primary")}>
+        <Link to={paths.enrol} search={((old: { in?: string }) => ({ in: old.in })) as never} {...linkButton("primary", why("agent_tokens.mint"))}>
           Enrol a host
         </Link>
       }

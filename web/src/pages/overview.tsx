@@ -5,17 +5,19 @@ import { api } from "../api/client";
 import { useLive } from "../app/live";
 import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
-import { Ago, Card, Empty, Mark, Page, Problem, State, Waiting, buttonClass, cx, useNow } from "../ui/basics";
+import { useSession } from "../app/session";
+import { Ago, Card, Empty, Mark, Page, Problem, State, Waiting, cx, linkButton, useNow } from "../ui/basics";
 import { roughly } from "../api/duration";
 import { hostStates, lookOf } from "../ui/states";
 
 export function Overview() {
   const { place, workspace } = usePlace();
+  const { why } = useSession();
   const counts = useQuery({ queryKey: ["hosts", "count", workspace], queryFn: () => api.hosts.countHosts({ workspace }) });
   const total = Number(counts.data?.total ?? 0);
   const inPlace = { in: place?.path } as never;
   return (
-    <Page title="Overview" about={place ? place.path : "all workspaces"} actions={<Link to={paths.enrol} search={inPlace} className={buttonClass("primary")}>Enrol a host</Link>}>
+    <Page title="Overview" about={place ? place.path : "all workspaces"} actions={<Link to={paths.enrol} search={inPlace} {...linkButton("primary", why("agent_tokens.mint"))}>Enrol a host</Link>}>
       {counts.error && <Problem error={counts.error} retry={() => void counts.refetch()} />}
       {counts.isPending ? (
         <Waiting rows={3} />
@@ -23,7 +25,7 @@ export function Overview() {
         <Card>
           <Empty title="No host yet">
             <p>Mint a token, run one command on a server, and seconds later it is managed.</p>
-            <Link to={paths.enrol} search={inPlace} className={buttonClass("primary")}>
+            <Link to={paths.enrol} search={inPlace} {...linkButton("primary", why("agent_tokens.mint"))}>
               Enrol the first host
             </Link>
           </Empty>

@@ -9,7 +9,7 @@ import { usePages } from "../app/list";
 import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Command, Dialog, Empty, Facts, Field, Input, Labels, Page, Problem, Select, State, Waiting, buttonClass } from "../ui/basics";
+import { Ago, Button, Card, Command, Dialog, Empty, Facts, Field, Input, Labels, Page, Problem, Select, State, Waiting, linkButton } from "../ui/basics";
 import { Table, type Column } from "../ui/table";
 
 const warnings: Record<string, string> = {
@@ -67,7 +67,7 @@ export function Tokens() {
       title="Tokens"
       about="What lets new hosts in. Hosts that are enrolled need theirs no more."
       actions={
-        <Link to={paths.enrol} search={((old: { in?: string }) => ({ in: old.in })) as never} className={buttonClass("primary")} aria-disabled={why("agent_tokens.mint") ? true : undefined}>
+        <Link to={paths.enrol} search={((old: { in?: string }) => ({ in: old.in })) as never} {...linkButton("primary", why("agent_tokens.mint"))}>
           Mint a token
         </Link>
       }

@@ -35,6 +35,11 @@ export function Button({ kind = "plain", busy, why, className, children, ...rest
   );
 }
 
+/** What makes a link look like a button; with a reason why not, like one that cannot be pressed. */
+export function linkButton(kind: Kind = "plain", why = "") {
+  return { className: cx(buttonClass(kind), why && "opacity-50 cursor-not-allowed"), title: why || undefined, "aria-disabled": why ? true : undefined, onClick: why ? (e: { preventDefault: () => void }) => e.preventDefault() : undefined };
+}
+
 export function Spinner() {
   return <span aria-hidden className="inline-block size-3 animate-spin rounded-full border-2 border-current border-r-transparent" />;
 }
