@@ -169,7 +169,8 @@ test("what one may not do is explained", async () => {
     assert.equal(await other.page.getByRole("dialog").count(), 0);
     assert.equal(await other.page.getByRole("link", { name: "Audit log" }).count(), 0);
     await other.page.goto(`${url}/audit`);
-    await other.page.getByRole("alert").getByText("permission_denied").waitFor();
+    await other.page.getByText("This page is not yours to see").waitFor();
+    await other.page.getByText("audit.read", { exact: true }).waitFor();
   } finally {
     await other.close();
   }

@@ -65,7 +65,7 @@ for (const role of roles) {
         });
         assert.deepEqual(one.unexplained, [], `${at}: what may not be done is explained`);
         delete one.unexplained;
-        for (const k of Object.keys(one)) if (one[k]?.length === 0) delete one[k];
+        for (const k of Object.keys(one)) if (!one[k] || one[k].length === 0) delete one[k];
         seen[role].pages[at] = one;
       }
       if (role === "stranger" || role === "auditor" || role === "member") {

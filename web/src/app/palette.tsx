@@ -64,7 +64,10 @@ function Chooser({ close }: { close: () => void }) {
       for (const p of places) all.push({ key: p.id, label: p.path, about: "workspace", go: () => choose(p.path) });
     }
     const found = all.filter((e) => e.label.toLowerCase().includes(wanted));
-    for (const h of hosts.data?.items ?? []) found.push({ key: h.id, label: h.name, about: h.state, state: h.state, go: to(paths.host(h.id)) });
+    // What was found for what was typed before is still there for a moment: Enter must not lead to one of those.
+    const named = (hosts.data?.items ?? []).filter((h) => h.name.toLowerCase().includes(wanted));
+    named.sort((a, b) => Number(b.name.toLowerCase() === wanted) - Number(a.name.toLowerCase() === wanted));
+    for (const h of named) found.push({ key: h.id, label: h.name, about: h.state, state: h.state, go: to(paths.host(h.id)) });
     return found.slice(0, 50);
   }, [wanted, hosts.data, places, may, navigate, choose]);
   const current = Math.min(at, entries.length - 1);

@@ -1,6 +1,6 @@
 // The frame around every page: where one is, where one can go, and whether what is seen is live.
 import { Link, Outlet, useLocation } from "@tanstack/react-router";
-import { useEffect, useState } from "react";
+import { useLayoutEffect, useState } from "react";
 import { Button, Command, Empty, Page, cx } from "../ui/basics";
 import { useLive } from "./live";
 import { Palette } from "./palette";
@@ -24,7 +24,7 @@ const nav: { to: string; label: string; needs: string }[] = [
 export function Shell() {
   const [menu, setMenu] = useState(false);
   const [palette, setPalette] = useState(false);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const keys = (e: KeyboardEvent) => {
       if ((e.metaKey || e.ctrlKey) && e.key.toLowerCase() === "k") {
         e.preventDefault();

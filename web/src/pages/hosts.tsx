@@ -1,7 +1,7 @@
 // Every host, found by one query, sorted and paged by the server. The address holds it all.
 import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
-import { useCallback, useEffect, useMemo, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { api } from "../api/client";
 import type { Host } from "../api/gen/loopback/v1/host_pb";
 import { paths } from "../app/paths";
@@ -196,15 +196,25 @@ export function HostList() {
 /** What is typed is asked for after a short rest; the address follows, so that it can be sent to somebody. */
 function QueryBox({ value, set }: { value: string; set: (q: string) => void }) {
   const [text, setText] = useState(value);
-  useEffect(() => setText(value), [value]);
+  const asked = useRef(value);
+  const timer = useRef(0);
   useEffect(() => {
-    if (text.trim() === value) return;
-    const timer = setTimeout(() => set(text.trim()), 80);
-    return () => clearTimeout(timer);
-  }, [text, value, set]);
+    if (value === asked.current) return; // the address follows what is typed, which has gone on meanwhile
+    asked.current = value;
+    window.clearTimeout(timer.current);
+    setText(value);
+  }, [value]);
+  const type = (typed: string) => {
+    setText(typed);
+    window.clearTimeout(timer.current);
+    timer.current = window.setTimeout(() => {
+      asked.current = typed.trim();
+      set(asked.current);
+    }, 80);
+  };
   return (
     <div className="min-w-56 flex-1">
-      <Input type="search" aria-label="query" placeholder="web and state in (offline, degraded) and not label.env=prod" title="Fields: name, id, state, reason, version, channel, provider, address, label.KEY. Signs: = != ~ !~ in (…), and, or, not." value={text} onChange={(e) => setText(e.target.value)} />
+      <Input type="search" aria-label="query" placeholder="web and state in (offline, degraded) and not label.env=prod" title="Fields: name, id, state, reason, version, channel, provider, address, label.KEY. Signs: = != ~ !~ in (…), and, or, not." value={text} onChange={(e) => type(e.target.value)} />
     </div>
   );
 }
