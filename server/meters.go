@@ -32,6 +32,7 @@ type meters struct {
 	sinkDelivered, sinkFailures, sinkAside           *prometheus.CounterVec
 	sinkLag, sinkFailing, sinkLetters                *prometheus.GaugeVec
 	operations, operationsOldest                     *prometheus.GaugeVec
+	grants                                           *prometheus.GaugeVec
 	dataFree, dataSize, dataInodes                   prometheus.Gauge
 	certificates, releases                           *prometheus.GaugeVec
 	backup                                           prometheus.Gauge
@@ -89,6 +90,7 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.sinkFailing = gauges("sink_failing", "1 while a sink's receiver does not take what it is sent, by sink.", "sink")
 	m.operations = gauges("operations", "Operations that have not ended, by state.", "state")
 	m.operationsOldest = gauges("operation_oldest_timestamp_seconds", "When the oldest operation that has not ended was asked for, by state; 0: there is none.", "state")
+	m.grants = gauges("grants", "Grants that wait for approval or are in force, by state.", "state")
 	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")
 	m.dataSize = gauge("data_size_bytes", "Size of the file system of the data folder.")
 	m.dataInodes = gauge("data_free_inodes", "Inodes left on the file system of the data folder.")
@@ -120,6 +122,16 @@ func (m *meters) watch(s *Server) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "loopback_" + name, Help: help}, value))
 	}
 	now("api_calls", "API calls that are under way.", func() float64 { n, _, _ := s.limits.Load(); return float64(n) })
+	now("access_closed", "1 while nothing is allowed because changes of who may do what do not arrive here.", func() float64 {
+		if s.policy.Closed() {
+			return 1
+		}
+		return 0
+	})
+	now("access_snapshot_version", "Place in the change feed up to which who may do what is known.", func() float64 { return float64(s.policy.Version()) })
+	now("access_snapshot_age_seconds", "How long ago the change feed was last read, and with it who may do what was known to be current.", func() float64 {
+		return time.Since(s.follower.Fresh()).Seconds()
+	})
 	now("api_calls_waiting", "API calls that wait for their turn.", func() float64 { _, n, _ := s.limits.Load(); return float64(n) })
 	now("api_streams", "Watches and waits that are open.", func() float64 { _, _, n := s.limits.Load(); return float64(n) })
 	now("bus_peers", "Routes to other replicas' buses, or 1 while the bus outside is there.", func() float64 { return float64(s.bus.Connected()) })

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/server/backup"
 )
 
@@ -54,6 +55,11 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 		for _, u := range unfinished {
 			m.operations.WithLabelValues(string(u.State)).Set(float64(u.Count))
 			m.operationsOldest.WithLabelValues(string(u.State)).Set(seconds(u.Oldest))
+		}
+	}
+	for _, state := range []grant.State{grant.Pending, grant.Active} {
+		if n, err := s.grants.Count(ctx, state); err == nil {
+			m.grants.WithLabelValues(string(state)).Set(float64(n))
 		}
 	}
 }
