@@ -75,7 +75,8 @@ func (k *Keys) Adopt(signed trust.Signed) (changed bool, err error) {
 type Invitation struct {
 	Name    string            `json:"name"`
 	Expires time.Time         `json:"expires"`
-	Files   map[string][]byte `json:"files"` // of the keys' folder
+	Anchor  []byte            `json:"anchor,omitempty"` // public; that a keyset which comes apart is signed by
+	Files   map[string][]byte `json:"files"`            // of the keys' folder; without keyset.json where that comes apart
 }
 
 // invitationLife is for how long an invitation can be taken up: it is a key to everything that lies about.
@@ -90,51 +91,58 @@ func alike(a, b string) bool { return strings.ReplaceAll(a, "-", "") == strings.
 // the new one starts. An empty name becomes the next of replica-2, replica-3…; anchorFile is where the anchor key lies,
 // empty: in the folder. Nothing is kept here.
 func (k *Keys) Invite(name, anchorFile string, now time.Time) (Invitation, trust.Signed, error) {
-	var none trust.Signed
 	anchor, err := k.anchorAt(anchorFile)
 	if err != nil {
-		return Invitation{}, none, err
+		return Invitation{}, trust.Signed{}, err
 	}
+	i, set, err := k.invited(name, now)
+	if err != nil {
+		return Invitation{}, trust.Signed{}, err
+	}
+	signed, err := sign(set, anchor, now)
+	if err != nil {
+		return Invitation{}, trust.Signed{}, err
+	}
+	i.Files["keyset.json"], err = json.Marshal(signed)
+	return i, signed, err
+}
+
+// invited is an invitation without its keyset, and that keyset as it is to be signed.
+func (k *Keys) invited(name string, now time.Time) (Invitation, trust.Keyset, error) {
+	fail := func(err error) (Invitation, trust.Keyset, error) { return Invitation{}, trust.Keyset{}, err }
 	set, _ := k.Current()
 	set = k.listed(set)
 	if name == "" {
 		name = freeName(set)
 	}
 	if !replicaName.MatchString(name) {
-		return Invitation{}, none, fault.New(fault.Invalid, "replica_name_invalid", "%q is not a replica's name: small letters, digits and dashes, a letter first, 32 at most", name)
+		return fail(fault.New(fault.Invalid, "replica_name_invalid", "%q is not a replica's name: small letters, digits and dashes, a letter first, 32 at most", name))
 	}
 	for _, r := range set.Replicas {
 		if alike(r.Name, name) {
-			return Invitation{}, none, fault.New(fault.Exists, "replica_exists", "there is a replica %s already", r.Name).
-				WithHint("choose another --name, or evict it first: loopbackd evict %s", r.Name)
+			return fail(fault.New(fault.Exists, "replica_exists", "there is a replica %s already", r.Name).
+				WithHint("choose another --name, or evict it first: loopbackd evict %s", r.Name))
 		}
 	}
 	link, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
-		return Invitation{}, none, err
+		return fail(err)
 	}
 	public, peer, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return Invitation{}, none, err
-	}
-	set = withReplica(set, trust.Replica{Name: name, LinkKey: link.PublicKey().Bytes(), PeerKey: public})
-	signed, err := sign(set, anchor, now)
-	if err != nil {
-		return Invitation{}, none, err
+		return fail(err)
 	}
 	files, err := k.shared()
 	if err != nil {
-		return Invitation{}, none, err
+		return fail(err)
 	}
 	for file, key := range map[string]any{"link.key": link, "replica.key": peer} {
 		if files[file], err = encodePKCS8(key); err != nil {
-			return Invitation{}, none, err
+			return fail(err)
 		}
 	}
-	if files["keyset.json"], err = json.Marshal(signed); err != nil {
-		return Invitation{}, none, err
-	}
-	return Invitation{Name: name, Expires: now.Add(invitationLife).UTC(), Files: files}, signed, nil
+	set = withReplica(set, trust.Replica{Name: name, LinkKey: link.PublicKey().Bytes(), PeerKey: public})
+	return Invitation{Name: name, Expires: now.Add(invitationLife).UTC(), Anchor: k.Anchor, Files: files}, set, nil
 }
 
 // Evict makes the keyset without a replica. Its link key proves nothing to agents from then on, and its other key opens
@@ -144,6 +152,15 @@ func (k *Keys) Evict(name, anchorFile string, now time.Time) (trust.Signed, erro
 	if err != nil {
 		return trust.Signed{}, err
 	}
+	set, err := k.without(name)
+	if err != nil {
+		return trust.Signed{}, err
+	}
+	return sign(set, anchor, now)
+}
+
+// without is the keyset without a replica, as it is to be signed.
+func (k *Keys) without(name string) (trust.Keyset, error) {
 	set, _ := k.Current()
 	set = k.listed(set)
 	gone, ok := set.Replica(name)
@@ -152,15 +169,32 @@ func (k *Keys) Evict(name, anchorFile string, now time.Time) (trust.Signed, erro
 		for _, r := range set.Replicas {
 			names = append(names, r.Name)
 		}
-		return trust.Signed{}, fault.New(fault.NotFound, "replica_not_found", "there is no replica %s", name).
+		return set, fault.New(fault.NotFound, "replica_not_found", "there is no replica %s", name).
 			WithHint("the keyset lists %s; which of them runs where: loopback replica list", strings.Join(names, ", "))
 	}
 	if len(set.Replicas) == 1 {
-		return trust.Signed{}, fault.New(fault.Precondition, "replica_last", "%s is the only replica: nobody would answer agents", name)
+		return set, fault.New(fault.Precondition, "replica_last", "%s is the only replica: nobody would answer agents", name)
 	}
 	set.Replicas = slices.DeleteFunc(slices.Clone(set.Replicas), func(r trust.Replica) bool { return r.Name == name })
 	set.LinkKeys = slices.DeleteFunc(slices.Clone(set.LinkKeys), func(l []byte) bool { return string(l) == string(gone.LinkKey) })
-	return sign(set, anchor, now)
+	return set, nil
+}
+
+// Complete puts a keyset into an invitation that was made without one. It must list the invited replica.
+func (i Invitation) Complete(signed trust.Signed) error {
+	if i.Files["keyset.json"] != nil {
+		return fault.New(fault.Precondition, "invitation_complete", "the invitation has its keyset").WithHint("run this without --keyset")
+	}
+	set, err := signed.Verify(trust.HashAnchor(i.Anchor), 0)
+	if err != nil {
+		return fault.New(fault.Unauthenticated, "keyset_invalid", "the keyset is not signed by the anchor key of the deployment that invited").WithCause(err)
+	}
+	if _, ok := set.Replica(i.Name); !ok {
+		return fault.New(fault.Precondition, "keyset_other", "keyset %d does not list %s", set.Version, i.Name).
+			WithHint("take the one that was signed for this invitation")
+	}
+	i.Files["keyset.json"], err = json.Marshal(signed)
+	return err
 }
 
 // Join makes a folder of keys from an invitation. The folder must have none.
@@ -182,7 +216,8 @@ func Join(dir string, i Invitation, now time.Time) error {
 	}
 	last, ok := i.Files["keyset.json"]
 	if !ok {
-		return fault.New(fault.Invalid, "invitation_invalid", "the invitation has no keyset")
+		return fault.New(fault.Precondition, "keyset_missing", "the invitation came without its keyset").
+			WithHint("name what loopbackd keyset sign wrote: --keyset FILE")
 	}
 	for name, content := range i.Files {
 		if name == "keyset.json" {
