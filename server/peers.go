@@ -156,7 +156,7 @@ func (s *Server) listenToPeers() (*peers, error) {
 		}
 		s.wire.ServePoll(w, r)
 	})
-	mux.HandleFunc("GET "+aboutPath, s.about)
+	mux.HandleFunc("GET "+replica.AboutPath, s.about)
 	return &peers{
 		keys: s.keys, replicas: s.replicas, listener: l, quiet: quietLog(s.log), proxies: map[string]*httputil.ReverseProxy{}, reach: map[string]*reach{},
 		server: &http.Server{Handler: mux, TLSConfig: config, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quietLog(s.log)},

@@ -4,14 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/replica"
-	"github.com/loopbackd/loopback/server/keys"
+	replicas "github.com/loopbackd/loopback/server/replica"
 )
 
 // Whether a replica can be reached is asked all the time, not found out by the poll of some host: a network that was cut
@@ -34,17 +32,6 @@ type reach struct {
 	client *http.Client
 }
 
-// aboutPath is where a replica tells another about itself.
-const aboutPath = "/replica/v1/about"
-
-// About is what a replica says to another, and to a doctor who has the keys of one.
-type About struct {
-	Replica string    `json:"replica"`
-	Version string    `json:"version"`
-	At      time.Time `json:"at"` // by its clock
-	Ready   bool      `json:"ready"`
-}
-
 func (s *Server) about(w http.ResponseWriter, _ *http.Request) {
 	ready := true
 	select {
@@ -53,46 +40,15 @@ func (s *Server) about(w http.ResponseWriter, _ *http.Request) {
 	default:
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(About{s.replica, s.options.Version, s.options.Clock().UTC(), ready}) // whoever asked is gone
+	_ = json.NewEncoder(w).Encode(replicas.About{Replica: s.replica, Version: s.options.Version, At: s.options.Clock().UTC(), Ready: ready}) // whoever asked is gone
 }
 
-// AskAbout asks the replica of a name at an address about itself, with the keys of another. It fails where somebody else
-// answers there.
-func AskAbout(ctx context.Context, k *keys.Keys, name, address string) (About, error) {
-	c, err := askingClient(k, name)
-	if err != nil {
-		return About{}, err
-	}
-	defer c.CloseIdleConnections()
-	return ask(ctx, c, address)
-}
-
-func askingClient(k *keys.Keys, name string) (*http.Client, error) {
-	config, err := k.PeerTLS(name)
+func (p *peers) asking(name string) (*http.Client, error) {
+	config, err := p.keys.PeerTLS(name)
 	if err != nil {
 		return nil, err
 	}
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, DialContext: (&net.Dialer{}).DialContext, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute}}, nil
-}
-
-func ask(ctx context.Context, c *http.Client, address string) (a About, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+aboutPath, nil)
-	if err != nil {
-		return a, err
-	}
-	answer, err := c.Do(r)
-	if err != nil {
-		return a, err
-	}
-	defer answer.Body.Close()
-	// A replica of the version before knows no such thing, and has answered all the same.
-	if answer.StatusCode == http.StatusNotFound {
-		return a, nil
-	}
-	if answer.StatusCode != http.StatusOK {
-		return a, fmt.Errorf("it answers %s", answer.Status)
-	}
-	return a, json.NewDecoder(http.MaxBytesReader(nil, answer.Body, 64<<10)).Decode(&a)
+	return replicas.Client(config), nil
 }
 
 // probe asks the others whether they are there until ctx ends.
@@ -119,7 +75,7 @@ func (p *peers) probeOne(ctx context.Context, name, address string) {
 	one, err := p.reachOf(name)
 	if err == nil {
 		asking, cancel := context.WithTimeout(ctx, probeTimeout)
-		_, err = ask(asking, one.client, address)
+		_, err = replicas.Ask(asking, one.client, address)
 		cancel()
 	}
 	if one == nil || ctx.Err() != nil {
@@ -148,7 +104,7 @@ func (p *peers) reachOf(name string) (*reach, error) {
 	if one := p.reach[name]; one != nil {
 		return one, nil
 	}
-	client, err := askingClient(p.keys, name)
+	client, err := p.asking(name)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/config"
+	"github.com/loopbackd/loopback/server/storage"
 )
 
 // Status of a finding.
@@ -62,7 +63,7 @@ type examination struct {
 	running bool
 	out     []Finding
 
-	metadata map[string][]byte // of releases, where they lie in the database
+	shared storage.Findings // what was seen in a database of several replicas
 }
 
 // Examine looks at everything. It takes seconds; ctx cuts it short.
@@ -83,6 +84,7 @@ func Examine(ctx context.Context, o Options) Report {
 	x.certificate()
 	x.ports(ctx)
 	x.descriptors()
+	x.replicas(ctx)
 	x.releases()
 	x.backups()
 	r := Report{Version: o.Version, At: x.now.UTC(), Running: x.running, Status: OK, Findings: x.out}

@@ -47,13 +47,15 @@ func (x *examination) database(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	seen, err := storage.Examine(ctx, x.Settings.Database)
-	x.metadata = seen.Metadata
+	x.shared = seen
 	switch {
 	case fault.KindOf(err) == fault.NotFound:
 		f := fault.Of(err)
 		x.found(Warning, "database", f.Code, f.Hint, "%s", f.Message)
 	case err != nil:
 		x.failed("database", err)
+	case seen.Standby:
+		x.found(Failed, "database", "database_read_only", "let the URL name the primary, or several hosts with target_session_attrs=read-write", "%s is a standby: it takes no writes", x.Settings.RedactedDatabase())
 	case seen.Schema < seen.Newest && x.running:
 		x.found(Warning, "database", "schema_old", "restart loopbackd with this version: the start brings it up to date", "its schema is version %d; this program knows %d", seen.Schema, seen.Newest)
 	case seen.Schema < seen.Newest:
@@ -149,7 +151,11 @@ func (x *examination) ready(ctx context.Context) {
 // releases reads when signed metadata ends, in the folder or, where replicas share it, in the database. Whether it is
 // signed rightly is for hosts to say.
 func (x *examination) releases() {
-	files := x.metadata
+	if x.shared.Lost > 0 {
+		x.found(Failed, "releases", "release_files_lost", "restore the database from its backup, or publish those releases again", "%d files of releases have no content in the database", x.shared.Lost)
+		return
+	}
+	files := x.shared.Metadata
 	if len(files) == 0 {
 		files = map[string][]byte{}
 		folder := filepath.Join(x.Settings.DataDir, "releases", "metadata")

@@ -35,6 +35,34 @@ func (k *Keys) Current() (trust.Keyset, trust.Signed) {
 	return k.Keyset, k.Signed
 }
 
+// Look reads what speaks for a replica before others, and changes nothing, for whoever only asks. Keys that it lacks are
+// an error.
+func Look(dir string) (*Keys, error) {
+	k := &Keys{Dir: dir}
+	b, err := os.ReadFile(k.path("keyset.json"))
+	if err != nil {
+		return nil, unusable(dir, err)
+	}
+	var set trust.Keyset
+	if err := json.Unmarshal(b, &k.Signed); err != nil {
+		return nil, corrupt("keyset.json", err)
+	}
+	if err := json.Unmarshal(k.Signed.Payload, &set); err != nil {
+		return nil, corrupt("keyset.json", err)
+	}
+	if k.Keyset, err = k.Signed.Verify(trust.HashAnchor(set.Anchor), 0); err != nil {
+		return nil, corrupt("keyset.json", err)
+	}
+	k.Anchor = k.Keyset.Anchor
+	key, err := readPKCS8(k.path("replica.key"))
+	peer, ok := key.(ed25519.PrivateKey)
+	if err != nil || !ok {
+		return nil, corrupt("replica.key", err)
+	}
+	k.Peer = peer
+	return k, nil
+}
+
 // Name of this replica.
 func (k *Keys) Name() string {
 	set, _ := k.Current()

@@ -13,14 +13,21 @@ import (
 
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/replica"
 )
 
-// Findings are what Examine saw.
+// Findings are what Examine saw. What is below Metadata is of several replicas' database only.
 type Findings struct {
 	Schema, Newest int64             // the database's version, and that of this program
 	Read           time.Duration     // that a read took
 	Whole          bool              // SQLite's own check found nothing, as far as it got in its time
 	Metadata       map[string][]byte // release metadata by its file's name, the newest of each role; none where it is in a folder
+
+	Replicas []replica.Replica
+	Position int64         // of the feed
+	Ahead    time.Duration // of the database's clock, this machine's is
+	Standby  bool          // it takes no writes
+	Lost     int64         // files of releases whose content is missing
 }
 
 // checkTime bounds SQLite's own check: a large database takes minutes.
@@ -65,8 +72,7 @@ func Examine(ctx context.Context, target string) (f Findings, err error) {
 			WithHint("run the version of loopbackd that last used this database, or a newer one")
 	}
 	if !embedded {
-		f.Metadata, err = db.examineMetadata(ctx, f.Schema)
-		return f, err
+		return f, db.examineShared(ctx, &f)
 	}
 	// Taking the write lock and giving it back changes nothing, and tells whether somebody keeps it.
 	conn, err := db.writes.Conn(ctx)
@@ -94,6 +100,35 @@ func Examine(ctx context.Context, target string) (f Findings, err error) {
 		f.Whole = true
 	}
 	return f, nil
+}
+
+// examineShared looks at what several replicas share, as far as the schema has it.
+func (db *DB) examineShared(ctx context.Context, f *Findings) (err error) {
+	if f.Schema < blobsSince {
+		return nil
+	}
+	asked := time.Now()
+	theirs, err := db.Clock(ctx)
+	if err != nil {
+		return err
+	}
+	f.Ahead = asked.Add(time.Since(asked) / 2).Sub(theirs)
+	view := db.View()
+	if err := view.row(ctx, []any{&f.Standby}, "SELECT pg_is_in_recovery()"); err != nil {
+		return err
+	}
+	if f.Position, err = db.Position(ctx); err != nil {
+		return err
+	}
+	if f.Replicas, err = view.Replicas(ctx); err != nil {
+		return err
+	}
+	if f.Lost, err = view.number(ctx, `SELECT count(*) FROM blobs WHERE size > 0
+		AND NOT EXISTS (SELECT 1 FROM blob_chunks WHERE blob_chunks.version = blobs.version AND number = 0)`); err != nil {
+		return err
+	}
+	f.Metadata, err = db.examineMetadata(ctx, f.Schema)
+	return err
 }
 
 // blobsSince is the schema that has blobs.

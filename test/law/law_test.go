@@ -34,8 +34,8 @@ var rules = map[string]struct {
 	"release/mirror":  {may: []string{"nouns"}},
 	"release/pack":    {may: []string{"nouns", "agent/packaged"}}, // packs what the agent's installer finds again
 
-	"server/backup":  {may: []string{"nouns", "server/storage"}},                                   // copies and renews what storage keeps
-	"server/doctor":  {may: []string{"nouns", "server/config", "server/backup", "server/storage"}}, // looks at what all of them need
+	"server/backup":  {may: []string{"nouns", "server/storage"}},                                                                    // copies and renews what storage keeps
+	"server/doctor":  {may: []string{"nouns", "server/config", "server/backup", "server/storage", "server/keys", "server/replica"}}, // looks at what all of them need
 	"server/config":  {may: []string{"nouns"}},
 	"server/console": {may: []string{"nouns"}},
 	"server/tracing": {may: []string{"nouns"}},
