@@ -233,13 +233,22 @@ func client(args []string, short bool) error {
 var flagName = regexp.MustCompile(`^--?([a-z][a-z-]*)`)
 
 // other checks verb and flags by what the program's own help lists.
-func other(args []string, help func(verb string) (string, error)) error {
+func other(args []string, help func(verbs ...string) (string, error)) error {
 	if len(args) == 0 || args[0] == "help" || strings.HasPrefix(args[0], "-") {
 		return nil
 	}
 	text, err := help(args[0])
 	if err != nil {
 		return fmt.Errorf("there is no %q: %w", args[0], err)
+	}
+	if strings.Contains(text, "Available Commands:") && len(args) > 1 && !strings.HasPrefix(args[1], "-") {
+		verb := regexp.MustCompile(`(?m)^  ` + regexp.QuoteMeta(args[1]) + ` `)
+		if !verb.MatchString(text) { // cobra answers an unknown one with the help of its parent
+			return fmt.Errorf("there is no %q", args[0]+" "+args[1])
+		}
+		if text, err = help(args[:2]...); err != nil {
+			return fmt.Errorf("there is no %q: %w", args[0]+" "+args[1], err)
+		}
 	}
 	for _, a := range args[1:] {
 		if m := flagName.FindStringSubmatch(a); m != nil && m[1] != "help" {
@@ -251,10 +260,10 @@ func other(args []string, help func(verb string) (string, error)) error {
 	return nil
 }
 
-func agentHelp(verb string) (string, error) {
+func agentHelp(verbs ...string) (string, error) {
 	var out bytes.Buffer
 	env := command.Environment{Version: "0", Stdin: strings.NewReader(""), Stdout: &out, Stderr: io.Discard, Getenv: func(string) string { return "" }}
-	if exit := command.Main(context.Background(), env, []string{verb, "--help"}); exit != 0 {
+	if exit := command.Main(context.Background(), env, append(slices.Clone(verbs), "--help")); exit != 0 {
 		return "", fmt.Errorf("exit code %d", exit)
 	}
 	return out.String(), nil
@@ -280,13 +289,13 @@ func TestMain(m *testing.M) {
 	os.Exit(exit)
 }
 
-func daemonHelp(verb string) (string, error) {
+func daemonHelp(verbs ...string) (string, error) {
 	name, err := daemon()
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command(name, verb, "--help").CombinedOutput()
-	if err == nil && !strings.Contains(string(out), "loopbackd "+verb) {
+	out, err := exec.Command(name, append(slices.Clone(verbs), "--help")...).CombinedOutput()
+	if err == nil && !strings.Contains(string(out), "loopbackd "+strings.Join(verbs, " ")) {
 		err = fmt.Errorf("its help is another's")
 	}
 	return string(out), err
