@@ -55,6 +55,8 @@ type Webhook struct {
 	secret []byte
 	mood   Mood
 	lost   int
+
+	asking sync.Mutex // moods are asked one at a time
 }
 
 // Behave changes how it answers.
@@ -111,7 +113,9 @@ func (h *Webhook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for i, e := range in.Data {
 		events[i] = string(e)
 	}
+	h.asking.Lock()
 	answer := mood.to(events)
+	h.asking.Unlock()
 	late := time.NewTimer(answer.Wait)
 	defer late.Stop()
 	select {
@@ -148,6 +152,8 @@ type Collector struct {
 	Complain func(format string, args ...any)
 	Token    string // that it wants of a bearer
 	Mood     Mood
+
+	asking sync.Mutex
 }
 
 func (c *Collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -166,7 +172,9 @@ func (c *Collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	out := &logsv1.ExportLogsServiceResponse{}
+	c.asking.Lock()
 	answer := c.Mood.to(events)
+	c.asking.Unlock()
 	switch {
 	case answer.Status != 0:
 		w.WriteHeader(answer.Status)
