@@ -50,6 +50,7 @@ type api struct {
 	sinks         loopbackv1connect.SinkServiceClient
 	replicas      loopbackv1connect.ReplicaServiceClient
 	signIns       loopbackv1connect.SignInServiceClient
+	providers     loopbackv1connect.ProviderServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -114,6 +115,7 @@ func newAPI(s account, version string) (*api, error) {
 		grantPolicies: loopbackv1connect.NewGrantPolicyServiceClient(c, u, o),
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
+		providers:     loopbackv1connect.NewProviderServiceClient(c, u, o),
 		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),
 	}, nil
 }

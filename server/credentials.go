@@ -3,12 +3,15 @@ package server
 import (
 	"context"
 	"net/netip"
+	"net/url"
 	"strings"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/console"
+	providers "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/rpc"
 	signins "github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/signin"
@@ -30,9 +33,40 @@ func (c credentials) Authenticate(ctx context.Context, credential string, from n
 }
 
 // browsers gives the console what sign-ins begin and end with.
-type browsers struct{ credentials }
+type browsers struct {
+	credentials
+	providers *providers.Service
+}
 
-var _ console.SignIns = browsers{}
+var (
+	_ console.SignIns  = browsers{}
+	_ console.Journeys = browsers{}
+)
+
+func (b browsers) Leave(ctx context.Context, providerID, back, held string) (to, kept string, err error) {
+	to, kept, err = b.providers.Begin(ctx, providerID, back, held)
+	if err != nil {
+		b.signIns.Attempted(signin.OIDC, err)
+	}
+	return to, kept, err
+}
+
+func (b browsers) Return(ctx context.Context, providerID, kept, agent string, q url.Values) (_ console.Begun, back, held string, err error) {
+	came, err := b.providers.Finish(ctx, providerID, kept, q)
+	if err != nil {
+		return console.Begun{}, came.Back, came.Held, b.signIns.Refused(ctx, signin.OIDC, target(providerID), err)
+	}
+	in, err := begun(b.signIns.Begin(ctx, signins.Start{User: came.User, Method: signin.OIDC, Via: came.Provider, Agent: agent, ProvedAt: came.ProvedAt, MFAAt: came.MFAAt}))
+	return in, came.Back, came.Held, err
+}
+
+// target is an id for the audit log; what a stranger made up is not written down.
+func target(providerID string) string {
+	if !id.Valid("idp", providerID) {
+		return "provider"
+	}
+	return providerID
+}
 
 func (b browsers) WithKey(ctx context.Context, key, agent string) (console.Begun, error) {
 	actor, err := b.keys.Authenticate(ctx, key, address(ctx))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/server/console"
+	providers "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/rpc/openapi"
 	"github.com/loopbackd/loopback/web"
@@ -38,11 +39,12 @@ func (s *Server) handler() http.Handler {
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},
 		Projects:        rpc.Projects{Service: s.tenants},
+		Providers:       rpc.Providers{Service: s.providers},
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
 		Replicas:        rpc.Replicas{Service: s.replicas},
 		Sessions:        rpc.Sessions{Service: s.apikeys, SignIns: s.signIns, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:        rpc.Settings{Service: s.settings},
-		SignIns:         rpc.SignIns{Service: s.signIns},
+		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers},
 		Sinks:           rpc.Sinks{Service: s.sinks},
 		Tokens:          rpc.Tokens{Service: s.tokens},
 		Workspaces:      rpc.Workspaces{Service: s.tenants},
@@ -50,6 +52,9 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
 	mux.Handle("/session", s.anonymous(s.sessions))
+	way := console.Providers{Sessions: s.sessions, Journeys: browsers{s.credentials, s.providers}, Patience: int(providers.Patience.Seconds())}
+	mux.Handle("GET /oidc/begin", s.anonymous(http.HandlerFunc(way.Begin)))
+	mux.Handle("GET /oidc/callback/{provider}", s.anonymous(http.HandlerFunc(way.Return)))
 	description := s.anonymous(http.StripPrefix("/api", openapi.Handler()))
 	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {
 		mux.Handle(file, description)

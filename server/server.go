@@ -44,6 +44,7 @@ import (
 	"github.com/loopbackd/loopback/server/operation"
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
+	providers "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
@@ -101,6 +102,7 @@ type Server struct {
 	tokens    *token.Service
 	apikeys   *apikey.Service
 	signIns   *signins.Service
+	providers *providers.Service
 	audit     *audit.Service
 	reads     *audit.Reads
 	retention *audit.Retention
@@ -253,7 +255,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Watch: s.meters.signIn,
 	})
 	s.credentials = credentials{s.apikeys, s.signIns}
-	s.sessions = console.NewSessions(browsers{s.credentials}, s.address, now)
+	s.sessions = console.NewSessions(browsers{s.credentials, nil}, s.address, now)
 	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
 	s.reads = audit.NewReads(storage.Bind[any, audit.Appender](s.db), now, o.Logger)
 	s.audit.Record(s.reads)
@@ -271,6 +273,11 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}
 	if s.grants, err = grant.NewService(storage.Bind[grant.Reader, grant.Tx](s.db), places{s.policies}, s.people, s.policies, grant.Options{
 		Rules: s.policy, Seal: seal, Now: now, Logger: o.Logger,
+	}); err != nil {
+		return err
+	}
+	if s.providers, err = providers.NewService(storage.Bind[providers.Reader, providers.Tx](s.db), s.tenants, s.people, providers.Options{
+		PublicURL: set.PublicURL, Seal: seal, Logger: o.Logger, Now: now,
 	}); err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ const (
 	SignIn       Kind = "sign_in"
 	Grant        Kind = "grant"
 	GrantPolicy  Kind = "grant_policy"
+	Provider     Kind = "provider"
+	Identity     Kind = "identity" // who somebody is at a provider
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

@@ -32,7 +32,7 @@ import (
 var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
-	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
+	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group",
 	"subject": "user", "remove_bindings": "binding",
 }
@@ -45,15 +45,18 @@ var plain = map[protoreflect.Name]string{
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
 	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",
 	"comment": "x", "identity": "", "state": "", "webhook": "", "ticket_pattern": "",
+	"issuer": "https://idp.example", "client_id": "x", "scopes": "", "domains": "", "groups_claim": "", "mfa_values": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }
 
 // except are plain fields that a field of the same name elsewhere is not.
 var except = map[protoreflect.FullName]string{
-	"loopback.v1.RevokeTokenRequest.hosts": "keep",
-	"loopback.v1.Page.token":               "",
-	"loopback.v1.CreateSinkRequest.target": "https://siem.example/in",
+	"loopback.v1.RevokeTokenRequest.hosts":      "keep",
+	"loopback.v1.Page.token":                    "",
+	"loopback.v1.LinkIdentityRequest.subject":   "s-1", // who somebody is at a provider
+	"loopback.v1.DeleteIdentityRequest.subject": "s-1",
+	"loopback.v1.CreateSinkRequest.target":      "https://siem.example/in",
 }
 
 // deploymentWide are permissions over what belongs to no place: held anywhere, they let one read it.

@@ -19,6 +19,7 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_operation_proto,
 	v1.File_loopback_v1_policy_proto,
 	v1.File_loopback_v1_principal_proto,
+	v1.File_loopback_v1_provider_proto,
 	v1.File_loopback_v1_release_proto,
 	v1.File_loopback_v1_replica_proto,
 	v1.File_loopback_v1_settings_proto,

@@ -9,6 +9,7 @@ import (
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
+	"github.com/loopbackd/loopback/provider"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/settings"
@@ -96,6 +97,10 @@ var Permissions = []Permission{
 	{sink.Update, "pause and resume sinks, send them the past again, and resend or dismiss what was refused"},
 	{sink.Delete, "remove sinks"},
 	{replica.Read, "see the replicas of the control plane; held over the whole deployment"},
+	{provider.Create, "let people sign in by a provider; takes everything over the whole deployment besides"},
+	{provider.Read, "see identity providers, without their secrets, and whom they let in"},
+	{provider.Update, "change providers, and say who their subjects are here; takes everything besides"},
+	{provider.Delete, "remove providers; takes everything besides"},
 	{signin.Read, "see who is signed in, how and from where"},
 	{signin.Revoke, "end other people's sign-ins"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},

@@ -6,12 +6,25 @@ import (
 	"connectrpc.com/connect"
 
 	v1 "github.com/loopbackd/loopback/api/loopback/v1"
+	nouns "github.com/loopbackd/loopback/provider"
+	"github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/signin"
 	noun "github.com/loopbackd/loopback/signin"
 )
 
 // SignIns is loopback.v1.SignInService.
-type SignIns struct{ Service *signin.Service }
+type SignIns struct {
+	Service   *signin.Service
+	Providers *provider.Service
+}
+
+// ListSignInMethods is what the sign-in page offers.
+func (h SignIns) ListSignInMethods(ctx context.Context, _ *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error) {
+	all, err := h.Providers.Offered(ctx)
+	return answer(&v1.ListSignInMethodsResponse{Providers: each(all, func(p nouns.Provider) *v1.OfferedProvider {
+		return &v1.OfferedProvider{Id: p.ID, Name: p.Name}
+	})}, err)
+}
 
 // ListSignIns is those that the caller may read.
 func (h SignIns) ListSignIns(ctx context.Context, r *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error) {

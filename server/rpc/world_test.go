@@ -3,6 +3,8 @@ package rpc_test
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"reflect"
@@ -19,6 +21,7 @@ import (
 	"github.com/loopbackd/loopback/operation"
 	written "github.com/loopbackd/loopback/policy"
 	person "github.com/loopbackd/loopback/principal"
+	issuer "github.com/loopbackd/loopback/provider"
 	process "github.com/loopbackd/loopback/replica"
 	questions "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
@@ -31,6 +34,7 @@ import (
 	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
+	"github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/rpc"
@@ -83,10 +87,14 @@ func newWorld(t *testing.T) *world {
 	entries := signin.NewService(storage.Bind[signin.Reader, signin.Tx](p.DB), signin.Options{Keys: keys, Users: people, Pepper: []byte("pepper"),
 		Idle: time.Hour, Max: time.Hour, Now: now})
 	loans := grants(t, p, policies, people, rules)
+	idps, err := provider.NewService(storage.Bind[provider.Reader, provider.Tx](p.DB), p.Tenants, people, provider.Options{PublicURL: "https://loopback.example", Seal: make([]byte, 32), Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.services = rpc.Services{
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
-		SignIns:  rpc.SignIns{Service: entries},
+		SignIns: rpc.SignIns{Service: entries, Providers: idps}, Providers: rpc.Providers{Service: idps},
 		Sessions: rpc.Sessions{Service: keys, SignIns: entries, Deployment: "dep_test", Version: "0.0.0"},
 		Audit: rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants), Ledger: signed(t, p),
 			Retention: audit.NewRetention(storage.Bind[audit.KeepReader, audit.KeepTx](p.DB), p.Tenants, p.Clock.Now, slog.New(slog.DiscardHandler))},
@@ -173,6 +181,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	offer := lent.Policy{Meta: place.Meta{ID: id.New("gpo", w.plane.Clock.Now()), Name: name}, Scope: at, Description: name, RoleID: role.ID, Terms: lent.Terms{Approvals: 1, MaxDuration: time.Hour, Wait: time.Hour}}
 	loan := lent.Grant{Meta: place.Meta{ID: id.New("gnt", w.plane.Clock.Now())}, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Duration: time.Hour,
 		Reason: name, PolicyID: offer.ID, Terms: offer.Terms, State: lent.Pending, ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
+	login := issuer.Provider{Meta: place.Meta{ID: id.New("idp", w.plane.Clock.Now()), Name: name}, Issuer: "https://" + name + ".example", ClientID: name, Disabled: true} // those that are not are shown to anybody
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -193,6 +202,13 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 			return err
 		}
 		if _, err := tx.PutSink(t.Context(), receiver); err != nil {
+			return err
+		}
+		if _, err := tx.PutProvider(t.Context(), login); err != nil {
+			return err
+		}
+		sum := sha256.Sum256([]byte(login.Issuer + "\x00s-1"))
+		if _, err := tx.PutIdentity(t.Context(), issuer.Identity{Meta: place.Meta{ID: "idn_" + hex.EncodeToString(sum[:16])}, ProviderID: login.ID, Issuer: login.Issuer, Subject: "s-1", UserID: user.ID}); err != nil {
 			return err
 		}
 		if _, err := tx.PutSignIn(t.Context(), stay); err != nil {
@@ -225,6 +241,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"sign-in":      {"id": stay.ID},
 		"grant":        {"id": loan.ID},
 		"grant policy": {"id": offer.ID},
+		"idp":          {"id": login.ID, "name": name},
 	}
 }
 

@@ -23,6 +23,139 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ListSignInMethodsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSignInMethodsRequest) Reset() {
+	*x = ListSignInMethodsRequest{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSignInMethodsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSignInMethodsRequest) ProtoMessage() {}
+
+func (x *ListSignInMethodsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSignInMethodsRequest.ProtoReflect.Descriptor instead.
+func (*ListSignInMethodsRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{0}
+}
+
+type ListSignInMethodsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Providers that let people in; a browser goes to /oidc/begin?provider=ID.
+	Providers     []*OfferedProvider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSignInMethodsResponse) Reset() {
+	*x = ListSignInMethodsResponse{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSignInMethodsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSignInMethodsResponse) ProtoMessage() {}
+
+func (x *ListSignInMethodsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSignInMethodsResponse.ProtoReflect.Descriptor instead.
+func (*ListSignInMethodsResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListSignInMethodsResponse) GetProviders() []*OfferedProvider {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+type OfferedProvider struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferedProvider) Reset() {
+	*x = OfferedProvider{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferedProvider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferedProvider) ProtoMessage() {}
+
+func (x *OfferedProvider) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferedProvider.ProtoReflect.Descriptor instead.
+func (*OfferedProvider) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OfferedProvider) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OfferedProvider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type SignIn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -61,7 +194,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	mi := &file_loopback_v1_signin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -73,7 +206,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	mi := &file_loopback_v1_signin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -86,7 +219,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{0}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SignIn) GetId() string {
@@ -233,7 +366,7 @@ type ListSignInsRequest struct {
 
 func (x *ListSignInsRequest) Reset() {
 	*x = ListSignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	mi := &file_loopback_v1_signin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +378,7 @@ func (x *ListSignInsRequest) String() string {
 func (*ListSignInsRequest) ProtoMessage() {}
 
 func (x *ListSignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	mi := &file_loopback_v1_signin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +391,7 @@ func (x *ListSignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInsRequest.ProtoReflect.Descriptor instead.
 func (*ListSignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{1}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListSignInsRequest) GetUser() string {
@@ -285,7 +418,7 @@ type ListSignInsResponse struct {
 
 func (x *ListSignInsResponse) Reset() {
 	*x = ListSignInsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	mi := &file_loopback_v1_signin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -297,7 +430,7 @@ func (x *ListSignInsResponse) String() string {
 func (*ListSignInsResponse) ProtoMessage() {}
 
 func (x *ListSignInsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	mi := &file_loopback_v1_signin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -310,7 +443,7 @@ func (x *ListSignInsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInsResponse.ProtoReflect.Descriptor instead.
 func (*ListSignInsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListSignInsResponse) GetItems() []*SignIn {
@@ -336,7 +469,7 @@ type RevokeSignInRequest struct {
 
 func (x *RevokeSignInRequest) Reset() {
 	*x = RevokeSignInRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	mi := &file_loopback_v1_signin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +481,7 @@ func (x *RevokeSignInRequest) String() string {
 func (*RevokeSignInRequest) ProtoMessage() {}
 
 func (x *RevokeSignInRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	mi := &file_loopback_v1_signin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +494,7 @@ func (x *RevokeSignInRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSignInRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RevokeSignInRequest) GetSignIn() string {
@@ -381,7 +514,7 @@ type RevokeSignInsRequest struct {
 
 func (x *RevokeSignInsRequest) Reset() {
 	*x = RevokeSignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	mi := &file_loopback_v1_signin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +526,7 @@ func (x *RevokeSignInsRequest) String() string {
 func (*RevokeSignInsRequest) ProtoMessage() {}
 
 func (x *RevokeSignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	mi := &file_loopback_v1_signin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +539,7 @@ func (x *RevokeSignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RevokeSignInsRequest) GetUser() string {
@@ -425,7 +558,7 @@ type RevokeSignInsResponse struct {
 
 func (x *RevokeSignInsResponse) Reset() {
 	*x = RevokeSignInsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	mi := &file_loopback_v1_signin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +570,7 @@ func (x *RevokeSignInsResponse) String() string {
 func (*RevokeSignInsResponse) ProtoMessage() {}
 
 func (x *RevokeSignInsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	mi := &file_loopback_v1_signin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +583,7 @@ func (x *RevokeSignInsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSignInsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RevokeSignInsResponse) GetEnded() int32 {
@@ -469,7 +602,7 @@ type ListMySignInsRequest struct {
 
 func (x *ListMySignInsRequest) Reset() {
 	*x = ListMySignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	mi := &file_loopback_v1_signin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +614,7 @@ func (x *ListMySignInsRequest) String() string {
 func (*ListMySignInsRequest) ProtoMessage() {}
 
 func (x *ListMySignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	mi := &file_loopback_v1_signin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +627,7 @@ func (x *ListMySignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMySignInsRequest.ProtoReflect.Descriptor instead.
 func (*ListMySignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListMySignInsRequest) GetPage() *Page {
@@ -516,7 +649,7 @@ type SignOutRequest struct {
 
 func (x *SignOutRequest) Reset() {
 	*x = SignOutRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[7]
+	mi := &file_loopback_v1_signin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +661,7 @@ func (x *SignOutRequest) String() string {
 func (*SignOutRequest) ProtoMessage() {}
 
 func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[7]
+	mi := &file_loopback_v1_signin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +674,7 @@ func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutRequest.ProtoReflect.Descriptor instead.
 func (*SignOutRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SignOutRequest) GetSignIn() string {
@@ -567,7 +700,7 @@ type SignOutResponse struct {
 
 func (x *SignOutResponse) Reset() {
 	*x = SignOutResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[8]
+	mi := &file_loopback_v1_signin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +712,7 @@ func (x *SignOutResponse) String() string {
 func (*SignOutResponse) ProtoMessage() {}
 
 func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[8]
+	mi := &file_loopback_v1_signin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +725,7 @@ func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutResponse.ProtoReflect.Descriptor instead.
 func (*SignOutResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SignOutResponse) GetEnded() int32 {
@@ -606,7 +739,13 @@ var File_loopback_v1_signin_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_signin_proto_rawDesc = "" +
 	"\n" +
-	"\x18loopback/v1/signin.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\x9c\x06\n" +
+	"\x18loopback/v1/signin.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\x1a\n" +
+	"\x18ListSignInMethodsRequest\"W\n" +
+	"\x19ListSignInMethodsResponse\x12:\n" +
+	"\tproviders\x18\x01 \x03(\v2\x1c.loopback.v1.OfferedProviderR\tproviders\"5\n" +
+	"\x0fOfferedProvider\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x9c\x06\n" +
 	"\x06SignIn\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
@@ -656,8 +795,9 @@ const file_loopback_v1_signin_proto_rawDesc = "" +
 	"everywhere\x18\x02 \x01(\bR\n" +
 	"everywhere\"'\n" +
 	"\x0fSignOutResponse\x12\x14\n" +
-	"\x05ended\x18\x01 \x01(\x05R\x05ended2\x81\x04\n" +
-	"\rSignInService\x12f\n" +
+	"\x05ended\x18\x01 \x01(\x05R\x05ended2\xfc\x04\n" +
+	"\rSignInService\x12y\n" +
+	"\x11ListSignInMethods\x12%.loopback.v1.ListSignInMethodsRequest\x1a&.loopback.v1.ListSignInMethodsResponse\"\x15\x8a\xb5\x18\x0esign_ins.begin\x90\x02\x01\x12f\n" +
 	"\vListSignIns\x12\x1f.loopback.v1.ListSignInsRequest\x1a .loopback.v1.ListSignInsResponse\"\x14\x8a\xb5\x18\rsign_ins.read\x90\x02\x01\x12Z\n" +
 	"\fRevokeSignIn\x12 .loopback.v1.RevokeSignInRequest\x1a\x13.loopback.v1.SignIn\"\x13\x8a\xb5\x18\x0fsign_ins.revoke\x12k\n" +
 	"\rRevokeSignIns\x12!.loopback.v1.RevokeSignInsRequest\x1a\".loopback.v1.RevokeSignInsResponse\"\x13\x8a\xb5\x18\x0fsign_ins.revoke\x12h\n" +
@@ -676,51 +816,57 @@ func file_loopback_v1_signin_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_signin_proto_rawDescData
 }
 
-var file_loopback_v1_signin_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_loopback_v1_signin_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_loopback_v1_signin_proto_goTypes = []any{
-	(*SignIn)(nil),                // 0: loopback.v1.SignIn
-	(*ListSignInsRequest)(nil),    // 1: loopback.v1.ListSignInsRequest
-	(*ListSignInsResponse)(nil),   // 2: loopback.v1.ListSignInsResponse
-	(*RevokeSignInRequest)(nil),   // 3: loopback.v1.RevokeSignInRequest
-	(*RevokeSignInsRequest)(nil),  // 4: loopback.v1.RevokeSignInsRequest
-	(*RevokeSignInsResponse)(nil), // 5: loopback.v1.RevokeSignInsResponse
-	(*ListMySignInsRequest)(nil),  // 6: loopback.v1.ListMySignInsRequest
-	(*SignOutRequest)(nil),        // 7: loopback.v1.SignOutRequest
-	(*SignOutResponse)(nil),       // 8: loopback.v1.SignOutResponse
-	nil,                           // 9: loopback.v1.SignIn.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 11: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*Page)(nil),                  // 13: loopback.v1.Page
+	(*ListSignInMethodsRequest)(nil),  // 0: loopback.v1.ListSignInMethodsRequest
+	(*ListSignInMethodsResponse)(nil), // 1: loopback.v1.ListSignInMethodsResponse
+	(*OfferedProvider)(nil),           // 2: loopback.v1.OfferedProvider
+	(*SignIn)(nil),                    // 3: loopback.v1.SignIn
+	(*ListSignInsRequest)(nil),        // 4: loopback.v1.ListSignInsRequest
+	(*ListSignInsResponse)(nil),       // 5: loopback.v1.ListSignInsResponse
+	(*RevokeSignInRequest)(nil),       // 6: loopback.v1.RevokeSignInRequest
+	(*RevokeSignInsRequest)(nil),      // 7: loopback.v1.RevokeSignInsRequest
+	(*RevokeSignInsResponse)(nil),     // 8: loopback.v1.RevokeSignInsResponse
+	(*ListMySignInsRequest)(nil),      // 9: loopback.v1.ListMySignInsRequest
+	(*SignOutRequest)(nil),            // 10: loopback.v1.SignOutRequest
+	(*SignOutResponse)(nil),           // 11: loopback.v1.SignOutResponse
+	nil,                               // 12: loopback.v1.SignIn.LabelsEntry
+	(*timestamppb.Timestamp)(nil),     // 13: google.protobuf.Timestamp
+	(*Scope)(nil),                     // 14: loopback.v1.Scope
+	(*durationpb.Duration)(nil),       // 15: google.protobuf.Duration
+	(*Page)(nil),                      // 16: loopback.v1.Page
 }
 var file_loopback_v1_signin_proto_depIdxs = []int32{
-	9,  // 0: loopback.v1.SignIn.labels:type_name -> loopback.v1.SignIn.LabelsEntry
-	10, // 1: loopback.v1.SignIn.created_at:type_name -> google.protobuf.Timestamp
-	10, // 2: loopback.v1.SignIn.updated_at:type_name -> google.protobuf.Timestamp
-	11, // 3: loopback.v1.SignIn.scope:type_name -> loopback.v1.Scope
-	10, // 4: loopback.v1.SignIn.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 5: loopback.v1.SignIn.idle:type_name -> google.protobuf.Duration
-	10, // 6: loopback.v1.SignIn.last_used_at:type_name -> google.protobuf.Timestamp
-	10, // 7: loopback.v1.SignIn.mfa_at:type_name -> google.protobuf.Timestamp
-	10, // 8: loopback.v1.SignIn.ended_at:type_name -> google.protobuf.Timestamp
-	13, // 9: loopback.v1.ListSignInsRequest.page:type_name -> loopback.v1.Page
-	0,  // 10: loopback.v1.ListSignInsResponse.items:type_name -> loopback.v1.SignIn
-	13, // 11: loopback.v1.ListMySignInsRequest.page:type_name -> loopback.v1.Page
-	1,  // 12: loopback.v1.SignInService.ListSignIns:input_type -> loopback.v1.ListSignInsRequest
-	3,  // 13: loopback.v1.SignInService.RevokeSignIn:input_type -> loopback.v1.RevokeSignInRequest
-	4,  // 14: loopback.v1.SignInService.RevokeSignIns:input_type -> loopback.v1.RevokeSignInsRequest
-	6,  // 15: loopback.v1.SignInService.ListMySignIns:input_type -> loopback.v1.ListMySignInsRequest
-	7,  // 16: loopback.v1.SignInService.SignOut:input_type -> loopback.v1.SignOutRequest
-	2,  // 17: loopback.v1.SignInService.ListSignIns:output_type -> loopback.v1.ListSignInsResponse
-	0,  // 18: loopback.v1.SignInService.RevokeSignIn:output_type -> loopback.v1.SignIn
-	5,  // 19: loopback.v1.SignInService.RevokeSignIns:output_type -> loopback.v1.RevokeSignInsResponse
-	2,  // 20: loopback.v1.SignInService.ListMySignIns:output_type -> loopback.v1.ListSignInsResponse
-	8,  // 21: loopback.v1.SignInService.SignOut:output_type -> loopback.v1.SignOutResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	2,  // 0: loopback.v1.ListSignInMethodsResponse.providers:type_name -> loopback.v1.OfferedProvider
+	12, // 1: loopback.v1.SignIn.labels:type_name -> loopback.v1.SignIn.LabelsEntry
+	13, // 2: loopback.v1.SignIn.created_at:type_name -> google.protobuf.Timestamp
+	13, // 3: loopback.v1.SignIn.updated_at:type_name -> google.protobuf.Timestamp
+	14, // 4: loopback.v1.SignIn.scope:type_name -> loopback.v1.Scope
+	13, // 5: loopback.v1.SignIn.expires_at:type_name -> google.protobuf.Timestamp
+	15, // 6: loopback.v1.SignIn.idle:type_name -> google.protobuf.Duration
+	13, // 7: loopback.v1.SignIn.last_used_at:type_name -> google.protobuf.Timestamp
+	13, // 8: loopback.v1.SignIn.mfa_at:type_name -> google.protobuf.Timestamp
+	13, // 9: loopback.v1.SignIn.ended_at:type_name -> google.protobuf.Timestamp
+	16, // 10: loopback.v1.ListSignInsRequest.page:type_name -> loopback.v1.Page
+	3,  // 11: loopback.v1.ListSignInsResponse.items:type_name -> loopback.v1.SignIn
+	16, // 12: loopback.v1.ListMySignInsRequest.page:type_name -> loopback.v1.Page
+	0,  // 13: loopback.v1.SignInService.ListSignInMethods:input_type -> loopback.v1.ListSignInMethodsRequest
+	4,  // 14: loopback.v1.SignInService.ListSignIns:input_type -> loopback.v1.ListSignInsRequest
+	6,  // 15: loopback.v1.SignInService.RevokeSignIn:input_type -> loopback.v1.RevokeSignInRequest
+	7,  // 16: loopback.v1.SignInService.RevokeSignIns:input_type -> loopback.v1.RevokeSignInsRequest
+	9,  // 17: loopback.v1.SignInService.ListMySignIns:input_type -> loopback.v1.ListMySignInsRequest
+	10, // 18: loopback.v1.SignInService.SignOut:input_type -> loopback.v1.SignOutRequest
+	1,  // 19: loopback.v1.SignInService.ListSignInMethods:output_type -> loopback.v1.ListSignInMethodsResponse
+	5,  // 20: loopback.v1.SignInService.ListSignIns:output_type -> loopback.v1.ListSignInsResponse
+	3,  // 21: loopback.v1.SignInService.RevokeSignIn:output_type -> loopback.v1.SignIn
+	8,  // 22: loopback.v1.SignInService.RevokeSignIns:output_type -> loopback.v1.RevokeSignInsResponse
+	5,  // 23: loopback.v1.SignInService.ListMySignIns:output_type -> loopback.v1.ListSignInsResponse
+	11, // 24: loopback.v1.SignInService.SignOut:output_type -> loopback.v1.SignOutResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_signin_proto_init() }
@@ -735,7 +881,7 @@ func file_loopback_v1_signin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_signin_proto_rawDesc), len(file_loopback_v1_signin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

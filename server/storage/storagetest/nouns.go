@@ -21,6 +21,7 @@ import (
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
+	"github.com/loopbackd/loopback/provider"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/settings"
@@ -241,6 +242,25 @@ var nouns = []test{
 		}
 		if n, err := b.DB.View().LiveSignIns(t.Context(), live.LastUsedAt); err != nil || n > 1 {
 			t.Errorf("%d are live, %v", n, err)
+		}
+	}},
+	{"provider", func(t *testing.T, b *bench) {
+		kept(t, b, func(p *provider.Provider, id string) { p.ID, p.Name = id, id },
+			func(ctx context.Context, tx *storage.Tx, p provider.Provider) (provider.Provider, error) {
+				return tx.PutProvider(ctx, p)
+			}, b.DB.View().Provider)
+		if p, err := b.DB.View().ProviderNamed(t.Context(), "id_full"); err != nil || p.ID != "id_full" {
+			t.Errorf("by name: %+v, %v", p, err)
+		}
+		kept(t, b, func(i *provider.Identity, id string) { i.ID, i.ProviderID = id, "id_full" },
+			func(ctx context.Context, tx *storage.Tx, i provider.Identity) (provider.Identity, error) {
+				return tx.PutIdentity(ctx, i)
+			}, b.DB.View().Identity)
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			return tx.DeleteProvider(ctx, provider.Provider{Meta: tenant.Meta{ID: "id_full"}})
+		})
+		if l, _, err := b.DB.View().Identities(t.Context(), provider.Query{}); err != nil || len(l) != 0 {
+			t.Errorf("without their provider there are %+v, %v", l, err)
 		}
 	}},
 	{"release", func(t *testing.T, b *bench) {

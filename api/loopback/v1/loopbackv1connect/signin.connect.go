@@ -33,6 +33,9 @@ const (
 // reflection-formatted method names, remove the leading slash and convert the remaining slash to a
 // period.
 const (
+	// SignInServiceListSignInMethodsProcedure is the fully-qualified name of the SignInService's
+	// ListSignInMethods RPC.
+	SignInServiceListSignInMethodsProcedure = "/loopback.v1.SignInService/ListSignInMethods"
 	// SignInServiceListSignInsProcedure is the fully-qualified name of the SignInService's ListSignIns
 	// RPC.
 	SignInServiceListSignInsProcedure = "/loopback.v1.SignInService/ListSignIns"
@@ -51,6 +54,8 @@ const (
 
 // SignInServiceClient is a client for the loopback.v1.SignInService service.
 type SignInServiceClient interface {
+	// What the sign-in page offers, to anybody.
+	ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error)
 	// Those that are live, newest first.
 	ListSignIns(context.Context, *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error)
 	// Ends one at once, with the streams that it opened.
@@ -74,6 +79,13 @@ func NewSignInServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 	baseURL = strings.TrimRight(baseURL, "/")
 	signInServiceMethods := v1.File_loopback_v1_signin_proto.Services().ByName("SignInService").Methods()
 	return &signInServiceClient{
+		listSignInMethods: connect.NewClient[v1.ListSignInMethodsRequest, v1.ListSignInMethodsResponse](
+			httpClient,
+			baseURL+SignInServiceListSignInMethodsProcedure,
+			connect.WithSchema(signInServiceMethods.ByName("ListSignInMethods")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		listSignIns: connect.NewClient[v1.ListSignInsRequest, v1.ListSignInsResponse](
 			httpClient,
 			baseURL+SignInServiceListSignInsProcedure,
@@ -111,11 +123,17 @@ func NewSignInServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // signInServiceClient implements SignInServiceClient.
 type signInServiceClient struct {
-	listSignIns   *connect.Client[v1.ListSignInsRequest, v1.ListSignInsResponse]
-	revokeSignIn  *connect.Client[v1.RevokeSignInRequest, v1.SignIn]
-	revokeSignIns *connect.Client[v1.RevokeSignInsRequest, v1.RevokeSignInsResponse]
-	listMySignIns *connect.Client[v1.ListMySignInsRequest, v1.ListSignInsResponse]
-	signOut       *connect.Client[v1.SignOutRequest, v1.SignOutResponse]
+	listSignInMethods *connect.Client[v1.ListSignInMethodsRequest, v1.ListSignInMethodsResponse]
+	listSignIns       *connect.Client[v1.ListSignInsRequest, v1.ListSignInsResponse]
+	revokeSignIn      *connect.Client[v1.RevokeSignInRequest, v1.SignIn]
+	revokeSignIns     *connect.Client[v1.RevokeSignInsRequest, v1.RevokeSignInsResponse]
+	listMySignIns     *connect.Client[v1.ListMySignInsRequest, v1.ListSignInsResponse]
+	signOut           *connect.Client[v1.SignOutRequest, v1.SignOutResponse]
+}
+
+// ListSignInMethods calls loopback.v1.SignInService.ListSignInMethods.
+func (c *signInServiceClient) ListSignInMethods(ctx context.Context, req *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error) {
+	return c.listSignInMethods.CallUnary(ctx, req)
 }
 
 // ListSignIns calls loopback.v1.SignInService.ListSignIns.
@@ -145,6 +163,8 @@ func (c *signInServiceClient) SignOut(ctx context.Context, req *connect.Request[
 
 // SignInServiceHandler is an implementation of the loopback.v1.SignInService service.
 type SignInServiceHandler interface {
+	// What the sign-in page offers, to anybody.
+	ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error)
 	// Those that are live, newest first.
 	ListSignIns(context.Context, *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error)
 	// Ends one at once, with the streams that it opened.
@@ -164,6 +184,13 @@ type SignInServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	signInServiceMethods := v1.File_loopback_v1_signin_proto.Services().ByName("SignInService").Methods()
+	signInServiceListSignInMethodsHandler := connect.NewUnaryHandler(
+		SignInServiceListSignInMethodsProcedure,
+		svc.ListSignInMethods,
+		connect.WithSchema(signInServiceMethods.ByName("ListSignInMethods")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	signInServiceListSignInsHandler := connect.NewUnaryHandler(
 		SignInServiceListSignInsProcedure,
 		svc.ListSignIns,
@@ -198,6 +225,8 @@ func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOp
 	)
 	return "/loopback.v1.SignInService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case SignInServiceListSignInMethodsProcedure:
+			signInServiceListSignInMethodsHandler.ServeHTTP(w, r)
 		case SignInServiceListSignInsProcedure:
 			signInServiceListSignInsHandler.ServeHTTP(w, r)
 		case SignInServiceRevokeSignInProcedure:
@@ -216,6 +245,10 @@ func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOp
 
 // UnimplementedSignInServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedSignInServiceHandler struct{}
+
+func (UnimplementedSignInServiceHandler) ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.ListSignInMethods is not implemented"))
+}
 
 func (UnimplementedSignInServiceHandler) ListSignIns(context.Context, *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.ListSignIns is not implemented"))

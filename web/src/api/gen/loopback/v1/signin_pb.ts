@@ -14,7 +14,61 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/signin.proto.
  */
 export const file_loopback_v1_signin: GenFile = /*@__PURE__*/
-  fileDesc("Chhsb29wYmFjay92MS9zaWduaW4ucHJvdG8SC2xvb3BiYWNrLnYxIvEECgZTaWduSW4SCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRIvCgZsYWJlbHMYAyADKAsyHy5sb29wYmFjay52MS5TaWduSW4uTGFiZWxzRW50cnkSLgoKY3JlYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YBiABKAMSIQoFc2NvcGUYByABKAsyEi5sb29wYmFjay52MS5TY29wZRIPCgd1c2VyX2lkGAggASgJEg4KBm1ldGhvZBgJIAEoCRILCgN2aWEYCiABKAkSEgoKYXBpX2tleV9pZBgLIAEoCRIPCgdhZGRyZXNzGAwgASgJEg0KBWFnZW50GA0gASgJEi4KCmV4cGlyZXNfYXQYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKBGlkbGUYDyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMAoMbGFzdF91c2VkX2F0GBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZtZmFfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GBIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCgllbmRlZF9mb3IYEyABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJDChJMaXN0U2lnbkluc1JlcXVlc3QSDAoEdXNlchgBIAEoCRIfCgRwYWdlGAIgASgLMhEubG9vcGJhY2sudjEuUGFnZSJSChNMaXN0U2lnbkluc1Jlc3BvbnNlEiIKBWl0ZW1zGAEgAygLMhMubG9vcGJhY2sudjEuU2lnbkluEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSImChNSZXZva2VTaWduSW5SZXF1ZXN0Eg8KB3NpZ25faW4YASABKAkiJAoUUmV2b2tlU2lnbkluc1JlcXVlc3QSDAoEdXNlchgBIAEoCSImChVSZXZva2VTaWduSW5zUmVzcG9uc2USDQoFZW5kZWQYASABKAUiNwoUTGlzdE15U2lnbkluc1JlcXVlc3QSHwoEcGFnZRgBIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiNQoOU2lnbk91dFJlcXVlc3QSDwoHc2lnbl9pbhgBIAEoCRISCgpldmVyeXdoZXJlGAIgASgIIiAKD1NpZ25PdXRSZXNwb25zZRINCgVlbmRlZBgBIAEoBTKBBAoNU2lnbkluU2VydmljZRJmCgtMaXN0U2lnbklucxIfLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVzcG9uc2UiFJACAYq1GA1zaWduX2lucy5yZWFkEloKDFJldm9rZVNpZ25JbhIgLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JblJlcXVlc3QaEy5sb29wYmFjay52MS5TaWduSW4iE4q1GA9zaWduX2lucy5yZXZva2USawoNUmV2b2tlU2lnbklucxIhLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JbnNSZXF1ZXN0GiIubG9vcGJhY2sudjEuUmV2b2tlU2lnbkluc1Jlc3BvbnNlIhOKtRgPc2lnbl9pbnMucmV2b2tlEmgKDUxpc3RNeVNpZ25JbnMSIS5sb29wYmFjay52MS5MaXN0TXlTaWduSW5zUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVzcG9uc2UiEpACAYq1GAtzZWxmLm1hbmFnZRJVCgdTaWduT3V0EhsubG9vcGJhY2sudjEuU2lnbk91dFJlcXVlc3QaHC5sb29wYmFjay52MS5TaWduT3V0UmVzcG9uc2UiD4q1GAtzZWxmLm1hbmFnZUI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chhsb29wYmFjay92MS9zaWduaW4ucHJvdG8SC2xvb3BiYWNrLnYxIhoKGExpc3RTaWduSW5NZXRob2RzUmVxdWVzdCJMChlMaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlEi8KCXByb3ZpZGVycxgBIAMoCzIcLmxvb3BiYWNrLnYxLk9mZmVyZWRQcm92aWRlciIrCg9PZmZlcmVkUHJvdmlkZXISCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCSLxBAoGU2lnbkluEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSLwoGbGFiZWxzGAMgAygLMh8ubG9vcGJhY2sudjEuU2lnbkluLkxhYmVsc0VudHJ5Ei4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAYgASgDEiEKBXNjb3BlGAcgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDwoHdXNlcl9pZBgIIAEoCRIOCgZtZXRob2QYCSABKAkSCwoDdmlhGAogASgJEhIKCmFwaV9rZXlfaWQYCyABKAkSDwoHYWRkcmVzcxgMIAEoCRINCgVhZ2VudBgNIAEoCRIuCgpleHBpcmVzX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgRpZGxlGA8gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDGxhc3RfdXNlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoGbWZhX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF9hdBgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJZW5kZWRfZm9yGBMgASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQwoSTGlzdFNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkSHwoEcGFnZRgCIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiUgoTTGlzdFNpZ25JbnNSZXNwb25zZRIiCgVpdGVtcxgBIAMoCzITLmxvb3BiYWNrLnYxLlNpZ25JbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiJgoTUmV2b2tlU2lnbkluUmVxdWVzdBIPCgdzaWduX2luGAEgASgJIiQKFFJldm9rZVNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkiJgoVUmV2b2tlU2lnbkluc1Jlc3BvbnNlEg0KBWVuZGVkGAEgASgFIjcKFExpc3RNeVNpZ25JbnNSZXF1ZXN0Eh8KBHBhZ2UYASABKAsyES5sb29wYmFjay52MS5QYWdlIjUKDlNpZ25PdXRSZXF1ZXN0Eg8KB3NpZ25faW4YASABKAkSEgoKZXZlcnl3aGVyZRgCIAEoCCIgCg9TaWduT3V0UmVzcG9uc2USDQoFZW5kZWQYASABKAUy/AQKDVNpZ25JblNlcnZpY2USeQoRTGlzdFNpZ25Jbk1ldGhvZHMSJS5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1JlcXVlc3QaJi5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlIhWQAgGKtRgOc2lnbl9pbnMuYmVnaW4SZgoLTGlzdFNpZ25JbnMSHy5sb29wYmFjay52MS5MaXN0U2lnbkluc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0U2lnbkluc1Jlc3BvbnNlIhSQAgGKtRgNc2lnbl9pbnMucmVhZBJaCgxSZXZva2VTaWduSW4SIC5sb29wYmFjay52MS5SZXZva2VTaWduSW5SZXF1ZXN0GhMubG9vcGJhY2sudjEuU2lnbkluIhOKtRgPc2lnbl9pbnMucmV2b2tlEmsKDVJldm9rZVNpZ25JbnMSIS5sb29wYmFjay52MS5SZXZva2VTaWduSW5zUmVxdWVzdBoiLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JbnNSZXNwb25zZSITirUYD3NpZ25faW5zLnJldm9rZRJoCg1MaXN0TXlTaWduSW5zEiEubG9vcGJhY2sudjEuTGlzdE15U2lnbkluc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0U2lnbkluc1Jlc3BvbnNlIhKQAgGKtRgLc2VsZi5tYW5hZ2USVQoHU2lnbk91dBIbLmxvb3BiYWNrLnYxLlNpZ25PdXRSZXF1ZXN0GhwubG9vcGJhY2sudjEuU2lnbk91dFJlc3BvbnNlIg+KtRgLc2VsZi5tYW5hZ2VCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+
+/**
+ * @generated from message loopback.v1.ListSignInMethodsRequest
+ */
+export type ListSignInMethodsRequest = Message<"loopback.v1.ListSignInMethodsRequest"> & {
+};
+
+/**
+ * Describes the message loopback.v1.ListSignInMethodsRequest.
+ * Use `create(ListSignInMethodsRequestSchema)` to create a new message.
+ */
+export const ListSignInMethodsRequestSchema: GenMessage<ListSignInMethodsRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 0);
+
+/**
+ * @generated from message loopback.v1.ListSignInMethodsResponse
+ */
+export type ListSignInMethodsResponse = Message<"loopback.v1.ListSignInMethodsResponse"> & {
+  /**
+   * Providers that let people in; a browser goes to /oidc/begin?provider=ID.
+   *
+   * @generated from field: repeated loopback.v1.OfferedProvider providers = 1;
+   */
+  providers: OfferedProvider[];
+};
+
+/**
+ * Describes the message loopback.v1.ListSignInMethodsResponse.
+ * Use `create(ListSignInMethodsResponseSchema)` to create a new message.
+ */
+export const ListSignInMethodsResponseSchema: GenMessage<ListSignInMethodsResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 1);
+
+/**
+ * @generated from message loopback.v1.OfferedProvider
+ */
+export type OfferedProvider = Message<"loopback.v1.OfferedProvider"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message loopback.v1.OfferedProvider.
+ * Use `create(OfferedProviderSchema)` to create a new message.
+ */
+export const OfferedProviderSchema: GenMessage<OfferedProvider> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 2);
 
 /**
  * @generated from message loopback.v1.SignIn
@@ -143,7 +197,7 @@ export type SignIn = Message<"loopback.v1.SignIn"> & {
  * Use `create(SignInSchema)` to create a new message.
  */
 export const SignInSchema: GenMessage<SignIn> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 0);
+  messageDesc(file_loopback_v1_signin, 3);
 
 /**
  * @generated from message loopback.v1.ListSignInsRequest
@@ -167,7 +221,7 @@ export type ListSignInsRequest = Message<"loopback.v1.ListSignInsRequest"> & {
  * Use `create(ListSignInsRequestSchema)` to create a new message.
  */
 export const ListSignInsRequestSchema: GenMessage<ListSignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 1);
+  messageDesc(file_loopback_v1_signin, 4);
 
 /**
  * @generated from message loopback.v1.ListSignInsResponse
@@ -189,7 +243,7 @@ export type ListSignInsResponse = Message<"loopback.v1.ListSignInsResponse"> & {
  * Use `create(ListSignInsResponseSchema)` to create a new message.
  */
 export const ListSignInsResponseSchema: GenMessage<ListSignInsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 2);
+  messageDesc(file_loopback_v1_signin, 5);
 
 /**
  * @generated from message loopback.v1.RevokeSignInRequest
@@ -206,7 +260,7 @@ export type RevokeSignInRequest = Message<"loopback.v1.RevokeSignInRequest"> & {
  * Use `create(RevokeSignInRequestSchema)` to create a new message.
  */
 export const RevokeSignInRequestSchema: GenMessage<RevokeSignInRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 3);
+  messageDesc(file_loopback_v1_signin, 6);
 
 /**
  * @generated from message loopback.v1.RevokeSignInsRequest
@@ -225,7 +279,7 @@ export type RevokeSignInsRequest = Message<"loopback.v1.RevokeSignInsRequest"> &
  * Use `create(RevokeSignInsRequestSchema)` to create a new message.
  */
 export const RevokeSignInsRequestSchema: GenMessage<RevokeSignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 4);
+  messageDesc(file_loopback_v1_signin, 7);
 
 /**
  * @generated from message loopback.v1.RevokeSignInsResponse
@@ -242,7 +296,7 @@ export type RevokeSignInsResponse = Message<"loopback.v1.RevokeSignInsResponse">
  * Use `create(RevokeSignInsResponseSchema)` to create a new message.
  */
 export const RevokeSignInsResponseSchema: GenMessage<RevokeSignInsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 5);
+  messageDesc(file_loopback_v1_signin, 8);
 
 /**
  * @generated from message loopback.v1.ListMySignInsRequest
@@ -259,7 +313,7 @@ export type ListMySignInsRequest = Message<"loopback.v1.ListMySignInsRequest"> &
  * Use `create(ListMySignInsRequestSchema)` to create a new message.
  */
 export const ListMySignInsRequestSchema: GenMessage<ListMySignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 6);
+  messageDesc(file_loopback_v1_signin, 9);
 
 /**
  * @generated from message loopback.v1.SignOutRequest
@@ -285,7 +339,7 @@ export type SignOutRequest = Message<"loopback.v1.SignOutRequest"> & {
  * Use `create(SignOutRequestSchema)` to create a new message.
  */
 export const SignOutRequestSchema: GenMessage<SignOutRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 7);
+  messageDesc(file_loopback_v1_signin, 10);
 
 /**
  * @generated from message loopback.v1.SignOutResponse
@@ -302,7 +356,7 @@ export type SignOutResponse = Message<"loopback.v1.SignOutResponse"> & {
  * Use `create(SignOutResponseSchema)` to create a new message.
  */
 export const SignOutResponseSchema: GenMessage<SignOutResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 8);
+  messageDesc(file_loopback_v1_signin, 11);
 
 /**
  * Who is signed in, and how they are sent away. Sign-ins begin in the console, or by loopback login.
@@ -310,6 +364,16 @@ export const SignOutResponseSchema: GenMessage<SignOutResponse> = /*@__PURE__*/
  * @generated from service loopback.v1.SignInService
  */
 export const SignInService: GenService<{
+  /**
+   * What the sign-in page offers, to anybody.
+   *
+   * @generated from rpc loopback.v1.SignInService.ListSignInMethods
+   */
+  listSignInMethods: {
+    methodKind: "unary";
+    input: typeof ListSignInMethodsRequestSchema;
+    output: typeof ListSignInMethodsResponseSchema;
+  },
   /**
    * Those that are live, newest first.
    *
