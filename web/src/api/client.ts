@@ -10,6 +10,7 @@ import { ReleaseService } from "./gen/loopback/v1/release_pb";
 import { ReplicaService } from "./gen/loopback/v1/replica_pb";
 import { SettingsService } from "./gen/loopback/v1/settings_pb";
 import { OrganisationService, ProjectService, WorkspaceService } from "./gen/loopback/v1/tenant_pb";
+import { SignInService } from "./gen/loopback/v1/signin_pb";
 import { TokenService } from "./gen/loopback/v1/token_pb";
 
 const signedOut = new Set<() => void>();
@@ -51,6 +52,7 @@ export const api = {
   replicas: createClient(ReplicaService, transport),
   session: createClient(SessionService, transport),
   settings: createClient(SettingsService, transport),
+  signIns: createClient(SignInService, transport),
   tokens: createClient(TokenService, transport),
   workspaces: createClient(WorkspaceService, transport),
 };
@@ -97,6 +99,42 @@ export async function signIn(key: string): Promise<void> {
   throw { code: said.code ?? "unknown", message: said.message ?? answer.statusText, hint: said.hint ?? "", violations: [], requestId: "" } satisfies Trouble;
 }
 
-export async function signOut(): Promise<void> {
-  await fetch("/session", { method: "DELETE" });
+/** Ends this sign-in, or all of one's own. */
+export async function signOut(everywhere = false): Promise<void> {
+  const answer = await fetch(everywhere ? "/session?everywhere=true" : "/session", { method: "DELETE" }).catch((error: unknown) => {
+    throw troubleOf(error);
+  });
+  if (answer.ok) return;
+  const said = (await answer.json().catch(() => ({}))) as Partial<Trouble>;
+  throw { code: said.code ?? "unknown", message: said.message ?? answer.statusText, hint: said.hint ?? "", violations: [], requestId: "" } satisfies Trouble;
+}
+
+const refusals: Record<string, [message: string, hint: string]> = {
+  sign_in_state: ["that was not the answer to a sign-in that this browser began, or it took too long", "begin again, in one tab"],
+  provider_unreachable: ["the identity provider does not answer as it should", "try again, or sign in by another way"],
+  provider_refused: ["the provider did not let you in", ""],
+  provider_token_invalid: ["what the provider says of who you are cannot be believed", "an administrator finds the cause in loopbackd's log"],
+  provider_disabled: ["signing in by this provider is switched off", "choose another way"],
+  provider_groups_incomplete: ["the provider did not say which groups you are in", "an administrator can have it put fewer groups in its token"],
+  user_unknown: ["you are known to the provider, but not here", "ask an administrator to link you"],
+  email_unverified: ["the provider does not vouch for your e-mail address", "verify it there, or ask an administrator to link you"],
+  email_domain_denied: ["people with your e-mail address are not let in by themselves", "ask an administrator"],
+  sign_in_user_gone: ["the user is disabled or was deleted", "ask an administrator"],
+};
+
+/** Why a provider's answer let nobody in, from the address that it ended on; that is taken out of the address. */
+export function refusal(): Trouble | undefined {
+  const url = new URL(window.location.href);
+  const code = url.searchParams.get("sign-in");
+  if (!code) return undefined;
+  url.searchParams.delete("sign-in");
+  window.history.replaceState(window.history.state, "", url);
+  const [message, hint] = refusals[code] ?? ["signing in did not work", "try again; an administrator finds the cause in loopbackd's log"];
+  return { code: refusals[code] ? code : "unknown", message, hint, violations: [], requestId: "" };
+}
+
+/** Leaves for a provider, and comes back to this page. */
+export function leaveFor(provider: string): void {
+  const back = window.location.pathname + window.location.search + window.location.hash;
+  window.location.assign(`/oidc/begin?provider=${encodeURIComponent(provider)}&back=${encodeURIComponent(back)}`);
 }

@@ -1,7 +1,7 @@
 // Who is signed in, and what they may do.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useState, type FormEvent, type ReactNode } from "react";
-import { api, onSignedOut, signIn, signOut, troubleOf, type Trouble } from "../api/client";
+import { api, leaveFor, onSignedOut, refusal, signIn, signOut, troubleOf, type Trouble } from "../api/client";
 import type { WhoAmIResponse } from "../api/gen/loopback/v1/apikey_pb";
 import { Button, Copy, Field, Input, Problem, Spinner } from "../ui/basics";
 
@@ -71,6 +71,7 @@ function SignInAgain({ done }: { done: () => Promise<void> }) {
       <div className="w-full max-w-sm rounded-xl border border-line bg-card p-6 shadow-2xl">
         <h2 className="text-[16px] font-semibold">Your session has ended</h2>
         <p className="mb-4 text-soft">Sign in again to go on where you were. What you typed is still there.</p>
+        <Providers />
         <SignInForm
           done={async () => {
             await done();
@@ -83,6 +84,7 @@ function SignInAgain({ done }: { done: () => Promise<void> }) {
 }
 
 function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | undefined }) {
+  const [refused] = useState(refusal);
   useEffect(() => {
     document.title = "Sign in · Loopback";
   }, []);
@@ -97,6 +99,12 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
               <Problem error={first} retry={() => void done()} />
             </div>
           )}
+          {refused && (
+            <div className="mb-4">
+              <Problem error={refused} />
+            </div>
+          )}
+          <Providers />
           <SignInForm done={done} />
         </div>
         <p className="mt-4 text-[12px] text-soft">
@@ -105,6 +113,33 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
         </p>
       </div>
     </main>
+  );
+}
+
+/** The identity providers that let people in; nothing where there are none, or while they are not known. */
+function Providers() {
+  const offered = useQuery({ queryKey: ["ways in"], queryFn: () => api.signIns.listSignInMethods({}), staleTime: 60_000 });
+  const [left, setLeft] = useState("");
+  if (!offered.data?.providers.length) return null;
+  return (
+    <>
+      <div className="flex flex-col gap-2">
+        {offered.data.providers.map((p) => (
+          <Button
+            key={p.id}
+            kind="primary"
+            busy={left === p.id}
+            onClick={() => {
+              setLeft(p.id);
+              leaveFor(p.id);
+            }}
+          >
+            Continue with {p.name}
+          </Button>
+        ))}
+      </div>
+      <p className="my-4 flex items-center gap-3 text-[12px] text-soft before:h-px before:flex-1 before:bg-line after:h-px after:flex-1 after:bg-line">or</p>
+    </>
   );
 }
 
