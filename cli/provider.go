@@ -141,8 +141,7 @@ func providerFlags(c *cobra.Command) (fill func() (*pb.ProviderFields, error)) {
 func (a *app) providerCreate() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Let people sign in by a provider", Args: args("NAME"),
-		Example: `  loopback provider create corp --issuer https://login.example.com/realms/corp --client-id loopback --secret-file secret \
-    --create-users --domain example.com --groups-claim groups --group platform=operators`,
+		Example: "  loopback provider create corp --issuer https://login.example.com/realms/corp --client-id loopback --secret-file secret --create-users --domain example.com",
 	}
 	fill := providerFlags(c)
 	c.RunE = a.with(func(ctx context.Context, s *api, w []string) error {
