@@ -18,25 +18,36 @@ import (
 
 func (a *app) loginCommand() *cobra.Command {
 	var name string
+	var browser bool
 	c := &cobra.Command{
-		Use: "login URL", Short: "Sign in: with an API key, or as first administrator with the code that loopbackd printed",
+		Use: "login URL", Short: "Sign in: in a browser, with an API key, or as first administrator with the code that loopbackd printed",
 		Long: `Sign in to a control plane and remember it as a context.
+
+With --browser it shows a URL and a code; somebody who is signed in to the console there, on this machine or any other, approves
+it. The sign-in acts as they do and stays no longer than they may.
 
 The API key or the bootstrap code is taken from LOOPBACK_BOOTSTRAP_CODE or LOOPBACK_API_KEY, or is asked for on standard
 input. With --ca-file the CA is remembered too. --context names the context; else it has the name of the control plane.`,
-		Example: "  loopback login https://cp.example.com:8443 --ca-file ca.crt",
+		Example: "  loopback login https://cp.example.com:8443 --browser\n  loopback login https://cp.example.com:8443 --ca-file ca.crt",
 		Args:    args("URL"),
-		RunE:    func(c *cobra.Command, w []string) error { return a.login(c.Context(), w[0], name) },
+		RunE:    func(c *cobra.Command, w []string) error { return a.login(c.Context(), w[0], name, browser) },
 	}
 	c.Flags().StringVar(&name, "name", "", "name of the administrator's key (default: administrator)")
+	c.Flags().BoolVar(&browser, "browser", false, "sign in by a browser: it shows a URL and a code")
 	return c
 }
 
-func (a *app) login(ctx context.Context, address, keyName string) error {
+func (a *app) login(ctx context.Context, address, keyName string, browser bool) error {
 	a.flags.url, a.signingIn = address, true
 	s, err := a.settings()
 	if err != nil {
 		return err
+	}
+	if browser {
+		if _, err := a.readConfig(); err != nil { // before somebody approves what cannot be remembered
+			return err
+		}
+		return a.byBrowser(ctx, s)
 	}
 	word := first(a.Getenv("LOOPBACK_BOOTSTRAP_CODE"), a.Getenv("LOOPBACK_API_KEY"))
 	if a.flags.keyFile != "" {

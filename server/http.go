@@ -44,7 +44,7 @@ func (s *Server) handler() http.Handler {
 		Replicas:        rpc.Replicas{Service: s.replicas},
 		Sessions:        rpc.Sessions{Service: s.apikeys, SignIns: s.signIns, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:        rpc.Settings{Service: s.settings},
-		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers},
+		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers, PublicURL: s.options.Settings.PublicURL},
 		Sinks:           rpc.Sinks{Service: s.sinks},
 		Tokens:          rpc.Tokens{Service: s.tokens},
 		Workspaces:      rpc.Workspaces{Service: s.tenants},

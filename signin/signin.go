@@ -40,11 +40,11 @@ const (
 	OIDC      Method = "oidc"
 	Passkey   Method = "passkey"
 	Bootstrap Method = "bootstrap" // with the code that loopbackd printed
-	Device    Method = "device"    // approved for another device by who had signed in
+	ByDevice  Method = "device"    // approved for another device by who had signed in
 )
 
 // Methods are all of them.
-var Methods = []Method{APIKey, OIDC, Passkey, Bootstrap, Device}
+var Methods = []Method{APIKey, OIDC, Passkey, Bootstrap, ByDevice}
 
 // Why sign-ins end, besides the times that are over.
 const (

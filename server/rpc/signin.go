@@ -16,6 +16,41 @@ import (
 type SignIns struct {
 	Service   *signin.Service
 	Providers *provider.Service
+	PublicURL string
+}
+
+// BeginDeviceSignIn notes a device.
+func (h SignIns) BeginDeviceSignIn(ctx context.Context, r *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
+	d, code, secret, err := h.Service.BeginDevice(ctx, r.Msg.GetAgent())
+	url := h.PublicURL + "/device"
+	return answer(&v1.BeginDeviceSignInResponse{Secret: secret, Code: code, Url: url, UrlComplete: url + "?code=" + code, ExpiresAt: timestamp(d.ExpiresAt),
+		Interval: duration(noun.DeviceInterval)}, err)
+}
+
+// PollDeviceSignIn tells a device whether it was approved.
+func (h SignIns) PollDeviceSignIn(ctx context.Context, r *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error) {
+	in, secret, waits, err := h.Service.PollDevice(ctx, r.Msg.GetSecret())
+	out := &v1.PollDeviceSignInResponse{Pending: waits, Secret: secret}
+	if secret != "" {
+		out.SignIn = signIn(in)
+	}
+	return answer(out, err)
+}
+
+// GetDevice is the one that waits for a code.
+func (h SignIns) GetDevice(ctx context.Context, r *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.Device], error) {
+	d, err := h.Service.WaitingDevice(ctx, r.Msg.GetCode())
+	return answer(device(d), err)
+}
+
+// DecideDevice approves or denies it.
+func (h SignIns) DecideDevice(ctx context.Context, r *connect.Request[v1.DecideDeviceRequest]) (*connect.Response[v1.Device], error) {
+	d, err := h.Service.DecideDevice(ctx, r.Msg.GetCode(), r.Msg.GetApprove())
+	return answer(device(d), err)
+}
+
+func device(d noun.Device) *v1.Device {
+	return &v1.Device{Id: d.ID, Address: d.Address, Agent: d.Agent, CreatedAt: timestamp(d.CreatedAt), ExpiresAt: timestamp(d.ExpiresAt), Approved: d.Approved}
 }
 
 // ListSignInMethods is what the sign-in page offers.

@@ -35,6 +35,7 @@ type Reader interface {
 	SignIn(ctx context.Context, id string) (signin.SignIn, error)
 	SignIns(ctx context.Context, q signin.Query) ([]signin.SignIn, string, error)
 	Principal(ctx context.Context, id string) (principal.Principal, error)
+	Devices
 }
 
 // Tx is one transaction over them.
@@ -44,6 +45,7 @@ type Tx interface {
 	EndSignIns(ctx context.Context, user string, at time.Time, why string) ([]string, error)
 	TouchSignIn(ctx context.Context, id string, at time.Time) error
 	PruneSignIns(ctx context.Context, before time.Time) error
+	PutDevice(ctx context.Context, d signin.Device) error
 	Audit(ctx context.Context, e audit.Entry) error
 }
 
@@ -84,6 +86,7 @@ type Service struct {
 	options  Options
 	cache    *recent.Cache[signin.SignIn]
 	refusals *audit.Repeats[refusal]
+	guesses  guesses
 }
 
 // What is held in memory, and for how long.

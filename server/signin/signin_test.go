@@ -174,7 +174,7 @@ func TestSignInsEndByThemselves(t *testing.T) {
 	b := open(t)
 	_, _, used := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.OIDC})
 	_, _, left := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.OIDC})
-	_, _, earlier := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.Device, ProvedAt: noon.Add(-most + 5*time.Minute)})
+	_, _, earlier := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.ByDevice, ProvedAt: noon.Add(-most + 5*time.Minute)})
 	for b.clock.Now().Before(noon.Add(most - 5*time.Minute)) {
 		b.clock.Advance(5 * time.Minute)
 		want := ""

@@ -49,7 +49,7 @@ func TestKeysFromBeforeOwnersKeepWhatTheyHeld(t *testing.T) {
 	for _, text := range []string{"DROP TABLE principals", "DROP TABLE groups", "DROP TABLE roles", "DROP TABLE bindings", "DROP INDEX api_keys_owner",
 		"ALTER TABLE api_keys DROP COLUMN owner_id",
 		"DROP TABLE replicas", "DROP TABLE keysets", "ALTER TABLE hosts DROP COLUMN link", "ALTER TABLE hosts DROP COLUMN settling", "ALTER TABLE hosts DROP COLUMN troubles",
-		"DROP TABLE audit_logs", "DROP TABLE audit_tiles", "DROP INDEX audit_entries_id", "DROP TABLE sinks", "DROP TABLE dead_letters", "DROP INDEX audit_entries_organisation", "DROP TABLE blobs", "DROP TABLE blob_chunks", "DROP TABLE leases", "DROP TABLE sign_ins", "DROP TABLE grants", "DROP TABLE grant_policies", "DROP TABLE audit_retentions", "DROP TABLE providers", "DROP TABLE identities",
+		"DROP TABLE audit_logs", "DROP TABLE audit_tiles", "DROP INDEX audit_entries_id", "DROP TABLE sinks", "DROP TABLE dead_letters", "DROP INDEX audit_entries_organisation", "DROP TABLE blobs", "DROP TABLE blob_chunks", "DROP TABLE leases", "DROP TABLE sign_ins", "DROP TABLE grants", "DROP TABLE grant_policies", "DROP TABLE audit_retentions", "DROP TABLE providers", "DROP TABLE identities", "DROP TABLE devices",
 		"DROP INDEX audit_entries_principal", "ALTER TABLE audit_entries DROP COLUMN principal", "ALTER TABLE audit_entries DROP COLUMN mfa_at", "ALTER TABLE audit_entries DROP COLUMN snapshot", // of those after it
 		"DELETE FROM schema_versions WHERE version_id >= 3"} {
 		if _, err := raw.Exec(text); err != nil {

@@ -348,7 +348,7 @@ func TestASchemaNewerThanTheProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = storage.Open(t.Context(), storage.Options{URL: path})
-	if f := fault.Of(err); f.Code != "schema_too_new" || !strings.Contains(f.Message, "4711") || !strings.Contains(f.Message, "up to 16") {
+	if f := fault.Of(err); f.Code != "schema_too_new" || !strings.Contains(f.Message, "4711") || !strings.Contains(f.Message, "up to 17") {
 		t.Errorf("got %v; wanted schema_too_new with both versions", err)
 	}
 }

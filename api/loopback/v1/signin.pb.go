@@ -23,6 +23,427 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type BeginDeviceSignInRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The program, and the machine that it runs on, as they call themselves.
+	Agent         string `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginDeviceSignInRequest) Reset() {
+	*x = BeginDeviceSignInRequest{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginDeviceSignInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginDeviceSignInRequest) ProtoMessage() {}
+
+func (x *BeginDeviceSignInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginDeviceSignInRequest.ProtoReflect.Descriptor instead.
+func (*BeginDeviceSignInRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *BeginDeviceSignInRequest) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+type BeginDeviceSignInResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the device asks with.
+	Secret string `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	// What its user types: "BCDF-GHJK".
+	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	// Where.
+	Url string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	// The same, with the code in it.
+	UrlComplete string                 `protobuf:"bytes,4,opt,name=url_complete,json=urlComplete,proto3" json:"url_complete,omitempty"`
+	ExpiresAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Between two questions.
+	Interval      *durationpb.Duration `protobuf:"bytes,6,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginDeviceSignInResponse) Reset() {
+	*x = BeginDeviceSignInResponse{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginDeviceSignInResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginDeviceSignInResponse) ProtoMessage() {}
+
+func (x *BeginDeviceSignInResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginDeviceSignInResponse.ProtoReflect.Descriptor instead.
+func (*BeginDeviceSignInResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *BeginDeviceSignInResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *BeginDeviceSignInResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *BeginDeviceSignInResponse) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *BeginDeviceSignInResponse) GetUrlComplete() string {
+	if x != nil {
+		return x.UrlComplete
+	}
+	return ""
+}
+
+func (x *BeginDeviceSignInResponse) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *BeginDeviceSignInResponse) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+type PollDeviceSignInRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        string                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollDeviceSignInRequest) Reset() {
+	*x = PollDeviceSignInRequest{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollDeviceSignInRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollDeviceSignInRequest) ProtoMessage() {}
+
+func (x *PollDeviceSignInRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollDeviceSignInRequest.ProtoReflect.Descriptor instead.
+func (*PollDeviceSignInRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PollDeviceSignInRequest) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+type PollDeviceSignInResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nobody decided yet.
+	Pending bool `protobuf:"varint,1,opt,name=pending,proto3" json:"pending,omitempty"`
+	// The sign-in's string ("lbs_…").
+	Secret        string  `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	SignIn        *SignIn `protobuf:"bytes,3,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollDeviceSignInResponse) Reset() {
+	*x = PollDeviceSignInResponse{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollDeviceSignInResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollDeviceSignInResponse) ProtoMessage() {}
+
+func (x *PollDeviceSignInResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollDeviceSignInResponse.ProtoReflect.Descriptor instead.
+func (*PollDeviceSignInResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PollDeviceSignInResponse) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+func (x *PollDeviceSignInResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *PollDeviceSignInResponse) GetSignIn() *SignIn {
+	if x != nil {
+		return x.SignIn
+	}
+	return nil
+}
+
+type GetDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDeviceRequest) Reset() {
+	*x = GetDeviceRequest{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDeviceRequest) ProtoMessage() {}
+
+func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
+func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetDeviceRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type DecideDeviceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Approve       bool                   `protobuf:"varint,2,opt,name=approve,proto3" json:"approve,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideDeviceRequest) Reset() {
+	*x = DecideDeviceRequest{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideDeviceRequest) ProtoMessage() {}
+
+func (x *DecideDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideDeviceRequest.ProtoReflect.Descriptor instead.
+func (*DecideDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DecideDeviceRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *DecideDeviceRequest) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+type Device struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Where the request came from.
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Approved      bool                   `protobuf:"varint,6,opt,name=approved,proto3" json:"approved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Device) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Device) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Device) GetAgent() string {
+	if x != nil {
+		return x.Agent
+	}
+	return ""
+}
+
+func (x *Device) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Device) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Device) GetApproved() bool {
+	if x != nil {
+		return x.Approved
+	}
+	return false
+}
+
 type ListSignInMethodsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -31,7 +452,7 @@ type ListSignInMethodsRequest struct {
 
 func (x *ListSignInMethodsRequest) Reset() {
 	*x = ListSignInMethodsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	mi := &file_loopback_v1_signin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +464,7 @@ func (x *ListSignInMethodsRequest) String() string {
 func (*ListSignInMethodsRequest) ProtoMessage() {}
 
 func (x *ListSignInMethodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[0]
+	mi := &file_loopback_v1_signin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +477,7 @@ func (x *ListSignInMethodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInMethodsRequest.ProtoReflect.Descriptor instead.
 func (*ListSignInMethodsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{0}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{7}
 }
 
 type ListSignInMethodsResponse struct {
@@ -69,7 +490,7 @@ type ListSignInMethodsResponse struct {
 
 func (x *ListSignInMethodsResponse) Reset() {
 	*x = ListSignInMethodsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	mi := &file_loopback_v1_signin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -81,7 +502,7 @@ func (x *ListSignInMethodsResponse) String() string {
 func (*ListSignInMethodsResponse) ProtoMessage() {}
 
 func (x *ListSignInMethodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[1]
+	mi := &file_loopback_v1_signin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -94,7 +515,7 @@ func (x *ListSignInMethodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInMethodsResponse.ProtoReflect.Descriptor instead.
 func (*ListSignInMethodsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{1}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListSignInMethodsResponse) GetProviders() []*OfferedProvider {
@@ -114,7 +535,7 @@ type OfferedProvider struct {
 
 func (x *OfferedProvider) Reset() {
 	*x = OfferedProvider{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	mi := &file_loopback_v1_signin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -126,7 +547,7 @@ func (x *OfferedProvider) String() string {
 func (*OfferedProvider) ProtoMessage() {}
 
 func (x *OfferedProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	mi := &file_loopback_v1_signin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -139,7 +560,7 @@ func (x *OfferedProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferedProvider.ProtoReflect.Descriptor instead.
 func (*OfferedProvider) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *OfferedProvider) GetId() string {
@@ -194,7 +615,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	mi := &file_loopback_v1_signin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +627,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	mi := &file_loopback_v1_signin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +640,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SignIn) GetId() string {
@@ -366,7 +787,7 @@ type ListSignInsRequest struct {
 
 func (x *ListSignInsRequest) Reset() {
 	*x = ListSignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	mi := &file_loopback_v1_signin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -378,7 +799,7 @@ func (x *ListSignInsRequest) String() string {
 func (*ListSignInsRequest) ProtoMessage() {}
 
 func (x *ListSignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	mi := &file_loopback_v1_signin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -391,7 +812,7 @@ func (x *ListSignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInsRequest.ProtoReflect.Descriptor instead.
 func (*ListSignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListSignInsRequest) GetUser() string {
@@ -418,7 +839,7 @@ type ListSignInsResponse struct {
 
 func (x *ListSignInsResponse) Reset() {
 	*x = ListSignInsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	mi := &file_loopback_v1_signin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +851,7 @@ func (x *ListSignInsResponse) String() string {
 func (*ListSignInsResponse) ProtoMessage() {}
 
 func (x *ListSignInsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	mi := &file_loopback_v1_signin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +864,7 @@ func (x *ListSignInsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInsResponse.ProtoReflect.Descriptor instead.
 func (*ListSignInsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListSignInsResponse) GetItems() []*SignIn {
@@ -469,7 +890,7 @@ type RevokeSignInRequest struct {
 
 func (x *RevokeSignInRequest) Reset() {
 	*x = RevokeSignInRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	mi := &file_loopback_v1_signin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +902,7 @@ func (x *RevokeSignInRequest) String() string {
 func (*RevokeSignInRequest) ProtoMessage() {}
 
 func (x *RevokeSignInRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	mi := &file_loopback_v1_signin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +915,7 @@ func (x *RevokeSignInRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSignInRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RevokeSignInRequest) GetSignIn() string {
@@ -514,7 +935,7 @@ type RevokeSignInsRequest struct {
 
 func (x *RevokeSignInsRequest) Reset() {
 	*x = RevokeSignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[7]
+	mi := &file_loopback_v1_signin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +947,7 @@ func (x *RevokeSignInsRequest) String() string {
 func (*RevokeSignInsRequest) ProtoMessage() {}
 
 func (x *RevokeSignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[7]
+	mi := &file_loopback_v1_signin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +960,7 @@ func (x *RevokeSignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RevokeSignInsRequest) GetUser() string {
@@ -558,7 +979,7 @@ type RevokeSignInsResponse struct {
 
 func (x *RevokeSignInsResponse) Reset() {
 	*x = RevokeSignInsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[8]
+	mi := &file_loopback_v1_signin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +991,7 @@ func (x *RevokeSignInsResponse) String() string {
 func (*RevokeSignInsResponse) ProtoMessage() {}
 
 func (x *RevokeSignInsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[8]
+	mi := &file_loopback_v1_signin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +1004,7 @@ func (x *RevokeSignInsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSignInsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RevokeSignInsResponse) GetEnded() int32 {
@@ -602,7 +1023,7 @@ type ListMySignInsRequest struct {
 
 func (x *ListMySignInsRequest) Reset() {
 	*x = ListMySignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[9]
+	mi := &file_loopback_v1_signin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +1035,7 @@ func (x *ListMySignInsRequest) String() string {
 func (*ListMySignInsRequest) ProtoMessage() {}
 
 func (x *ListMySignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[9]
+	mi := &file_loopback_v1_signin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +1048,7 @@ func (x *ListMySignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMySignInsRequest.ProtoReflect.Descriptor instead.
 func (*ListMySignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListMySignInsRequest) GetPage() *Page {
@@ -649,7 +1070,7 @@ type SignOutRequest struct {
 
 func (x *SignOutRequest) Reset() {
 	*x = SignOutRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[10]
+	mi := &file_loopback_v1_signin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +1082,7 @@ func (x *SignOutRequest) String() string {
 func (*SignOutRequest) ProtoMessage() {}
 
 func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[10]
+	mi := &file_loopback_v1_signin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +1095,7 @@ func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutRequest.ProtoReflect.Descriptor instead.
 func (*SignOutRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignOutRequest) GetSignIn() string {
@@ -700,7 +1121,7 @@ type SignOutResponse struct {
 
 func (x *SignOutResponse) Reset() {
 	*x = SignOutResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[11]
+	mi := &file_loopback_v1_signin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +1133,7 @@ func (x *SignOutResponse) String() string {
 func (*SignOutResponse) ProtoMessage() {}
 
 func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[11]
+	mi := &file_loopback_v1_signin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +1146,7 @@ func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutResponse.ProtoReflect.Descriptor instead.
 func (*SignOutResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignOutResponse) GetEnded() int32 {
@@ -739,7 +1160,37 @@ var File_loopback_v1_signin_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_signin_proto_rawDesc = "" +
 	"\n" +
-	"\x18loopback/v1/signin.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\x1a\n" +
+	"\x18loopback/v1/signin.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"0\n" +
+	"\x18BeginDeviceSignInRequest\x12\x14\n" +
+	"\x05agent\x18\x01 \x01(\tR\x05agent\"\xee\x01\n" +
+	"\x19BeginDeviceSignInResponse\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\tR\x06secret\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12!\n" +
+	"\furl_complete\x18\x04 \x01(\tR\vurlComplete\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x125\n" +
+	"\binterval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\binterval\"1\n" +
+	"\x17PollDeviceSignInRequest\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\tR\x06secret\"z\n" +
+	"\x18PollDeviceSignInResponse\x12\x18\n" +
+	"\apending\x18\x01 \x01(\bR\apending\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12,\n" +
+	"\asign_in\x18\x03 \x01(\v2\x13.loopback.v1.SignInR\x06signIn\"&\n" +
+	"\x10GetDeviceRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\"C\n" +
+	"\x13DecideDeviceRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\aapprove\x18\x02 \x01(\bR\aapprove\"\xda\x01\n" +
+	"\x06Device\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05agent\x18\x03 \x01(\tR\x05agent\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1a\n" +
+	"\bapproved\x18\x06 \x01(\bR\bapproved\"\x1a\n" +
 	"\x18ListSignInMethodsRequest\"W\n" +
 	"\x19ListSignInMethodsResponse\x12:\n" +
 	"\tproviders\x18\x01 \x03(\v2\x1c.loopback.v1.OfferedProviderR\tproviders\"5\n" +
@@ -795,9 +1246,13 @@ const file_loopback_v1_signin_proto_rawDesc = "" +
 	"everywhere\x18\x02 \x01(\bR\n" +
 	"everywhere\"'\n" +
 	"\x0fSignOutResponse\x12\x14\n" +
-	"\x05ended\x18\x01 \x01(\x05R\x05ended2\xfc\x04\n" +
+	"\x05ended\x18\x01 \x01(\x05R\x05ended2\x96\b\n" +
 	"\rSignInService\x12y\n" +
-	"\x11ListSignInMethods\x12%.loopback.v1.ListSignInMethodsRequest\x1a&.loopback.v1.ListSignInMethodsResponse\"\x15\x8a\xb5\x18\x0esign_ins.begin\x90\x02\x01\x12f\n" +
+	"\x11ListSignInMethods\x12%.loopback.v1.ListSignInMethodsRequest\x1a&.loopback.v1.ListSignInMethodsResponse\"\x15\x8a\xb5\x18\x0esign_ins.begin\x90\x02\x01\x12v\n" +
+	"\x11BeginDeviceSignIn\x12%.loopback.v1.BeginDeviceSignInRequest\x1a&.loopback.v1.BeginDeviceSignInResponse\"\x12\x8a\xb5\x18\x0esign_ins.begin\x12s\n" +
+	"\x10PollDeviceSignIn\x12$.loopback.v1.PollDeviceSignInRequest\x1a%.loopback.v1.PollDeviceSignInResponse\"\x12\x8a\xb5\x18\x0esign_ins.begin\x12S\n" +
+	"\tGetDevice\x12\x1d.loopback.v1.GetDeviceRequest\x1a\x13.loopback.v1.Device\"\x12\x8a\xb5\x18\vself.manage\x90\x02\x01\x12V\n" +
+	"\fDecideDevice\x12 .loopback.v1.DecideDeviceRequest\x1a\x13.loopback.v1.Device\"\x0f\x8a\xb5\x18\vself.manage\x12f\n" +
 	"\vListSignIns\x12\x1f.loopback.v1.ListSignInsRequest\x1a .loopback.v1.ListSignInsResponse\"\x14\x8a\xb5\x18\rsign_ins.read\x90\x02\x01\x12Z\n" +
 	"\fRevokeSignIn\x12 .loopback.v1.RevokeSignInRequest\x1a\x13.loopback.v1.SignIn\"\x13\x8a\xb5\x18\x0fsign_ins.revoke\x12k\n" +
 	"\rRevokeSignIns\x12!.loopback.v1.RevokeSignInsRequest\x1a\".loopback.v1.RevokeSignInsResponse\"\x13\x8a\xb5\x18\x0fsign_ins.revoke\x12h\n" +
@@ -816,57 +1271,77 @@ func file_loopback_v1_signin_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_signin_proto_rawDescData
 }
 
-var file_loopback_v1_signin_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_loopback_v1_signin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_loopback_v1_signin_proto_goTypes = []any{
-	(*ListSignInMethodsRequest)(nil),  // 0: loopback.v1.ListSignInMethodsRequest
-	(*ListSignInMethodsResponse)(nil), // 1: loopback.v1.ListSignInMethodsResponse
-	(*OfferedProvider)(nil),           // 2: loopback.v1.OfferedProvider
-	(*SignIn)(nil),                    // 3: loopback.v1.SignIn
-	(*ListSignInsRequest)(nil),        // 4: loopback.v1.ListSignInsRequest
-	(*ListSignInsResponse)(nil),       // 5: loopback.v1.ListSignInsResponse
-	(*RevokeSignInRequest)(nil),       // 6: loopback.v1.RevokeSignInRequest
-	(*RevokeSignInsRequest)(nil),      // 7: loopback.v1.RevokeSignInsRequest
-	(*RevokeSignInsResponse)(nil),     // 8: loopback.v1.RevokeSignInsResponse
-	(*ListMySignInsRequest)(nil),      // 9: loopback.v1.ListMySignInsRequest
-	(*SignOutRequest)(nil),            // 10: loopback.v1.SignOutRequest
-	(*SignOutResponse)(nil),           // 11: loopback.v1.SignOutResponse
-	nil,                               // 12: loopback.v1.SignIn.LabelsEntry
-	(*timestamppb.Timestamp)(nil),     // 13: google.protobuf.Timestamp
-	(*Scope)(nil),                     // 14: loopback.v1.Scope
-	(*durationpb.Duration)(nil),       // 15: google.protobuf.Duration
-	(*Page)(nil),                      // 16: loopback.v1.Page
+	(*BeginDeviceSignInRequest)(nil),  // 0: loopback.v1.BeginDeviceSignInRequest
+	(*BeginDeviceSignInResponse)(nil), // 1: loopback.v1.BeginDeviceSignInResponse
+	(*PollDeviceSignInRequest)(nil),   // 2: loopback.v1.PollDeviceSignInRequest
+	(*PollDeviceSignInResponse)(nil),  // 3: loopback.v1.PollDeviceSignInResponse
+	(*GetDeviceRequest)(nil),          // 4: loopback.v1.GetDeviceRequest
+	(*DecideDeviceRequest)(nil),       // 5: loopback.v1.DecideDeviceRequest
+	(*Device)(nil),                    // 6: loopback.v1.Device
+	(*ListSignInMethodsRequest)(nil),  // 7: loopback.v1.ListSignInMethodsRequest
+	(*ListSignInMethodsResponse)(nil), // 8: loopback.v1.ListSignInMethodsResponse
+	(*OfferedProvider)(nil),           // 9: loopback.v1.OfferedProvider
+	(*SignIn)(nil),                    // 10: loopback.v1.SignIn
+	(*ListSignInsRequest)(nil),        // 11: loopback.v1.ListSignInsRequest
+	(*ListSignInsResponse)(nil),       // 12: loopback.v1.ListSignInsResponse
+	(*RevokeSignInRequest)(nil),       // 13: loopback.v1.RevokeSignInRequest
+	(*RevokeSignInsRequest)(nil),      // 14: loopback.v1.RevokeSignInsRequest
+	(*RevokeSignInsResponse)(nil),     // 15: loopback.v1.RevokeSignInsResponse
+	(*ListMySignInsRequest)(nil),      // 16: loopback.v1.ListMySignInsRequest
+	(*SignOutRequest)(nil),            // 17: loopback.v1.SignOutRequest
+	(*SignOutResponse)(nil),           // 18: loopback.v1.SignOutResponse
+	nil,                               // 19: loopback.v1.SignIn.LabelsEntry
+	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 21: google.protobuf.Duration
+	(*Scope)(nil),                     // 22: loopback.v1.Scope
+	(*Page)(nil),                      // 23: loopback.v1.Page
 }
 var file_loopback_v1_signin_proto_depIdxs = []int32{
-	2,  // 0: loopback.v1.ListSignInMethodsResponse.providers:type_name -> loopback.v1.OfferedProvider
-	12, // 1: loopback.v1.SignIn.labels:type_name -> loopback.v1.SignIn.LabelsEntry
-	13, // 2: loopback.v1.SignIn.created_at:type_name -> google.protobuf.Timestamp
-	13, // 3: loopback.v1.SignIn.updated_at:type_name -> google.protobuf.Timestamp
-	14, // 4: loopback.v1.SignIn.scope:type_name -> loopback.v1.Scope
-	13, // 5: loopback.v1.SignIn.expires_at:type_name -> google.protobuf.Timestamp
-	15, // 6: loopback.v1.SignIn.idle:type_name -> google.protobuf.Duration
-	13, // 7: loopback.v1.SignIn.last_used_at:type_name -> google.protobuf.Timestamp
-	13, // 8: loopback.v1.SignIn.mfa_at:type_name -> google.protobuf.Timestamp
-	13, // 9: loopback.v1.SignIn.ended_at:type_name -> google.protobuf.Timestamp
-	16, // 10: loopback.v1.ListSignInsRequest.page:type_name -> loopback.v1.Page
-	3,  // 11: loopback.v1.ListSignInsResponse.items:type_name -> loopback.v1.SignIn
-	16, // 12: loopback.v1.ListMySignInsRequest.page:type_name -> loopback.v1.Page
-	0,  // 13: loopback.v1.SignInService.ListSignInMethods:input_type -> loopback.v1.ListSignInMethodsRequest
-	4,  // 14: loopback.v1.SignInService.ListSignIns:input_type -> loopback.v1.ListSignInsRequest
-	6,  // 15: loopback.v1.SignInService.RevokeSignIn:input_type -> loopback.v1.RevokeSignInRequest
-	7,  // 16: loopback.v1.SignInService.RevokeSignIns:input_type -> loopback.v1.RevokeSignInsRequest
-	9,  // 17: loopback.v1.SignInService.ListMySignIns:input_type -> loopback.v1.ListMySignInsRequest
-	10, // 18: loopback.v1.SignInService.SignOut:input_type -> loopback.v1.SignOutRequest
-	1,  // 19: loopback.v1.SignInService.ListSignInMethods:output_type -> loopback.v1.ListSignInMethodsResponse
-	5,  // 20: loopback.v1.SignInService.ListSignIns:output_type -> loopback.v1.ListSignInsResponse
-	3,  // 21: loopback.v1.SignInService.RevokeSignIn:output_type -> loopback.v1.SignIn
-	8,  // 22: loopback.v1.SignInService.RevokeSignIns:output_type -> loopback.v1.RevokeSignInsResponse
-	5,  // 23: loopback.v1.SignInService.ListMySignIns:output_type -> loopback.v1.ListSignInsResponse
-	11, // 24: loopback.v1.SignInService.SignOut:output_type -> loopback.v1.SignOutResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	20, // 0: loopback.v1.BeginDeviceSignInResponse.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 1: loopback.v1.BeginDeviceSignInResponse.interval:type_name -> google.protobuf.Duration
+	10, // 2: loopback.v1.PollDeviceSignInResponse.sign_in:type_name -> loopback.v1.SignIn
+	20, // 3: loopback.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	20, // 4: loopback.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	9,  // 5: loopback.v1.ListSignInMethodsResponse.providers:type_name -> loopback.v1.OfferedProvider
+	19, // 6: loopback.v1.SignIn.labels:type_name -> loopback.v1.SignIn.LabelsEntry
+	20, // 7: loopback.v1.SignIn.created_at:type_name -> google.protobuf.Timestamp
+	20, // 8: loopback.v1.SignIn.updated_at:type_name -> google.protobuf.Timestamp
+	22, // 9: loopback.v1.SignIn.scope:type_name -> loopback.v1.Scope
+	20, // 10: loopback.v1.SignIn.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 11: loopback.v1.SignIn.idle:type_name -> google.protobuf.Duration
+	20, // 12: loopback.v1.SignIn.last_used_at:type_name -> google.protobuf.Timestamp
+	20, // 13: loopback.v1.SignIn.mfa_at:type_name -> google.protobuf.Timestamp
+	20, // 14: loopback.v1.SignIn.ended_at:type_name -> google.protobuf.Timestamp
+	23, // 15: loopback.v1.ListSignInsRequest.page:type_name -> loopback.v1.Page
+	10, // 16: loopback.v1.ListSignInsResponse.items:type_name -> loopback.v1.SignIn
+	23, // 17: loopback.v1.ListMySignInsRequest.page:type_name -> loopback.v1.Page
+	7,  // 18: loopback.v1.SignInService.ListSignInMethods:input_type -> loopback.v1.ListSignInMethodsRequest
+	0,  // 19: loopback.v1.SignInService.BeginDeviceSignIn:input_type -> loopback.v1.BeginDeviceSignInRequest
+	2,  // 20: loopback.v1.SignInService.PollDeviceSignIn:input_type -> loopback.v1.PollDeviceSignInRequest
+	4,  // 21: loopback.v1.SignInService.GetDevice:input_type -> loopback.v1.GetDeviceRequest
+	5,  // 22: loopback.v1.SignInService.DecideDevice:input_type -> loopback.v1.DecideDeviceRequest
+	11, // 23: loopback.v1.SignInService.ListSignIns:input_type -> loopback.v1.ListSignInsRequest
+	13, // 24: loopback.v1.SignInService.RevokeSignIn:input_type -> loopback.v1.RevokeSignInRequest
+	14, // 25: loopback.v1.SignInService.RevokeSignIns:input_type -> loopback.v1.RevokeSignInsRequest
+	16, // 26: loopback.v1.SignInService.ListMySignIns:input_type -> loopback.v1.ListMySignInsRequest
+	17, // 27: loopback.v1.SignInService.SignOut:input_type -> loopback.v1.SignOutRequest
+	8,  // 28: loopback.v1.SignInService.ListSignInMethods:output_type -> loopback.v1.ListSignInMethodsResponse
+	1,  // 29: loopback.v1.SignInService.BeginDeviceSignIn:output_type -> loopback.v1.BeginDeviceSignInResponse
+	3,  // 30: loopback.v1.SignInService.PollDeviceSignIn:output_type -> loopback.v1.PollDeviceSignInResponse
+	6,  // 31: loopback.v1.SignInService.GetDevice:output_type -> loopback.v1.Device
+	6,  // 32: loopback.v1.SignInService.DecideDevice:output_type -> loopback.v1.Device
+	12, // 33: loopback.v1.SignInService.ListSignIns:output_type -> loopback.v1.ListSignInsResponse
+	10, // 34: loopback.v1.SignInService.RevokeSignIn:output_type -> loopback.v1.SignIn
+	15, // 35: loopback.v1.SignInService.RevokeSignIns:output_type -> loopback.v1.RevokeSignInsResponse
+	12, // 36: loopback.v1.SignInService.ListMySignIns:output_type -> loopback.v1.ListSignInsResponse
+	18, // 37: loopback.v1.SignInService.SignOut:output_type -> loopback.v1.SignOutResponse
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_signin_proto_init() }
@@ -881,7 +1356,7 @@ func file_loopback_v1_signin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_signin_proto_rawDesc), len(file_loopback_v1_signin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

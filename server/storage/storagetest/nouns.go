@@ -244,6 +244,28 @@ var nouns = []test{
 			t.Errorf("%d are live, %v", n, err)
 		}
 	}},
+	{"device", func(t *testing.T, b *bench) {
+		full := filled[signin.Device]()
+		full.ID, full.ExpiresAt = "dvc_full", b.now().Add(time.Hour)
+		waits := signin.Device{ID: "dvc_waits", Network: "here", CreatedAt: b.now(), ExpiresAt: b.now().Add(time.Hour), CodeHash: []byte("code")}
+		for _, d := range []signin.Device{full, waits} {
+			if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error { return tx.PutDevice(t.Context(), d) }); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := b.DB.View().Device(t.Context(), d.ID); err != nil || cmp.Diff(d, got) != "" {
+				t.Errorf("%v (-stored +read):\n%s", err, cmp.Diff(d, got))
+			}
+		}
+		if d, err := b.DB.View().DeviceByCode(t.Context(), []byte("code")); err != nil || d.ID != "dvc_waits" {
+			t.Errorf("by code: %+v, %v", d, err)
+		}
+		if all, here, err := b.DB.View().WaitingDevices(t.Context(), "here", b.now()); err != nil || all != 1 || here != 1 {
+			t.Errorf("%d wait, %d here, %v", all, here, err)
+		}
+		if all, here, err := b.DB.View().WaitingDevices(t.Context(), "there", b.now().Add(time.Hour)); err != nil || all != 0 || here != 0 {
+			t.Errorf("an hour later %d wait, %d there, %v", all, here, err)
+		}
+	}},
 	{"provider", func(t *testing.T, b *bench) {
 		kept(t, b, func(p *provider.Provider, id string) { p.ID, p.Name = id, id },
 			func(ctx context.Context, tx *storage.Tx, p provider.Provider) (provider.Provider, error) {

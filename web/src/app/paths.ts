@@ -9,5 +9,6 @@ export const paths = {
   operations: "/operations",
   audit: "/audit",
   keys: "/keys",
+  account: "/account",
   settings: "/settings",
 } as const;

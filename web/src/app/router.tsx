@@ -50,8 +50,11 @@ const audit = createRoute({ getParentRoute: () => root, path: "/audit", componen
 const keys = createRoute({ getParentRoute: () => root, path: "/keys", component: lazyRouteComponent(() => import("../pages/keys"), "Keys") });
 const settings = createRoute({ getParentRoute: () => root, path: "/settings", component: lazyRouteComponent(() => import("../pages/settings"), "Settings") });
 
+const account = createRoute({ getParentRoute: () => root, path: "/account", component: lazyRouteComponent(() => import("../pages/account"), "Account") });
+export const deviceRoute = createRoute({ getParentRoute: () => root, path: "/device", component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
+
 export const router = createRouter({
-  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings]),
+  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

@@ -137,9 +137,15 @@ function Foot() {
         <span aria-hidden className={cx("size-2 rounded-full bg-current", connection === "connecting" && "animate-pulse")} />
         {said[connection]}
       </p>
-      <p className="truncate" title={who.id}>
-        {who.name}
-      </p>
+      {who.signIn ? (
+        <Link to={paths.account} className="truncate hover:underline" title={who.id}>
+          {who.name}
+        </Link>
+      ) : (
+        <p className="truncate" title={who.id}>
+          {who.name}
+        </p>
+      )}
       <div className="flex items-center gap-2">
         <select
           aria-label="theme"

@@ -36,6 +36,17 @@ const (
 	// SignInServiceListSignInMethodsProcedure is the fully-qualified name of the SignInService's
 	// ListSignInMethods RPC.
 	SignInServiceListSignInMethodsProcedure = "/loopback.v1.SignInService/ListSignInMethods"
+	// SignInServiceBeginDeviceSignInProcedure is the fully-qualified name of the SignInService's
+	// BeginDeviceSignIn RPC.
+	SignInServiceBeginDeviceSignInProcedure = "/loopback.v1.SignInService/BeginDeviceSignIn"
+	// SignInServicePollDeviceSignInProcedure is the fully-qualified name of the SignInService's
+	// PollDeviceSignIn RPC.
+	SignInServicePollDeviceSignInProcedure = "/loopback.v1.SignInService/PollDeviceSignIn"
+	// SignInServiceGetDeviceProcedure is the fully-qualified name of the SignInService's GetDevice RPC.
+	SignInServiceGetDeviceProcedure = "/loopback.v1.SignInService/GetDevice"
+	// SignInServiceDecideDeviceProcedure is the fully-qualified name of the SignInService's
+	// DecideDevice RPC.
+	SignInServiceDecideDeviceProcedure = "/loopback.v1.SignInService/DecideDevice"
 	// SignInServiceListSignInsProcedure is the fully-qualified name of the SignInService's ListSignIns
 	// RPC.
 	SignInServiceListSignInsProcedure = "/loopback.v1.SignInService/ListSignIns"
@@ -56,6 +67,14 @@ const (
 type SignInServiceClient interface {
 	// What the sign-in page offers, to anybody.
 	ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error)
+	// A device without a browser asks to be signed in (the shape of RFC 8628): its user types the code at the URL.
+	BeginDeviceSignIn(context.Context, *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error)
+	// Whether it was approved. The sign-in's string is in the answer once.
+	PollDeviceSignIn(context.Context, *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error)
+	// The device that waits for a code, for who is to approve it.
+	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.Device], error)
+	// Approves or denies it. Approved, it acts as the caller does and stays no longer.
+	DecideDevice(context.Context, *connect.Request[v1.DecideDeviceRequest]) (*connect.Response[v1.Device], error)
 	// Those that are live, newest first.
 	ListSignIns(context.Context, *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error)
 	// Ends one at once, with the streams that it opened.
@@ -84,6 +103,31 @@ func NewSignInServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			baseURL+SignInServiceListSignInMethodsProcedure,
 			connect.WithSchema(signInServiceMethods.ByName("ListSignInMethods")),
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		beginDeviceSignIn: connect.NewClient[v1.BeginDeviceSignInRequest, v1.BeginDeviceSignInResponse](
+			httpClient,
+			baseURL+SignInServiceBeginDeviceSignInProcedure,
+			connect.WithSchema(signInServiceMethods.ByName("BeginDeviceSignIn")),
+			connect.WithClientOptions(opts...),
+		),
+		pollDeviceSignIn: connect.NewClient[v1.PollDeviceSignInRequest, v1.PollDeviceSignInResponse](
+			httpClient,
+			baseURL+SignInServicePollDeviceSignInProcedure,
+			connect.WithSchema(signInServiceMethods.ByName("PollDeviceSignIn")),
+			connect.WithClientOptions(opts...),
+		),
+		getDevice: connect.NewClient[v1.GetDeviceRequest, v1.Device](
+			httpClient,
+			baseURL+SignInServiceGetDeviceProcedure,
+			connect.WithSchema(signInServiceMethods.ByName("GetDevice")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		decideDevice: connect.NewClient[v1.DecideDeviceRequest, v1.Device](
+			httpClient,
+			baseURL+SignInServiceDecideDeviceProcedure,
+			connect.WithSchema(signInServiceMethods.ByName("DecideDevice")),
 			connect.WithClientOptions(opts...),
 		),
 		listSignIns: connect.NewClient[v1.ListSignInsRequest, v1.ListSignInsResponse](
@@ -124,6 +168,10 @@ func NewSignInServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 // signInServiceClient implements SignInServiceClient.
 type signInServiceClient struct {
 	listSignInMethods *connect.Client[v1.ListSignInMethodsRequest, v1.ListSignInMethodsResponse]
+	beginDeviceSignIn *connect.Client[v1.BeginDeviceSignInRequest, v1.BeginDeviceSignInResponse]
+	pollDeviceSignIn  *connect.Client[v1.PollDeviceSignInRequest, v1.PollDeviceSignInResponse]
+	getDevice         *connect.Client[v1.GetDeviceRequest, v1.Device]
+	decideDevice      *connect.Client[v1.DecideDeviceRequest, v1.Device]
 	listSignIns       *connect.Client[v1.ListSignInsRequest, v1.ListSignInsResponse]
 	revokeSignIn      *connect.Client[v1.RevokeSignInRequest, v1.SignIn]
 	revokeSignIns     *connect.Client[v1.RevokeSignInsRequest, v1.RevokeSignInsResponse]
@@ -134,6 +182,26 @@ type signInServiceClient struct {
 // ListSignInMethods calls loopback.v1.SignInService.ListSignInMethods.
 func (c *signInServiceClient) ListSignInMethods(ctx context.Context, req *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error) {
 	return c.listSignInMethods.CallUnary(ctx, req)
+}
+
+// BeginDeviceSignIn calls loopback.v1.SignInService.BeginDeviceSignIn.
+func (c *signInServiceClient) BeginDeviceSignIn(ctx context.Context, req *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
+	return c.beginDeviceSignIn.CallUnary(ctx, req)
+}
+
+// PollDeviceSignIn calls loopback.v1.SignInService.PollDeviceSignIn.
+func (c *signInServiceClient) PollDeviceSignIn(ctx context.Context, req *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error) {
+	return c.pollDeviceSignIn.CallUnary(ctx, req)
+}
+
+// GetDevice calls loopback.v1.SignInService.GetDevice.
+func (c *signInServiceClient) GetDevice(ctx context.Context, req *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.Device], error) {
+	return c.getDevice.CallUnary(ctx, req)
+}
+
+// DecideDevice calls loopback.v1.SignInService.DecideDevice.
+func (c *signInServiceClient) DecideDevice(ctx context.Context, req *connect.Request[v1.DecideDeviceRequest]) (*connect.Response[v1.Device], error) {
+	return c.decideDevice.CallUnary(ctx, req)
 }
 
 // ListSignIns calls loopback.v1.SignInService.ListSignIns.
@@ -165,6 +233,14 @@ func (c *signInServiceClient) SignOut(ctx context.Context, req *connect.Request[
 type SignInServiceHandler interface {
 	// What the sign-in page offers, to anybody.
 	ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error)
+	// A device without a browser asks to be signed in (the shape of RFC 8628): its user types the code at the URL.
+	BeginDeviceSignIn(context.Context, *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error)
+	// Whether it was approved. The sign-in's string is in the answer once.
+	PollDeviceSignIn(context.Context, *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error)
+	// The device that waits for a code, for who is to approve it.
+	GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.Device], error)
+	// Approves or denies it. Approved, it acts as the caller does and stays no longer.
+	DecideDevice(context.Context, *connect.Request[v1.DecideDeviceRequest]) (*connect.Response[v1.Device], error)
 	// Those that are live, newest first.
 	ListSignIns(context.Context, *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error)
 	// Ends one at once, with the streams that it opened.
@@ -189,6 +265,31 @@ func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOp
 		svc.ListSignInMethods,
 		connect.WithSchema(signInServiceMethods.ByName("ListSignInMethods")),
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	signInServiceBeginDeviceSignInHandler := connect.NewUnaryHandler(
+		SignInServiceBeginDeviceSignInProcedure,
+		svc.BeginDeviceSignIn,
+		connect.WithSchema(signInServiceMethods.ByName("BeginDeviceSignIn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	signInServicePollDeviceSignInHandler := connect.NewUnaryHandler(
+		SignInServicePollDeviceSignInProcedure,
+		svc.PollDeviceSignIn,
+		connect.WithSchema(signInServiceMethods.ByName("PollDeviceSignIn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	signInServiceGetDeviceHandler := connect.NewUnaryHandler(
+		SignInServiceGetDeviceProcedure,
+		svc.GetDevice,
+		connect.WithSchema(signInServiceMethods.ByName("GetDevice")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	signInServiceDecideDeviceHandler := connect.NewUnaryHandler(
+		SignInServiceDecideDeviceProcedure,
+		svc.DecideDevice,
+		connect.WithSchema(signInServiceMethods.ByName("DecideDevice")),
 		connect.WithHandlerOptions(opts...),
 	)
 	signInServiceListSignInsHandler := connect.NewUnaryHandler(
@@ -227,6 +328,14 @@ func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOp
 		switch r.URL.Path {
 		case SignInServiceListSignInMethodsProcedure:
 			signInServiceListSignInMethodsHandler.ServeHTTP(w, r)
+		case SignInServiceBeginDeviceSignInProcedure:
+			signInServiceBeginDeviceSignInHandler.ServeHTTP(w, r)
+		case SignInServicePollDeviceSignInProcedure:
+			signInServicePollDeviceSignInHandler.ServeHTTP(w, r)
+		case SignInServiceGetDeviceProcedure:
+			signInServiceGetDeviceHandler.ServeHTTP(w, r)
+		case SignInServiceDecideDeviceProcedure:
+			signInServiceDecideDeviceHandler.ServeHTTP(w, r)
 		case SignInServiceListSignInsProcedure:
 			signInServiceListSignInsHandler.ServeHTTP(w, r)
 		case SignInServiceRevokeSignInProcedure:
@@ -248,6 +357,22 @@ type UnimplementedSignInServiceHandler struct{}
 
 func (UnimplementedSignInServiceHandler) ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.ListSignInMethods is not implemented"))
+}
+
+func (UnimplementedSignInServiceHandler) BeginDeviceSignIn(context.Context, *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.BeginDeviceSignIn is not implemented"))
+}
+
+func (UnimplementedSignInServiceHandler) PollDeviceSignIn(context.Context, *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.PollDeviceSignIn is not implemented"))
+}
+
+func (UnimplementedSignInServiceHandler) GetDevice(context.Context, *connect.Request[v1.GetDeviceRequest]) (*connect.Response[v1.Device], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.GetDevice is not implemented"))
+}
+
+func (UnimplementedSignInServiceHandler) DecideDevice(context.Context, *connect.Request[v1.DecideDeviceRequest]) (*connect.Response[v1.Device], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.DecideDevice is not implemented"))
 }
 
 func (UnimplementedSignInServiceHandler) ListSignIns(context.Context, *connect.Request[v1.ListSignInsRequest]) (*connect.Response[v1.ListSignInsResponse], error) {

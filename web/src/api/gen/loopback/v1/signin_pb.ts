@@ -14,7 +14,209 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/signin.proto.
  */
 export const file_loopback_v1_signin: GenFile = /*@__PURE__*/
-  fileDesc("Chhsb29wYmFjay92MS9zaWduaW4ucHJvdG8SC2xvb3BiYWNrLnYxIhoKGExpc3RTaWduSW5NZXRob2RzUmVxdWVzdCJMChlMaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlEi8KCXByb3ZpZGVycxgBIAMoCzIcLmxvb3BiYWNrLnYxLk9mZmVyZWRQcm92aWRlciIrCg9PZmZlcmVkUHJvdmlkZXISCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCSLxBAoGU2lnbkluEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSLwoGbGFiZWxzGAMgAygLMh8ubG9vcGJhY2sudjEuU2lnbkluLkxhYmVsc0VudHJ5Ei4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAYgASgDEiEKBXNjb3BlGAcgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDwoHdXNlcl9pZBgIIAEoCRIOCgZtZXRob2QYCSABKAkSCwoDdmlhGAogASgJEhIKCmFwaV9rZXlfaWQYCyABKAkSDwoHYWRkcmVzcxgMIAEoCRINCgVhZ2VudBgNIAEoCRIuCgpleHBpcmVzX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgRpZGxlGA8gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDGxhc3RfdXNlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoGbWZhX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF9hdBgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJZW5kZWRfZm9yGBMgASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQwoSTGlzdFNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkSHwoEcGFnZRgCIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiUgoTTGlzdFNpZ25JbnNSZXNwb25zZRIiCgVpdGVtcxgBIAMoCzITLmxvb3BiYWNrLnYxLlNpZ25JbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiJgoTUmV2b2tlU2lnbkluUmVxdWVzdBIPCgdzaWduX2luGAEgASgJIiQKFFJldm9rZVNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkiJgoVUmV2b2tlU2lnbkluc1Jlc3BvbnNlEg0KBWVuZGVkGAEgASgFIjcKFExpc3RNeVNpZ25JbnNSZXF1ZXN0Eh8KBHBhZ2UYASABKAsyES5sb29wYmFjay52MS5QYWdlIjUKDlNpZ25PdXRSZXF1ZXN0Eg8KB3NpZ25faW4YASABKAkSEgoKZXZlcnl3aGVyZRgCIAEoCCIgCg9TaWduT3V0UmVzcG9uc2USDQoFZW5kZWQYASABKAUy/AQKDVNpZ25JblNlcnZpY2USeQoRTGlzdFNpZ25Jbk1ldGhvZHMSJS5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1JlcXVlc3QaJi5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlIhWQAgGKtRgOc2lnbl9pbnMuYmVnaW4SZgoLTGlzdFNpZ25JbnMSHy5sb29wYmFjay52MS5MaXN0U2lnbkluc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0U2lnbkluc1Jlc3BvbnNlIhSQAgGKtRgNc2lnbl9pbnMucmVhZBJaCgxSZXZva2VTaWduSW4SIC5sb29wYmFjay52MS5SZXZva2VTaWduSW5SZXF1ZXN0GhMubG9vcGJhY2sudjEuU2lnbkluIhOKtRgPc2lnbl9pbnMucmV2b2tlEmsKDVJldm9rZVNpZ25JbnMSIS5sb29wYmFjay52MS5SZXZva2VTaWduSW5zUmVxdWVzdBoiLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JbnNSZXNwb25zZSITirUYD3NpZ25faW5zLnJldm9rZRJoCg1MaXN0TXlTaWduSW5zEiEubG9vcGJhY2sudjEuTGlzdE15U2lnbkluc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0U2lnbkluc1Jlc3BvbnNlIhKQAgGKtRgLc2VsZi5tYW5hZ2USVQoHU2lnbk91dBIbLmxvb3BiYWNrLnYxLlNpZ25PdXRSZXF1ZXN0GhwubG9vcGJhY2sudjEuU2lnbk91dFJlc3BvbnNlIg+KtRgLc2VsZi5tYW5hZ2VCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chhsb29wYmFjay92MS9zaWduaW4ucHJvdG8SC2xvb3BiYWNrLnYxIikKGEJlZ2luRGV2aWNlU2lnbkluUmVxdWVzdBINCgVhZ2VudBgBIAEoCSK5AQoZQmVnaW5EZXZpY2VTaWduSW5SZXNwb25zZRIOCgZzZWNyZXQYASABKAkSDAoEY29kZRgCIAEoCRILCgN1cmwYAyABKAkSFAoMdXJsX2NvbXBsZXRlGAQgASgJEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGludGVydmFsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIikKF1BvbGxEZXZpY2VTaWduSW5SZXF1ZXN0Eg4KBnNlY3JldBgBIAEoCSJhChhQb2xsRGV2aWNlU2lnbkluUmVzcG9uc2USDwoHcGVuZGluZxgBIAEoCBIOCgZzZWNyZXQYAiABKAkSJAoHc2lnbl9pbhgDIAEoCzITLmxvb3BiYWNrLnYxLlNpZ25JbiIgChBHZXREZXZpY2VSZXF1ZXN0EgwKBGNvZGUYASABKAkiNAoTRGVjaWRlRGV2aWNlUmVxdWVzdBIMCgRjb2RlGAEgASgJEg8KB2FwcHJvdmUYAiABKAgipgEKBkRldmljZRIKCgJpZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEg0KBWFnZW50GAMgASgJEi4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGFwcHJvdmVkGAYgASgIIhoKGExpc3RTaWduSW5NZXRob2RzUmVxdWVzdCJMChlMaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlEi8KCXByb3ZpZGVycxgBIAMoCzIcLmxvb3BiYWNrLnYxLk9mZmVyZWRQcm92aWRlciIrCg9PZmZlcmVkUHJvdmlkZXISCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCSLxBAoGU2lnbkluEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSLwoGbGFiZWxzGAMgAygLMh8ubG9vcGJhY2sudjEuU2lnbkluLkxhYmVsc0VudHJ5Ei4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAYgASgDEiEKBXNjb3BlGAcgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDwoHdXNlcl9pZBgIIAEoCRIOCgZtZXRob2QYCSABKAkSCwoDdmlhGAogASgJEhIKCmFwaV9rZXlfaWQYCyABKAkSDwoHYWRkcmVzcxgMIAEoCRINCgVhZ2VudBgNIAEoCRIuCgpleHBpcmVzX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgRpZGxlGA8gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDGxhc3RfdXNlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoGbWZhX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF9hdBgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJZW5kZWRfZm9yGBMgASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQwoSTGlzdFNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkSHwoEcGFnZRgCIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiUgoTTGlzdFNpZ25JbnNSZXNwb25zZRIiCgVpdGVtcxgBIAMoCzITLmxvb3BiYWNrLnYxLlNpZ25JbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiJgoTUmV2b2tlU2lnbkluUmVxdWVzdBIPCgdzaWduX2luGAEgASgJIiQKFFJldm9rZVNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkiJgoVUmV2b2tlU2lnbkluc1Jlc3BvbnNlEg0KBWVuZGVkGAEgASgFIjcKFExpc3RNeVNpZ25JbnNSZXF1ZXN0Eh8KBHBhZ2UYASABKAsyES5sb29wYmFjay52MS5QYWdlIjUKDlNpZ25PdXRSZXF1ZXN0Eg8KB3NpZ25faW4YASABKAkSEgoKZXZlcnl3aGVyZRgCIAEoCCIgCg9TaWduT3V0UmVzcG9uc2USDQoFZW5kZWQYASABKAUylggKDVNpZ25JblNlcnZpY2USeQoRTGlzdFNpZ25Jbk1ldGhvZHMSJS5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1JlcXVlc3QaJi5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlIhWQAgGKtRgOc2lnbl9pbnMuYmVnaW4SdgoRQmVnaW5EZXZpY2VTaWduSW4SJS5sb29wYmFjay52MS5CZWdpbkRldmljZVNpZ25JblJlcXVlc3QaJi5sb29wYmFjay52MS5CZWdpbkRldmljZVNpZ25JblJlc3BvbnNlIhKKtRgOc2lnbl9pbnMuYmVnaW4ScwoQUG9sbERldmljZVNpZ25JbhIkLmxvb3BiYWNrLnYxLlBvbGxEZXZpY2VTaWduSW5SZXF1ZXN0GiUubG9vcGJhY2sudjEuUG9sbERldmljZVNpZ25JblJlc3BvbnNlIhKKtRgOc2lnbl9pbnMuYmVnaW4SUwoJR2V0RGV2aWNlEh0ubG9vcGJhY2sudjEuR2V0RGV2aWNlUmVxdWVzdBoTLmxvb3BiYWNrLnYxLkRldmljZSISkAIBirUYC3NlbGYubWFuYWdlElYKDERlY2lkZURldmljZRIgLmxvb3BiYWNrLnYxLkRlY2lkZURldmljZVJlcXVlc3QaEy5sb29wYmFjay52MS5EZXZpY2UiD4q1GAtzZWxmLm1hbmFnZRJmCgtMaXN0U2lnbklucxIfLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVzcG9uc2UiFJACAYq1GA1zaWduX2lucy5yZWFkEloKDFJldm9rZVNpZ25JbhIgLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JblJlcXVlc3QaEy5sb29wYmFjay52MS5TaWduSW4iE4q1GA9zaWduX2lucy5yZXZva2USawoNUmV2b2tlU2lnbklucxIhLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JbnNSZXF1ZXN0GiIubG9vcGJhY2sudjEuUmV2b2tlU2lnbkluc1Jlc3BvbnNlIhOKtRgPc2lnbl9pbnMucmV2b2tlEmgKDUxpc3RNeVNpZ25JbnMSIS5sb29wYmFjay52MS5MaXN0TXlTaWduSW5zUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVzcG9uc2UiEpACAYq1GAtzZWxmLm1hbmFnZRJVCgdTaWduT3V0EhsubG9vcGJhY2sudjEuU2lnbk91dFJlcXVlc3QaHC5sb29wYmFjay52MS5TaWduT3V0UmVzcG9uc2UiD4q1GAtzZWxmLm1hbmFnZUI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+
+/**
+ * @generated from message loopback.v1.BeginDeviceSignInRequest
+ */
+export type BeginDeviceSignInRequest = Message<"loopback.v1.BeginDeviceSignInRequest"> & {
+  /**
+   * The program, and the machine that it runs on, as they call themselves.
+   *
+   * @generated from field: string agent = 1;
+   */
+  agent: string;
+};
+
+/**
+ * Describes the message loopback.v1.BeginDeviceSignInRequest.
+ * Use `create(BeginDeviceSignInRequestSchema)` to create a new message.
+ */
+export const BeginDeviceSignInRequestSchema: GenMessage<BeginDeviceSignInRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 0);
+
+/**
+ * @generated from message loopback.v1.BeginDeviceSignInResponse
+ */
+export type BeginDeviceSignInResponse = Message<"loopback.v1.BeginDeviceSignInResponse"> & {
+  /**
+   * What the device asks with.
+   *
+   * @generated from field: string secret = 1;
+   */
+  secret: string;
+
+  /**
+   * What its user types: "BCDF-GHJK".
+   *
+   * @generated from field: string code = 2;
+   */
+  code: string;
+
+  /**
+   * Where.
+   *
+   * @generated from field: string url = 3;
+   */
+  url: string;
+
+  /**
+   * The same, with the code in it.
+   *
+   * @generated from field: string url_complete = 4;
+   */
+  urlComplete: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp expires_at = 5;
+   */
+  expiresAt?: Timestamp | undefined;
+
+  /**
+   * Between two questions.
+   *
+   * @generated from field: google.protobuf.Duration interval = 6;
+   */
+  interval?: Duration | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.BeginDeviceSignInResponse.
+ * Use `create(BeginDeviceSignInResponseSchema)` to create a new message.
+ */
+export const BeginDeviceSignInResponseSchema: GenMessage<BeginDeviceSignInResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 1);
+
+/**
+ * @generated from message loopback.v1.PollDeviceSignInRequest
+ */
+export type PollDeviceSignInRequest = Message<"loopback.v1.PollDeviceSignInRequest"> & {
+  /**
+   * @generated from field: string secret = 1;
+   */
+  secret: string;
+};
+
+/**
+ * Describes the message loopback.v1.PollDeviceSignInRequest.
+ * Use `create(PollDeviceSignInRequestSchema)` to create a new message.
+ */
+export const PollDeviceSignInRequestSchema: GenMessage<PollDeviceSignInRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 2);
+
+/**
+ * @generated from message loopback.v1.PollDeviceSignInResponse
+ */
+export type PollDeviceSignInResponse = Message<"loopback.v1.PollDeviceSignInResponse"> & {
+  /**
+   * Nobody decided yet.
+   *
+   * @generated from field: bool pending = 1;
+   */
+  pending: boolean;
+
+  /**
+   * The sign-in's string ("lbs_…").
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+
+  /**
+   * @generated from field: loopback.v1.SignIn sign_in = 3;
+   */
+  signIn?: SignIn | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.PollDeviceSignInResponse.
+ * Use `create(PollDeviceSignInResponseSchema)` to create a new message.
+ */
+export const PollDeviceSignInResponseSchema: GenMessage<PollDeviceSignInResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 3);
+
+/**
+ * @generated from message loopback.v1.GetDeviceRequest
+ */
+export type GetDeviceRequest = Message<"loopback.v1.GetDeviceRequest"> & {
+  /**
+   * @generated from field: string code = 1;
+   */
+  code: string;
+};
+
+/**
+ * Describes the message loopback.v1.GetDeviceRequest.
+ * Use `create(GetDeviceRequestSchema)` to create a new message.
+ */
+export const GetDeviceRequestSchema: GenMessage<GetDeviceRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 4);
+
+/**
+ * @generated from message loopback.v1.DecideDeviceRequest
+ */
+export type DecideDeviceRequest = Message<"loopback.v1.DecideDeviceRequest"> & {
+  /**
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * @generated from field: bool approve = 2;
+   */
+  approve: boolean;
+};
+
+/**
+ * Describes the message loopback.v1.DecideDeviceRequest.
+ * Use `create(DecideDeviceRequestSchema)` to create a new message.
+ */
+export const DecideDeviceRequestSchema: GenMessage<DecideDeviceRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 5);
+
+/**
+ * @generated from message loopback.v1.Device
+ */
+export type Device = Message<"loopback.v1.Device"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Where the request came from.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * @generated from field: string agent = 3;
+   */
+  agent: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp created_at = 4;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp expires_at = 5;
+   */
+  expiresAt?: Timestamp | undefined;
+
+  /**
+   * @generated from field: bool approved = 6;
+   */
+  approved: boolean;
+};
+
+/**
+ * Describes the message loopback.v1.Device.
+ * Use `create(DeviceSchema)` to create a new message.
+ */
+export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 6);
 
 /**
  * @generated from message loopback.v1.ListSignInMethodsRequest
@@ -27,7 +229,7 @@ export type ListSignInMethodsRequest = Message<"loopback.v1.ListSignInMethodsReq
  * Use `create(ListSignInMethodsRequestSchema)` to create a new message.
  */
 export const ListSignInMethodsRequestSchema: GenMessage<ListSignInMethodsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 0);
+  messageDesc(file_loopback_v1_signin, 7);
 
 /**
  * @generated from message loopback.v1.ListSignInMethodsResponse
@@ -46,7 +248,7 @@ export type ListSignInMethodsResponse = Message<"loopback.v1.ListSignInMethodsRe
  * Use `create(ListSignInMethodsResponseSchema)` to create a new message.
  */
 export const ListSignInMethodsResponseSchema: GenMessage<ListSignInMethodsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 1);
+  messageDesc(file_loopback_v1_signin, 8);
 
 /**
  * @generated from message loopback.v1.OfferedProvider
@@ -68,7 +270,7 @@ export type OfferedProvider = Message<"loopback.v1.OfferedProvider"> & {
  * Use `create(OfferedProviderSchema)` to create a new message.
  */
 export const OfferedProviderSchema: GenMessage<OfferedProvider> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 2);
+  messageDesc(file_loopback_v1_signin, 9);
 
 /**
  * @generated from message loopback.v1.SignIn
@@ -197,7 +399,7 @@ export type SignIn = Message<"loopback.v1.SignIn"> & {
  * Use `create(SignInSchema)` to create a new message.
  */
 export const SignInSchema: GenMessage<SignIn> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 3);
+  messageDesc(file_loopback_v1_signin, 10);
 
 /**
  * @generated from message loopback.v1.ListSignInsRequest
@@ -221,7 +423,7 @@ export type ListSignInsRequest = Message<"loopback.v1.ListSignInsRequest"> & {
  * Use `create(ListSignInsRequestSchema)` to create a new message.
  */
 export const ListSignInsRequestSchema: GenMessage<ListSignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 4);
+  messageDesc(file_loopback_v1_signin, 11);
 
 /**
  * @generated from message loopback.v1.ListSignInsResponse
@@ -243,7 +445,7 @@ export type ListSignInsResponse = Message<"loopback.v1.ListSignInsResponse"> & {
  * Use `create(ListSignInsResponseSchema)` to create a new message.
  */
 export const ListSignInsResponseSchema: GenMessage<ListSignInsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 5);
+  messageDesc(file_loopback_v1_signin, 12);
 
 /**
  * @generated from message loopback.v1.RevokeSignInRequest
@@ -260,7 +462,7 @@ export type RevokeSignInRequest = Message<"loopback.v1.RevokeSignInRequest"> & {
  * Use `create(RevokeSignInRequestSchema)` to create a new message.
  */
 export const RevokeSignInRequestSchema: GenMessage<RevokeSignInRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 6);
+  messageDesc(file_loopback_v1_signin, 13);
 
 /**
  * @generated from message loopback.v1.RevokeSignInsRequest
@@ -279,7 +481,7 @@ export type RevokeSignInsRequest = Message<"loopback.v1.RevokeSignInsRequest"> &
  * Use `create(RevokeSignInsRequestSchema)` to create a new message.
  */
 export const RevokeSignInsRequestSchema: GenMessage<RevokeSignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 7);
+  messageDesc(file_loopback_v1_signin, 14);
 
 /**
  * @generated from message loopback.v1.RevokeSignInsResponse
@@ -296,7 +498,7 @@ export type RevokeSignInsResponse = Message<"loopback.v1.RevokeSignInsResponse">
  * Use `create(RevokeSignInsResponseSchema)` to create a new message.
  */
 export const RevokeSignInsResponseSchema: GenMessage<RevokeSignInsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 8);
+  messageDesc(file_loopback_v1_signin, 15);
 
 /**
  * @generated from message loopback.v1.ListMySignInsRequest
@@ -313,7 +515,7 @@ export type ListMySignInsRequest = Message<"loopback.v1.ListMySignInsRequest"> &
  * Use `create(ListMySignInsRequestSchema)` to create a new message.
  */
 export const ListMySignInsRequestSchema: GenMessage<ListMySignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 9);
+  messageDesc(file_loopback_v1_signin, 16);
 
 /**
  * @generated from message loopback.v1.SignOutRequest
@@ -339,7 +541,7 @@ export type SignOutRequest = Message<"loopback.v1.SignOutRequest"> & {
  * Use `create(SignOutRequestSchema)` to create a new message.
  */
 export const SignOutRequestSchema: GenMessage<SignOutRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 10);
+  messageDesc(file_loopback_v1_signin, 17);
 
 /**
  * @generated from message loopback.v1.SignOutResponse
@@ -356,7 +558,7 @@ export type SignOutResponse = Message<"loopback.v1.SignOutResponse"> & {
  * Use `create(SignOutResponseSchema)` to create a new message.
  */
 export const SignOutResponseSchema: GenMessage<SignOutResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 11);
+  messageDesc(file_loopback_v1_signin, 18);
 
 /**
  * Who is signed in, and how they are sent away. Sign-ins begin in the console, or by loopback login.
@@ -373,6 +575,46 @@ export const SignInService: GenService<{
     methodKind: "unary";
     input: typeof ListSignInMethodsRequestSchema;
     output: typeof ListSignInMethodsResponseSchema;
+  },
+  /**
+   * A device without a browser asks to be signed in (the shape of RFC 8628): its user types the code at the URL.
+   *
+   * @generated from rpc loopback.v1.SignInService.BeginDeviceSignIn
+   */
+  beginDeviceSignIn: {
+    methodKind: "unary";
+    input: typeof BeginDeviceSignInRequestSchema;
+    output: typeof BeginDeviceSignInResponseSchema;
+  },
+  /**
+   * Whether it was approved. The sign-in's string is in the answer once.
+   *
+   * @generated from rpc loopback.v1.SignInService.PollDeviceSignIn
+   */
+  pollDeviceSignIn: {
+    methodKind: "unary";
+    input: typeof PollDeviceSignInRequestSchema;
+    output: typeof PollDeviceSignInResponseSchema;
+  },
+  /**
+   * The device that waits for a code, for who is to approve it.
+   *
+   * @generated from rpc loopback.v1.SignInService.GetDevice
+   */
+  getDevice: {
+    methodKind: "unary";
+    input: typeof GetDeviceRequestSchema;
+    output: typeof DeviceSchema;
+  },
+  /**
+   * Approves or denies it. Approved, it acts as the caller does and stays no longer.
+   *
+   * @generated from rpc loopback.v1.SignInService.DecideDevice
+   */
+  decideDevice: {
+    methodKind: "unary";
+    input: typeof DecideDeviceRequestSchema;
+    output: typeof DeviceSchema;
   },
   /**
    * Those that are live, newest first.
