@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -368,6 +369,59 @@ var nouns = []test{
 		kept(t, b, func(g *grant.Grant, id string) { g.ID = id }, func(ctx context.Context, tx *storage.Tx, g grant.Grant) (grant.Grant, error) {
 			return tx.PutGrant(ctx, g)
 		}, func(ctx context.Context, id string) (grant.Grant, error) { return b.DB.View().Grant(ctx, id) })
+	}},
+	{"grants are found by state, by whose they are and when they are due", func(t *testing.T, b *bench) {
+		now := b.now()
+		here, there := access.Scope{Organisation: "o", Project: "p", Workspace: "w"}, access.Scope{Organisation: "o2", Project: "p2", Workspace: "w2"}
+		for _, g := range []grant.Grant{
+			{Meta: tenant.Meta{ID: "gnt_1"}, Scope: here, Subject: access.Subject{Kind: access.User, ID: "usr_1"}, State: grant.Pending, ExpiresAt: now.Add(time.Hour)},
+			{Meta: tenant.Meta{ID: "gnt_2"}, Scope: here, Subject: access.Subject{Kind: access.User, ID: "usr_2"}, State: grant.Pending, ExpiresAt: now.Add(-time.Hour)},
+			{Meta: tenant.Meta{ID: "gnt_3"}, Scope: there, Subject: access.Subject{Kind: access.User, ID: "usr_1"}, State: grant.Active, NotAfter: now.Add(-time.Second), BindingID: "bnd_1"},
+			{Meta: tenant.Meta{ID: "gnt_4"}, Scope: here, Subject: access.Subject{Kind: access.User, ID: "usr_2"}, State: grant.Active, NotAfter: now.Add(time.Hour), BindingID: "bnd_1"},
+			{Meta: tenant.Meta{ID: "gnt_5"}, Scope: there, Subject: access.Subject{Kind: access.User, ID: "usr_2"}, State: grant.Active, NotAfter: now.Add(time.Hour), BindingID: "bnd_gone"},
+		} {
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { _, err := tx.PutGrant(ctx, g); return err })
+		}
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			_, err := tx.PutBinding(ctx, policy.Binding{Meta: tenant.Meta{ID: "bnd_1"}})
+			return err
+		})
+		ids := func(list []grant.Grant) string {
+			var out []string
+			for _, g := range list {
+				out = append(out, g.ID)
+			}
+			return strings.Join(out, " ")
+		}
+		for want, q := range map[string]grant.Query{
+			"gnt_5 gnt_4 gnt_3 gnt_2 gnt_1": {Readable: everything},
+			"gnt_4 gnt_2 gnt_1":             {Readable: access.Over(here)},
+			"gnt_4 gnt_3 gnt_2 gnt_1":       {Readable: access.Over(here), Own: "usr_1"},
+			"gnt_3 gnt_1":                   {Own: "usr_1"},
+			"gnt_2":                         {Readable: everything, States: []grant.State{grant.Expired}},
+			"gnt_5 gnt_4":                   {Readable: everything, States: []grant.State{grant.Active}},
+			"gnt_5":                         {Readable: everything, Within: there, States: []grant.State{grant.Active}},
+		} {
+			list, _, err := b.DB.View().Grants(t.Context(), q, now)
+			if got := ids(list); err != nil || got != want {
+				t.Errorf("%+v: got %q, %v; wanted %q", q, got, err, want)
+			}
+		}
+		due, err := b.DB.View().DueGrants(t.Context(), now)
+		if got := ids(due); err != nil || got != "gnt_2 gnt_3 gnt_5" {
+			t.Errorf("due are %q, %v", got, err)
+		}
+		for subject, want := range map[string]int64{"": 2, "usr_1": 1, "usr_3": 0} {
+			if n, err := b.DB.View().CountGrants(t.Context(), grant.Pending, subject); err != nil || n != want {
+				t.Errorf("%q has %d pending, %v; wanted %d", subject, n, err, want)
+			}
+		}
+		if list, err := b.DB.View().GrantPoliciesAbout(t.Context(), here); err != nil || len(list) > 0 {
+			t.Errorf("got %v, %v", list, err)
+		}
+		if roles, err := b.DB.View().RolesNamed(t.Context(), "owner"); err != nil || len(roles) != 1 {
+			t.Errorf("got %v, %v", roles, err)
+		}
 	}},
 	{"audit entry", func(t *testing.T, b *bench) {
 		given := filled[audit.Entry]()
