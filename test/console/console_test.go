@@ -69,12 +69,18 @@ func TestConsole(t *testing.T) {
 	if out == "" {
 		out = t.TempDir()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
+	program := filepath.Join(t.TempDir(), "loopback")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/loopback")
+	build.Dir = daemon.Tree()
+	if said, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build loopback: %v: %s", err, said)
+	}
 	c := exec.CommandContext(ctx, node, "--test", "--test-reporter=spec", "--test-concurrency=1", "e2e/"+cmp.Or(os.Getenv("CONSOLE_TESTS"), "*.test.mjs"))
 	c.Dir = web
 	c.Env = append(os.Environ(), "CONSOLE_URL="+d.URL, "CONSOLE_KEY="+key.Msg.GetSecret(), "CONSOLE_READER="+reader.Msg.GetSecret(),
-		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out,
+		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out, "CONSOLE_CLI="+program,
 		"NODE_EXTRA_CA_CERTS="+filepath.Join(d.DataDir, "keys", "ca.crt"))
 	output, err := c.CombinedOutput()
 	t.Logf("%s", output)
