@@ -65,6 +65,7 @@ fresh: ## Fail where generated code is not what generation gives
 lint: web/node_modules/.package-lock.json
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not gofmt'd:"; echo "$$unformatted"; exit 1; fi
 	@go vet ./...
+	@for m in oracle collector; do (cd tools/$$m && go list -deps ./... >/dev/null) || { echo "tools/$$m/go.mod lags behind: (cd tools/$$m && go mod tidy)"; exit 1; }; done
 	@$(call tool,check) staticcheck ./...
 	@$(call tool,buf) buf lint
 	@shellcheck build/*.sh test/lab/*.sh .ci/run

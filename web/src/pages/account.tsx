@@ -10,6 +10,15 @@ import { Table, type Column } from "../ui/table";
 
 const said: Record<string, string> = { api_key: "API key", oidc: "identity provider", passkey: "passkey", bootstrap: "one-time code", device: "approved device" };
 
+/** What a browser says of itself, as people would say it; the whole is in the title. */
+function programOf(agent: string): string {
+  if (!agent.startsWith("Mozilla/")) return agent || "unknown";
+  const find = (names: [RegExp, string][]) => names.find(([sign]) => sign.test(agent))?.[1];
+  const browser = find([[/Edg\//, "Edge"], [/OPR\//, "Opera"], [/Firefox\//, "Firefox"], [/Chrom(e|ium)\/|HeadlessChrome/, "Chrome"], [/Safari\//, "Safari"]]);
+  const system = find([[/Windows/, "Windows"], [/iPhone|iPad/, "iOS"], [/Android/, "Android"], [/Mac OS X/, "macOS"], [/CrOS/, "ChromeOS"], [/Linux/, "Linux"]]);
+  return browser ? `${browser}${system ? ` on ${system}` : ""}` : agent;
+}
+
 export function Account() {
   const queries = useQueryClient();
   const { who, leave } = useSession();
@@ -38,18 +47,18 @@ export function Account() {
       cell: (s) => (
         <span className="truncate" title={s.agent}>
           {s.id === who.id && <strong className="mr-2 font-medium">this one</strong>}
-          {s.agent || "unknown"}
+          {programOf(s.agent)}
         </span>
       ),
     },
-    { key: "method", head: "By", width: "9rem", narrow: "hide", cell: (s) => said[s.method] ?? s.method },
+    { key: "method", head: "By", width: "10.5rem", narrow: "hide", cell: (s) => said[s.method] ?? s.method },
     { key: "from", head: "From", width: "9rem", narrow: "hide", cell: (s) => <span className="font-mono text-[12.5px]">{s.address}</span> },
     { key: "used", head: "Last used", width: "7rem", cell: (s) => <Ago at={s.lastUsedAt} /> },
     { key: "ends", head: "Ends", width: "7rem", narrow: "hide", cell: (s) => <Ago at={s.expiresAt} /> },
     {
       key: "act",
       head: <span className="sr-only">acts</span>,
-      width: "6rem",
+      width: "7rem",
       cell: (s) => (
         <Button busy={busy === s.id} onClick={() => void end(s)}>
           Sign out
