@@ -66,6 +66,7 @@ func TestEveryWrongSettingIsNamed(t *testing.T) {
 		"source-rate": "0", "source-handshakes": "0", "source-connections": "0", "caller-rate": "-5", "calls": "0", "caller-calls": "0", "streams": "0", "caller-streams": "0",
 		"trace-endpoint": "collector:4318", "trace-share": "2", "read-timeout": "1ms", "write-timeout": "0s",
 		"cluster-listen": "8445", "cluster-peers": "db", "replica-listen": ":0", "advertise": "https://a.example", "bus": "http://x",
+		"sign-in-idle": "1m", "sign-in-max": "1h",
 		"bus-ca": "x.pem", "bus-certificate": "x.pem", "bus-key": "k.pem", "bus-credentials": "x.creds",
 	}
 	delete(wrong, "data-dir") // any text names a folder
