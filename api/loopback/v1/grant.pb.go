@@ -1155,7 +1155,7 @@ type CreateGrantPolicyRequest struct {
 	MaxDuration *durationpb.Duration `protobuf:"bytes,11,opt,name=max_duration,json=maxDuration,proto3" json:"max_duration,omitempty"`
 	// Unset: 24 hours.
 	Wait *durationpb.Duration `protobuf:"bytes,12,opt,name=wait,proto3" json:"wait,omitempty"`
-	// https://HOST/PATH that is asked before anybody else (Standard Webhooks). No answer within 10 seconds is a denial.
+	// An HTTPS address that is asked before anybody else (Standard Webhooks). No answer within 10 seconds is a denial.
 	Webhook string `protobuf:"bytes,13,opt,name=webhook,proto3" json:"webhook,omitempty"`
 	// PEM of who signed the webhook's certificate; empty: the system's.
 	Ca string `protobuf:"bytes,14,opt,name=ca,proto3" json:"ca,omitempty"`

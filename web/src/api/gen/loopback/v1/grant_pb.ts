@@ -690,7 +690,7 @@ export type CreateGrantPolicyRequest = Message<"loopback.v1.CreateGrantPolicyReq
   wait?: Duration | undefined;
 
   /**
-   * https://HOST/PATH that is asked before anybody else (Standard Webhooks). No answer within 10 seconds is a denial.
+   * An HTTPS address that is asked before anybody else (Standard Webhooks). No answer within 10 seconds is a denial.
    *
    * @generated from field: string webhook = 13;
    */
