@@ -32,10 +32,12 @@ func (c *cluster) peers(n int) error {
 }
 
 // Nothing passes between the replicas for a minute, while all of them reach the database and their agents: every one
-// answers for every host, what it is told arrives, nobody shows as offline, and it heals by itself.
+// answers for every host, what it is told arrives, nobody shows as offline, and it heals by itself. The balancer is one that
+// keeps an agent at one replica: an agent that polls has two connections, which nobody can bring together meanwhile.
 func TestReplicasAreCutOffFromEachOther(t *testing.T) {
 	c, ways := startApart(t, 3, "--reconnect-window", "10s")
 	const n = 30
+	c.sticky = true
 	f := c.agents(n)
 	for _, d := range c.replicas {
 		c.until(30*time.Second, func() error { return c.managed(d, n) })

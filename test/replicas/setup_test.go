@@ -50,6 +50,7 @@ type cluster struct {
 	args     []string // of every replica
 	replicas []*daemon.Daemon
 	balancer *balancer
+	sticky   bool   // a balancer that has every connection of an agent end at one replica, as by a hash of its address
 	secret   string // of a token that enrols everybody
 }
 
@@ -151,6 +152,12 @@ func (c *cluster) agents(n int) *fleet.Fleet {
 		}
 		d := c.replicas[0].Dialer(transport, i)
 		d.Endpoint, d.Connect, d.Timeout = c.balancer.url(), nil, 10*time.Second
+		if c.sticky {
+			at := c.replicas[i%len(c.replicas)].Address
+			d.Connect = func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, network, at)
+			}
+		}
 		return &fleet.Agent{Dialer: d, Token: c.secret, Patience: 200 * time.Millisecond}
 	})
 	c.t.Cleanup(f.Stop)

@@ -1,5 +1,5 @@
 // The small parts that every page is made of.
-import { useEffect, useId, useRef, useState, useSyncExternalStore, type ButtonHTMLAttributes, type InputHTMLAttributes, type ReactNode, type SelectHTMLAttributes } from "react";
+import { useEffect, useId, useLayoutEffect, useRef, useState, useSyncExternalStore, type ButtonHTMLAttributes, type InputHTMLAttributes, type ReactNode, type SelectHTMLAttributes } from "react";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { roughly } from "../api/duration";
@@ -221,7 +221,7 @@ export function Field({ label, hint, error, children }: { label: string; hint?: 
 export function Input(props: InputHTMLAttributes<HTMLInputElement>) {
   const ref = useRef<HTMLInputElement>(null);
   const { autoFocus } = props;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (autoFocus) ref.current?.focus();
   }, [autoFocus]);
   return <input ref={ref} autoComplete="off" spellCheck={false} {...props} className={cx(box, props.className)} />;
