@@ -1,6 +1,8 @@
 package audit
 
 import (
+	"context"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -49,6 +51,37 @@ func (r *Repeats[T]) Add(key string, v T, now time.Time) bool {
 // merged; one that was quiet for a window is forgotten, so that its next is written at once again.
 func (r *Repeats[T]) Due(now time.Time) []Repeated[T] {
 	return r.take(func(w *Repeated[T]) bool { return !now.Before(w.until) }, now)
+}
+
+// Run writes what is due until ctx ends, then what is left, and returns.
+func (r *Repeats[T]) Run(ctx context.Context, now func() time.Time, write func(ctx context.Context, last T, times int64)) {
+	tick := time.NewTicker(r.window / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, w := range r.Due(now()) {
+				write(ctx, w.Last, w.Count)
+			}
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			for _, w := range r.Rest(now()) {
+				write(last, w.Last, w.Count)
+			}
+			return
+		}
+	}
+}
+
+// Network is what counts as one place when refusals are merged: an IPv4 /24 or an IPv6 /48.
+func Network(a netip.Addr) string {
+	bits := 48
+	if a.Unmap().Is4() {
+		bits = 24
+	}
+	n, _ := a.Unmap().WithZone("").Prefix(bits)
+	return n.String()
 }
 
 // Rest is everything that was not written yet, whether or not its window is over.

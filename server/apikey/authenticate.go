@@ -130,7 +130,7 @@ type refusal struct {
 // refused records that a key was refused and gives the error back.
 func (s *Service) refused(ctx context.Context, keyID string, from netip.Addr, cause *fault.Error) error {
 	r := refusal{keyID, from, cause}
-	if s.refusals.Add(keyID+" "+place(from)+" "+cause.Code, r, s.options.Now()) {
+	if s.refusals.Add(keyID+" "+audit.Network(from)+" "+cause.Code, r, s.options.Now()) {
 		s.record(ctx, r, 1)
 	}
 	return cause
@@ -159,36 +159,8 @@ func (s *Service) record(ctx context.Context, r refusal, times int64) {
 	}
 }
 
-// place is what counts as one place: an IPv4 /24 or an IPv6 /48.
-func place(a netip.Addr) string {
-	bits := 48
-	if a.Unmap().Is4() {
-		bits = 24
-	}
-	n, _ := a.Unmap().WithZone("").Prefix(bits)
-	return n.String()
-}
-
 // Run writes merged refusals when their window is over, and what is left when ctx ends. It returns then.
-func (s *Service) Run(ctx context.Context) {
-	tick := time.NewTicker(refusalWindow / 6)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			for _, r := range s.refusals.Due(s.options.Now()) {
-				s.record(ctx, r.Last, r.Count)
-			}
-		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			for _, r := range s.refusals.Rest(s.options.Now()) {
-				s.record(last, r.Last, r.Count)
-			}
-			return
-		}
-	}
-}
+func (s *Service) Run(ctx context.Context) { s.refusals.Run(ctx, s.options.Now, s.record) }
 
 const (
 	cacheAge  = 5 * time.Second // bounds how long a revocation can go unseen where the feed is lost

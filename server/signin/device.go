@@ -55,7 +55,7 @@ func (s *Service) BeginDevice(ctx context.Context, agent string) (d signin.Devic
 	if err != nil {
 		return d, "", "", err
 	}
-	d = signin.Device{Address: actor.Address, Network: place(fromOf(actor)), Agent: cleaned(agent), CreatedAt: now, ExpiresAt: now.Add(signin.DeviceLife),
+	d = signin.Device{Address: actor.Address, Network: audit.Network(fromOf(actor)), Agent: cleaned(agent), CreatedAt: now, ExpiresAt: now.Add(signin.DeviceLife),
 		CodeHash: secret.Hash(s.options.Pepper, "device code "+plain)}
 	d.ID, text = signin.NewDevice(now)
 	d.Hash = secret.Hash(s.options.Pepper, text)

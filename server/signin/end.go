@@ -3,6 +3,7 @@ package signin
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -179,7 +180,7 @@ type refusal struct {
 // refused records that a sign-in was refused and gives the error back.
 func (s *Service) refused(ctx context.Context, target string, from netip.Addr, cause *fault.Error) error {
 	r := refusal{target, from, cause}
-	if s.refusals.Add(target+" "+place(from)+" "+cause.Code, r, s.options.Now()) {
+	if s.refusals.Add(target+" "+audit.Network(from)+" "+cause.Code, r, s.options.Now()) {
 		s.record(ctx, r, 1)
 	}
 	return cause
@@ -208,23 +209,19 @@ func (s *Service) record(ctx context.Context, r refusal, times int64) {
 	}
 }
 
-// place is what counts as one place: an IPv4 /24 or an IPv6 /48.
-func place(a netip.Addr) string {
-	bits := 48
-	if a.Unmap().Is4() {
-		bits = 24
-	}
-	n, _ := a.Unmap().WithZone("").Prefix(bits)
-	return n.String()
-}
-
 // Run writes merged refusals when their window is over, and what is left when ctx ends; once a day it forgets sign-ins that
 // have long been over.
 func (s *Service) Run(ctx context.Context) {
-	tick := time.NewTicker(refusalWindow / 6)
+	var pruning sync.WaitGroup
+	defer pruning.Wait()
+	pruning.Go(func() { s.prune(ctx) })
+	s.refusals.Run(ctx, s.options.Now, s.record)
+}
+
+func (s *Service) prune(ctx context.Context) {
+	tick := time.NewTicker(refusalWindow)
 	defer tick.Stop()
-	var pruned time.Time
-	for {
+	for pruned := (time.Time{}); ; {
 		if now := s.options.Now(); now.Sub(pruned) >= 24*time.Hour {
 			pruned = now
 			if err := s.store.Observe(ctx, func(tx Tx) error { return tx.PruneSignIns(ctx, now.Add(-keepEnded)) }); err != nil && ctx.Err() == nil {
@@ -233,15 +230,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		select {
 		case <-tick.C:
-			for _, r := range s.refusals.Due(s.options.Now()) {
-				s.record(ctx, r.Last, r.Count)
-			}
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			for _, r := range s.refusals.Rest(s.options.Now()) {
-				s.record(last, r.Last, r.Count)
-			}
 			return
 		}
 	}

@@ -128,22 +128,4 @@ type refused struct {
 }
 
 // Run writes merged refusals when their window is over, and what is left when ctx ends. It returns then.
-func (s *Service) Run(ctx context.Context) {
-	tick := time.NewTicker(refusalWindow / 6)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			for _, r := range s.refusals.Due(s.options.Now()) {
-				s.record(ctx, r.Last, r.Count)
-			}
-		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-			for _, r := range s.refusals.Rest(s.options.Now()) {
-				s.record(last, r.Last, r.Count)
-			}
-			return
-		}
-	}
-}
+func (s *Service) Run(ctx context.Context) { s.refusals.Run(ctx, s.options.Now, s.record) }
