@@ -28,29 +28,41 @@ type dialect struct {
 	lock    func(ctx context.Context) (release func(), err error) // keeps other replicas from migrating; nil: there is no such lock
 }
 
-// migrate brings the schema up to date. It refuses a schema that is newer than this program.
-func (db *DB) migrate(ctx context.Context, d dialect) error {
+// steps are the migrations, and the version that they lead to.
+func (d dialect) steps() (steps []*goose.Migration, newest int64, err error) {
 	names, err := fs.Glob(migrations, "migrations/*.sql")
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	var steps []*goose.Migration
-	newest := int64(0)
 	for _, name := range names {
 		digits, _, _ := strings.Cut(strings.TrimPrefix(name, "migrations/"), "_")
 		version, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil {
-			return fmt.Errorf("migration %s has no number: %w", name, err)
+			return nil, 0, fmt.Errorf("migration %s has no number: %w", name, err)
 		}
 		text, err := migrations.ReadFile(name)
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
 		newest = max(newest, version)
 		steps = append(steps, goose.NewGoMigration(version, &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
 			_, err := tx.ExecContext(ctx, d.rewrite(string(text)))
 			return err
 		}}, nil))
+	}
+	return steps, newest, nil
+}
+
+func (d dialect) provider(db *sql.DB, steps []*goose.Migration) (*goose.Provider, error) {
+	return goose.NewProvider(d.goose, db, nil, goose.WithGoMigrations(steps...),
+		goose.WithDisableGlobalRegistry(true), goose.WithTableName(versionTable), goose.WithLogger(goose.NopLogger()))
+}
+
+// migrate brings the schema up to date. It refuses a schema that is newer than this program.
+func (db *DB) migrate(ctx context.Context, d dialect) error {
+	steps, newest, err := d.steps()
+	if err != nil {
+		return err
 	}
 	if d.lock != nil {
 		release, err := d.lock(ctx)
@@ -59,8 +71,7 @@ func (db *DB) migrate(ctx context.Context, d dialect) error {
 		}
 		defer release()
 	}
-	provider, err := goose.NewProvider(d.goose, db.writes, nil, goose.WithGoMigrations(steps...),
-		goose.WithDisableGlobalRegistry(true), goose.WithTableName(versionTable), goose.WithLogger(goose.NopLogger()))
+	provider, err := d.provider(db.writes, steps)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package storage_test
 
 import (
 	"database/sql"
+	"encoding/json"
 	"path/filepath"
 	"testing"
 	"time"
@@ -10,13 +11,15 @@ import (
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/server/storage"
-	"github.com/loopbackd/loopback/tenant"
 )
 
 // A database from before there were owners: its keys go on working, each with a service account that holds what it held.
 func TestKeysFromBeforeOwnersKeepWhatTheyHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "old.db")
-	db, err := storage.Open(t.Context(), storage.Options{URL: path})
+	if err := storage.OpenAt(t.Context(), path, 2); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,40 +29,26 @@ func TestKeysFromBeforeOwnersKeepWhatTheyHeld(t *testing.T) {
 		"key_06ey6t7p01bq85nx44fbgmhk19": {Permissions: []access.Permission{"hosts.read", "hosts.label"}, Scope: here},
 		"key_06ey6t7p01bq85nx44fbgmhk1a": {Permissions: []access.Permission{access.All}, Scope: here, RevokedAt: time.Now()},
 	}
-	err = db.Observe(t.Context(), func(tx *storage.Tx) error {
-		for id, k := range keys {
-			k.Meta = tenant.Meta{ID: id, Name: "old"}
-			if _, err := tx.PutKey(t.Context(), k); err != nil {
-				return err
-			}
+	for id, k := range keys {
+		permissions, err := json.Marshal(k.Permissions)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// Back to the schema that knew no owners, and nothing of what came after it.
-	raw, err := sql.Open("sqlite", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range []string{"DROP TABLE principals", "DROP TABLE groups", "DROP TABLE roles", "DROP TABLE bindings", "DROP INDEX api_keys_owner",
-		"ALTER TABLE api_keys DROP COLUMN owner_id",
-		"DROP TABLE replicas", "DROP TABLE keysets", "ALTER TABLE hosts DROP COLUMN link", "ALTER TABLE hosts DROP COLUMN settling", "ALTER TABLE hosts DROP COLUMN troubles",
-		"DROP TABLE audit_logs", "DROP TABLE audit_tiles", "DROP INDEX audit_entries_id", "DROP TABLE sinks", "DROP TABLE dead_letters", "DROP INDEX audit_entries_organisation", "DROP TABLE blobs", "DROP TABLE blob_chunks", "DROP TABLE leases", "DROP TABLE sign_ins", "DROP TABLE grants", "DROP TABLE grant_policies", "DROP TABLE audit_retentions", "DROP TABLE providers", "DROP TABLE identities", "DROP TABLE devices",
-		"DROP INDEX audit_entries_principal", "ALTER TABLE audit_entries DROP COLUMN principal", "ALTER TABLE audit_entries DROP COLUMN mfa_at", "ALTER TABLE audit_entries DROP COLUMN snapshot", // of those after it
-		"DELETE FROM schema_versions WHERE version_id >= 3"} {
-		if _, err := raw.Exec(text); err != nil {
-			t.Fatalf("%s: %v", text, err)
+		var revoked int64
+		if !k.RevokedAt.IsZero() {
+			revoked = k.RevokedAt.UnixMicro()
+		}
+		if _, err := raw.Exec(`INSERT INTO api_keys (id, name, labels, created_at, updated_at, revision, description, organisation_id, project_id, workspace_id,
+			permissions, hash, expires_at, created_by, last_used_at, revoked_at) VALUES (?, 'old', 'null', 1, 1, 1, '', ?, ?, ?, ?, NULL, 0, '', 0, ?)`,
+			id, k.Scope.Organisation, k.Scope.Project, k.Scope.Workspace, string(permissions), revoked); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := raw.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if db, err = storage.Open(t.Context(), storage.Options{URL: path}); err != nil {
+	db, err := storage.Open(t.Context(), storage.Options{URL: path})
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
