@@ -111,6 +111,7 @@ type Actor struct {
 	// Principal is on whose behalf the actor acts: the user or service account whose key it is. Policy says what the
 	// principal holds; an actor without one holds nothing, but for what GrantsAlone makes.
 	Principal string
+	Method    string // how the credential was come by: "api_key", or the sign-in's ("passkey", "oidc" …); empty: by none
 	Policy    *Policy
 	alone     bool
 
@@ -133,6 +134,7 @@ type Decision struct {
 	Grant    string // the rule that allowed it: the id of a binding, or of an API key where there is no policy
 	Denial   string // the rule that denied it; empty where it is merely not allowed
 	Snapshot uint64 // the version of the rules that it was made by; 0 without a policy
+	Basis    *Basis // what the rule that allowed it rests on; nil: it was written by hand
 }
 
 const builtIn = "built-in"

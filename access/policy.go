@@ -129,7 +129,7 @@ func (p *Policy) decide(a *Actor, permission Permission, at *Scope, host bool, l
 		return Decision{Snapshot: s.version}
 	}
 	c := p.circumstances(a)
-	return s.decision(s.decide(sheet, n, at, host, labels, &c))
+	return s.decide(sheet, n, at, host, labels, &c)
 }
 
 // sight is where the actor's principal holds a permission now.

@@ -65,7 +65,7 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 		reasons = append(reasons, reason)
 	}
 	if sheet.active && !s.closed {
-		d = s.decision(s.decide(sheet, n, &q.At, q.Host, q.Labels, why))
+		d = s.decide(sheet, n, &q.At, q.Host, q.Labels, why)
 	}
 	return d, reasons, true
 }

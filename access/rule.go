@@ -58,6 +58,22 @@ type Rule struct {
 	Deny        bool
 	NotBefore   time.Time // zero: from ever
 	NotAfter    time.Time // zero: for ever; at this moment it no longer applies
+	Basis       *Basis    // nil: somebody wrote it
+}
+
+// Basis is the grant that a rule came of: who approved it, and why. It never changes.
+type Basis struct {
+	Grant     string     `json:"grant"` // "gnt_…"
+	Approvers []Approver `json:"approvers,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+	Ticket    string     `json:"ticket,omitempty"`
+}
+
+// Approver is somebody who approved a grant.
+type Approver struct {
+	ID   string    `json:"id"`
+	Name string    `json:"name"` // then
+	At   time.Time `json:"at"`
 }
 
 // tiers of permissions that wildcards never match, by name. Shells are the way round everything else.

@@ -155,9 +155,8 @@ func (s *sheet) over(place uint32) []entry {
 	return s.entries[from:to]
 }
 
-// decide asks the rules over the scope and those above it, and gives the rule that settled it; empty where none did. A denial
-// anywhere wins.
-func (s *Snapshot) decide(of *sheet, n uint16, at *Scope, host bool, labels label.Set, c *circumstances) (rule string, allowed bool) {
+// decide asks the rules over the scope and those above it. A denial anywhere wins.
+func (s *Snapshot) decide(of *sheet, n uint16, at *Scope, host bool, labels label.Set, c *circumstances) Decision {
 	var grant *entry
 	for _, place := range s.path(at) {
 		if place == noneN {
@@ -173,24 +172,17 @@ func (s *Snapshot) decide(of *sheet, n uint16, at *Scope, host bool, labels labe
 				continue
 			}
 			if e.deny {
-				return of.ids[e.id], false
+				return Decision{Denial: of.ids[e.id], Snapshot: s.version}
 			}
 			grant = e
 		}
 	}
 	if grant == nil {
-		return "", false
+		return Decision{Snapshot: s.version}
 	}
-	return of.ids[grant.id], true
-}
-
-// decision is what decide said.
-func (s *Snapshot) decision(rule string, allowed bool) Decision {
-	d := Decision{Allowed: allowed, Snapshot: s.version}
-	if allowed {
-		d.Grant = rule
-	} else {
-		d.Denial = rule
+	d := Decision{Allowed: true, Grant: of.ids[grant.id], Snapshot: s.version}
+	if grant.timed { // a grant ends: of other rules there is nothing to read
+		d.Basis = grant.rule.Basis
 	}
 	return d
 }

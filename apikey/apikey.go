@@ -52,7 +52,7 @@ func (k Key) Live(now time.Time) bool { return k.RevokedAt.IsZero() && now.Befor
 
 // Actor is who acts with this key. Without a policy it is decided on by the key alone.
 func (k Key) Actor() access.Actor {
-	return access.Actor{Kind: access.APIKey, ID: k.ID, Name: k.Name, Principal: k.OwnerID,
+	return access.Actor{Kind: access.APIKey, ID: k.ID, Name: k.Name, Principal: k.OwnerID, Method: string(access.APIKey),
 		Grants: []access.Grant{{ID: k.ID, Permissions: k.Permissions, Scope: k.Scope}}}
 }
 

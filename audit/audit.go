@@ -36,8 +36,9 @@ type Entry struct {
 	Ticket    string
 	Before    json.RawMessage // of the target, without secrets; null where it did not exist
 	After     json.RawMessage
-	Decision  string // rule that allowed it: a binding's id, or of what else did
-	Snapshot  int64  // version of the rules that it was decided by; 0: no rules were asked
+	Decision  string        // rule that allowed it: a binding's id, or of what else did
+	Snapshot  int64         // version of the rules that it was decided by; 0: no rules were asked
+	Basis     *access.Basis // the grant that the rule came of, its approvers and why; nil: it rests on none
 	RequestID string
 }
 
@@ -52,7 +53,7 @@ func Of(a access.Actor, action access.Permission, at access.Scope, target, name 
 
 // By is the entry with the decision that allowed the act, where the one over its whole scope is not it.
 func (e Entry) By(d access.Decision) Entry {
-	e.Decision, e.Snapshot = d.Grant, int64(d.Snapshot)
+	e.Decision, e.Snapshot, e.Basis = d.Grant, int64(d.Snapshot), d.Basis
 	return e
 }
 

@@ -46,6 +46,7 @@ type api struct {
 	bindings      loopbackv1connect.BindingServiceClient
 	access        loopbackv1connect.AccessServiceClient
 	grants        loopbackv1connect.GrantServiceClient
+	reviews       loopbackv1connect.AccessReviewServiceClient
 	grantPolicies loopbackv1connect.GrantPolicyServiceClient
 	sinks         loopbackv1connect.SinkServiceClient
 	replicas      loopbackv1connect.ReplicaServiceClient
@@ -112,6 +113,7 @@ func newAPI(s account, version string) (*api, error) {
 		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
 		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
 		grants:        loopbackv1connect.NewGrantServiceClient(c, u, o),
+		reviews:       loopbackv1connect.NewAccessReviewServiceClient(c, u, o),
 		grantPolicies: loopbackv1connect.NewGrantPolicyServiceClient(c, u, o),
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),

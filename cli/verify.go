@@ -17,7 +17,8 @@ import (
 func (a *app) auditVerify() *cobra.Command {
 	var trust trustFlags
 	var quick, restored bool
-	c := &cobra.Command{Use: "verify [FILE|ENTRY]", Short: "Prove that the log only grew and that its entries are those that were signed",
+	var redraw string
+	c := &cobra.Command{Use: "verify [FILE|FOLDER|ENTRY]", Short: "Prove that the log only grew and that its entries are those that were signed",
 		Long: `Prove that the log is what it was.
 
 Without a word, against the control plane: its last checkpoint must agree with the one that this machine remembers from the
@@ -26,7 +27,8 @@ checkpoints that contradict each other are printed and kept. The first time, the
 what it must be.
 
 With a FILE that loopback audit export wrote, without the control plane: the key and a checkpoint from elsewhere are all that
-is needed. With the id of an ENTRY, only that entry's proof is checked.`,
+is needed. So with a FOLDER that loopback audit evidence wrote: what was drawn from the log is drawn again, and compared. With the id
+of an ENTRY, only that entry's proof is checked.`,
 		Args: func(_ *cobra.Command, words []string) error {
 			if len(words) > 1 {
 				return usage("%q is one word too many", words[1])
@@ -39,7 +41,16 @@ is needed. With the id of an ENTRY, only that entry's proof is checked.`,
 				return err
 			}
 			if len(words) == 1 && !strings.HasPrefix(words[0], "aud_") {
+				if at, err := os.Stat(words[0]); err == nil && at.IsDir() {
+					return a.verifyEvidence(words[0], t, redraw)
+				}
+				if redraw != "" {
+					return usage("--redraw is for a folder that loopback audit evidence wrote")
+				}
 				return a.verifyFile(words[0], t)
+			}
+			if redraw != "" {
+				return usage("--redraw is for a folder that loopback audit evidence wrote")
 			}
 			s, err := a.dial()
 			if err != nil {
@@ -51,6 +62,7 @@ is needed. With the id of an ENTRY, only that entry's proof is checked.`,
 			return a.verifyLog(c.Context(), s, t, quick, restored)
 		}}
 	trust.register(c)
+	c.Flags().StringVar(&redraw, "redraw", "", "of a folder of evidence: only write what evidence.json draws from its log into this new `FOLDER`")
 	c.Flags().BoolVar(&quick, "quick", false, "only prove that the log grew from what is remembered; read no entries")
 	c.Flags().BoolVar(&restored, "accept-restore", false, "go on with a log that began when a backup was restored, although entries after the backup are lost")
 	return c

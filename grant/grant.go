@@ -26,7 +26,6 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/label"
-	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/tenant"
 )
 
@@ -201,6 +200,15 @@ func (g Grant) At(now time.Time) State {
 	return g.State
 }
 
+// Basis is what acts by the grant are said to rest on.
+func (g Grant) Basis() *access.Basis {
+	b := &access.Basis{Grant: g.ID, Reason: g.Reason, Ticket: g.Ticket}
+	for _, a := range g.Approvals {
+		b.Approvers = append(b.Approvers, access.Approver{ID: a.Principal, Name: a.Name, At: a.At.UTC()})
+	}
+	return b
+}
+
 // Validate collects what is wrong with a request.
 func (g Grant) Validate(c *fault.Check) {
 	if _, err := label.Parse(g.Hosts); err != nil {
@@ -219,11 +227,6 @@ func (t Terms) Fits(ticket string) bool {
 	}
 	p, err := regexp.Compile("^(?:" + t.Ticket + ")$")
 	return err == nil && p.MatchString(ticket)
-}
-
-// SamePerson tells whether two accounts are one person's, as far as is known.
-func SamePerson(a, b principal.Principal) bool {
-	return a.ID == b.ID || a.Identity != "" && a.Identity == b.Identity || a.Email != "" && strings.EqualFold(a.Email, b.Email)
 }
 
 // Query selects grants, newest first.

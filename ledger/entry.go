@@ -24,6 +24,7 @@ func Encode(e audit.Entry) []byte {
 		w.text("address", e.Actor.Address)
 		w.text("id", e.Actor.ID)
 		w.text("kind", string(e.Actor.Kind))
+		w.text("method", e.Actor.Method)
 		if !e.Actor.MFA.IsZero() {
 			w.text("mfaAt", e.Actor.MFA.UTC().Format(stamp))
 		}
@@ -34,6 +35,7 @@ func Encode(e audit.Entry) []byte {
 	w.text("at", e.At.UTC().Format(stamp))
 	w.raw("before", e.Before)
 	w.text("decision", e.Decision)
+	w.basis(e.Basis)
 	w.text("id", e.ID)
 	w.text("outcome", string(e.Outcome))
 	w.key("position")
@@ -107,6 +109,29 @@ func (w *writer) object(name string, fill func()) {
 	w.b, w.comma = append(w.b, '}'), true
 }
 
+func (w *writer) basis(b *access.Basis) {
+	if b == nil {
+		return
+	}
+	w.object("grant", func() {
+		if len(b.Approvers) > 0 {
+			w.key("approvers")
+			for i, a := range b.Approvers {
+				w.b = append(w.b, "[,"[min(i, 1)])
+				inside := writer{b: w.b}
+				inside.text("at", a.At.UTC().Format(stamp))
+				inside.text("id", a.ID)
+				inside.text("name", a.Name)
+				w.b = append(inside.b, '}')
+			}
+			w.b = append(w.b, ']')
+		}
+		w.text("id", b.Grant)
+		w.text("reason", b.Reason)
+		w.text("ticket", b.Ticket)
+	})
+}
+
 // record is the JSON of an entry.
 type record struct {
 	Action string `json:"action"`
@@ -114,19 +139,26 @@ type record struct {
 		Address   string `json:"address"`
 		ID        string `json:"id"`
 		Kind      string `json:"kind"`
+		Method    string `json:"method"`
 		MFAAt     string `json:"mfaAt"`
 		Name      string `json:"name"`
 		Principal string `json:"principal"`
 	} `json:"actor"`
-	After     json.RawMessage `json:"after"`
-	At        string          `json:"at"`
-	Before    json.RawMessage `json:"before"`
-	Decision  string          `json:"decision"`
-	ID        string          `json:"id"`
-	Outcome   string          `json:"outcome"`
-	Position  int64           `json:"position"`
-	Reason    string          `json:"reason"`
-	RequestID string          `json:"requestId"`
+	After    json.RawMessage `json:"after"`
+	At       string          `json:"at"`
+	Before   json.RawMessage `json:"before"`
+	Decision string          `json:"decision"`
+	Grant    *struct {
+		ID        string            `json:"id"`
+		Approvers []access.Approver `json:"approvers"`
+		Reason    string            `json:"reason"`
+		Ticket    string            `json:"ticket"`
+	} `json:"grant"`
+	ID        string `json:"id"`
+	Outcome   string `json:"outcome"`
+	Position  int64  `json:"position"`
+	Reason    string `json:"reason"`
+	RequestID string `json:"requestId"`
 	Scope     struct {
 		Organisation string `json:"organisation"`
 		Project      string `json:"project"`
@@ -157,11 +189,15 @@ func Decode(leaf []byte) (audit.Entry, error) {
 	if r.Position < 1 {
 		return audit.Entry{}, errors.New("it has no position")
 	}
+	var basis *access.Basis
+	if g := r.Grant; g != nil {
+		basis = &access.Basis{Grant: g.ID, Approvers: g.Approvers, Reason: g.Reason, Ticket: g.Ticket}
+	}
 	return audit.Entry{
 		Position: r.Position, ID: r.ID, At: at, Action: access.Permission(r.Action),
-		Actor:  access.Actor{Kind: access.Kind(r.Actor.Kind), ID: r.Actor.ID, Name: r.Actor.Name, Address: r.Actor.Address, Principal: r.Actor.Principal, MFA: mfa, RequestID: r.RequestID},
+		Actor:  access.Actor{Kind: access.Kind(r.Actor.Kind), ID: r.Actor.ID, Name: r.Actor.Name, Address: r.Actor.Address, Principal: r.Actor.Principal, Method: r.Actor.Method, MFA: mfa, RequestID: r.RequestID},
 		Scope:  access.Scope{Organisation: r.Scope.Organisation, Project: r.Scope.Project, Workspace: r.Scope.Workspace},
 		Target: r.Target, Name: r.TargetName, Outcome: audit.Outcome(r.Outcome), Reason: r.Reason, Ticket: r.Ticket,
-		Before: r.Before, After: r.After, Decision: r.Decision, Snapshot: r.Snapshot, RequestID: r.RequestID,
+		Before: r.Before, After: r.After, Decision: r.Decision, Snapshot: r.Snapshot, Basis: basis, RequestID: r.RequestID,
 	}, nil
 }

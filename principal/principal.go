@@ -69,6 +69,11 @@ func Word(k access.SubjectKind) string { return strings.ReplaceAll(string(k), "_
 // Active tells whether it may do anything.
 func (p Principal) Active() bool { return p.DisabledAt.IsZero() }
 
+// SamePerson tells whether two accounts are one person's, as far as is known.
+func SamePerson(a, b Principal) bool {
+	return a.ID == b.ID || a.Identity != "" && a.Identity == b.Identity || a.Email != "" && strings.EqualFold(a.Email, b.Email)
+}
+
 // Subject of rules.
 func (p Principal) Subject() access.Subject { return access.Subject{Kind: p.Kind, ID: p.ID} }
 

@@ -210,6 +210,30 @@ func TestAGrantIsAskedForApprovedUsedAndRevoked(t *testing.T) {
 	}
 }
 
+// What is done by a grant says in the log which one, who approved it, and why.
+func TestWhatAGrantAllowedNamesIt(t *testing.T) {
+	r := serve(t)
+	do(t, r.as(r.key).roles.CreateRole, &v1.CreateRoleRequest{Name: "grouper", Permissions: []string{"groups.*"}})
+	do(t, r.granting(r.key).policies.CreateGrantPolicy, &v1.CreateGrantPolicyRequest{Name: "grouping", Role: "grouper", Approvals: 2, TicketPattern: "OPS-[0-9]+"})
+	user, dev := r.person(t, &v1.CreateUserRequest{Name: "dev"}, "member")
+	lead, key := r.person(t, &v1.CreateUserRequest{Name: "lead"}, "admin")
+	g := do(t, r.granting(dev).RequestGrant, &v1.RequestGrantRequest{Role: "grouper", Organisation: "default", Reason: "a new team", Ticket: "OPS-7"})
+	do(t, r.granting(key).ApproveGrant, &v1.ApproveGrantRequest{Grant: g.Id})
+	do(t, r.granting(r.key).ApproveGrant, &v1.ApproveGrantRequest{Grant: g.Id})
+	made := do(t, r.as(dev).groups.CreateGroup, &v1.CreateGroupRequest{Name: "team", Organisation: "default"})
+	e := do(t, r.as(r.key).audit.ListEntries, &v1.ListEntriesRequest{Target: made.Id}).Items[0]
+	if e.Grant.GetId() != g.Id || e.Grant.GetReason() != "a new team" || e.Grant.GetTicket() != "OPS-7" || len(e.Grant.GetApprovers()) != 2 ||
+		e.Grant.Approvers[0].Id != lead.Id || e.Grant.Approvers[0].Name != "lead" || !e.Grant.Approvers[0].At.IsValid() {
+		t.Errorf("the entry says %v, want the grant, its approvers and why", e.Grant)
+	}
+	if e.Actor.Principal != user.Id || e.Actor.Method != "api_key" || !strings.HasPrefix(e.Decision, "bnd_") || e.Snapshot == 0 {
+		t.Errorf("the entry says %v", e)
+	}
+	if e := do(t, r.as(r.key).audit.ListEntries, &v1.ListEntriesRequest{Target: g.Id}).Items[0]; e.Grant != nil {
+		t.Errorf("an approval by a standing role rests on grant %v", e.Grant)
+	}
+}
+
 func TestOneApprovesWhatTwoApproveAtOnce(t *testing.T) {
 	r := serve(t)
 	r.debugging(t, &v1.CreateGrantPolicyRequest{Approvals: 1})

@@ -26,6 +26,7 @@ import (
 func (s *Server) handler() http.Handler {
 	api := rpc.Handler(rpc.Services{
 		Access:          rpc.Access{Service: s.questions, Policies: s.policies},
+		AccessReviews:   rpc.AccessReviews{Service: s.reviews},
 		Bindings:        rpc.Bindings{Service: s.policies},
 		GrantPolicies:   rpc.GrantPolicies{Service: s.grants},
 		Grants:          rpc.Grants{Service: s.grants},

@@ -93,6 +93,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("signing the audit log", s.ledger.Run)
 	work("deleting what the audit log no longer keeps", s.retention.Run)
 	work("noting the ends of grants", s.grants.Run)
+	work("ending reviews of access", s.reviews.Run)
 	work("shipping the audit log", s.shipper.Run)
 	work("looking at vital signs", s.keepVitals)
 	work("keeping room for garbage", keepRoom)

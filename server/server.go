@@ -47,6 +47,7 @@ import (
 	providers "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/replica"
+	"github.com/loopbackd/loopback/server/review"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/settings"
 	signins "github.com/loopbackd/loopback/server/signin"
@@ -98,6 +99,7 @@ type Server struct {
 	people    *principal.Service
 	policies  *policy.Service
 	grants    *grant.Service
+	reviews   *review.Service
 	tenants   *tenant.Service
 	tokens    *token.Service
 	apikeys   *apikey.Service
@@ -276,6 +278,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	s.reviews = review.NewService(storage.Bind[review.Reader, review.Tx](s.db), places{s.policies}, now, o.Logger)
 	if s.providers, err = providers.NewService(storage.Bind[providers.Reader, providers.Tx](s.db), s.tenants, s.people, providers.Options{
 		PublicURL: set.PublicURL, Seal: seal, Logger: o.Logger, Now: now,
 	}); err != nil {

@@ -57,6 +57,11 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 			m.operationsOldest.WithLabelValues(string(u.State)).Set(seconds(u.Oldest))
 		}
 	}
+	if open, overdue, items, err := s.reviews.Count(ctx); err == nil {
+		m.reviews.WithLabelValues("open").Set(float64(open - overdue))
+		m.reviews.WithLabelValues("overdue").Set(float64(overdue))
+		m.reviews.WithLabelValues("unanswered").Set(float64(items))
+	}
 	for _, state := range []grant.State{grant.Pending, grant.Active} {
 		if n, err := s.grants.Count(ctx, state); err == nil {
 			m.grants.WithLabelValues(string(state)).Set(float64(n))

@@ -34,6 +34,7 @@ const (
 	SignIn       Kind = "sign_in"
 	Grant        Kind = "grant"
 	GrantPolicy  Kind = "grant_policy"
+	AccessReview Kind = "access_review"
 	Provider     Kind = "provider"
 	Identity     Kind = "identity" // who somebody is at a provider
 )

@@ -58,13 +58,13 @@ func (s *Service) approver(ctx context.Context, tx Tx, actor access.Actor, g gra
 	if err != nil {
 		return who, err
 	}
-	if grant.SamePerson(who, subject) {
+	if principal.SamePerson(who, subject) {
 		return who, fault.New(fault.Denied, "grant_same_person", "%s and %s are accounts of the same person, and nobody approves what they asked for themselves", who.Name, subject.Name)
 	}
 	for _, a := range g.Approvals {
 		before := principal.Principal{Identity: a.Identity, Email: a.Email}
 		before.ID = a.Principal
-		if grant.SamePerson(who, before) {
+		if principal.SamePerson(who, before) {
 			return who, fault.New(fault.Precondition, "grant_approved_already", "you approved grant %s already, as %s; somebody else has to", g.ID, a.Name)
 		}
 	}

@@ -298,7 +298,7 @@ func (s *Service) activate(ctx context.Context, tx Tx, g grant.Grant) (grant.Gra
 func (s *Service) binding(g grant.Grant, now time.Time) policy.Binding {
 	return policy.Binding{
 		Meta: tenant.Meta{ID: id.New("bnd", now), CreatedAt: now}, Scope: g.Scope, Description: "of grant " + g.ID, Subject: g.Subject, RoleID: g.RoleID,
-		Hosts: g.Hosts, NotAfter: now.Add(g.Duration), CreatedBy: g.ID,
+		Hosts: g.Hosts, NotAfter: now.Add(g.Duration), CreatedBy: g.ID, Basis: g.Basis(),
 	}
 }
 

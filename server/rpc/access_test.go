@@ -33,7 +33,7 @@ var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
 	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
-	"grant": "grant", "grant_policy": "grant policy", "approvers": "group",
+	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
 	"subject": "user", "remove_bindings": "binding",
 }
 
@@ -45,6 +45,7 @@ var plain = map[protoreflect.Name]string{
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
 	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",
 	"comment": "x", "identity": "", "state": "", "webhook": "", "ticket_pattern": "",
+	"answer": "keep", "answers": "", "rationale": "x",
 	"agent":  "x",
 	"issuer": "https://idp.example", "client_id": "x", "scopes": "", "domains": "", "groups_claim": "", "mfa_values": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
@@ -332,8 +333,13 @@ func oneOf(refs map[protoreflect.Name]string) map[protoreflect.Name]string {
 	return map[protoreflect.Name]string{"workspace": refs["workspace"]}
 }
 
+// lists tells whether a method lists what the caller may see, wherever that is. One that lists what is in a single thing is no such
+// method: it is refused like any other about that thing.
 func lists(m rpc.Method) bool {
 	n := string(m.Descriptor.Name())
+	if n == "ListAccessReviewItems" {
+		return false
+	}
 	return strings.HasPrefix(n, "List") || strings.HasPrefix(n, "Watch")
 }
 

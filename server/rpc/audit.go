@@ -95,10 +95,19 @@ func hashBytes(h evidence.Hash) []byte { return h[:] }
 func auditEntry(e noun.Entry) *v1.AuditEntry {
 	return &v1.AuditEntry{
 		Id: e.ID, Position: e.Position, At: timestamp(e.At), Action: string(e.Action), Scope: scope(e.Scope),
-		Actor:  &v1.AuditActor{Kind: string(e.Actor.Kind), Id: e.Actor.ID, Name: e.Actor.Name, Address: e.Actor.Address, Principal: e.Actor.Principal, MfaAt: timestamp(e.Actor.MFA)},
+		Actor:  &v1.AuditActor{Kind: string(e.Actor.Kind), Id: e.Actor.ID, Name: e.Actor.Name, Address: e.Actor.Address, Principal: e.Actor.Principal, MfaAt: timestamp(e.Actor.MFA), Method: e.Actor.Method},
 		Target: e.Target, TargetName: e.Name, Outcome: string(e.Outcome), Reason: e.Reason, Ticket: e.Ticket,
-		Before: value(e.Before), After: value(e.After), Decision: e.Decision, Snapshot: e.Snapshot, RequestId: e.RequestID,
+		Before: value(e.Before), After: value(e.After), Decision: e.Decision, Snapshot: e.Snapshot, Grant: auditGrant(e.Basis), RequestId: e.RequestID,
 	}
+}
+
+func auditGrant(b *access.Basis) *v1.AuditGrant {
+	if b == nil {
+		return nil
+	}
+	return &v1.AuditGrant{Id: b.Grant, Reason: b.Reason, Ticket: b.Ticket, Approvers: each(b.Approvers, func(a access.Approver) *v1.AuditApprover {
+		return &v1.AuditApprover{Id: a.ID, Name: a.Name, At: timestamp(a.At)}
+	})}
 }
 
 // value is stored JSON as the wire has it; nil where there is none. What cannot be read is shown as the text it is

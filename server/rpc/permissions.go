@@ -12,6 +12,7 @@ import (
 	"github.com/loopbackd/loopback/provider"
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/replica"
+	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/sink"
@@ -90,6 +91,10 @@ var Permissions = []Permission{
 	{grant.PoliciesCreate, "offer roles to be asked for, as far as one holds what they give"},
 	{grant.PoliciesRead, "see what can be asked for, and on which terms"},
 	{grant.PoliciesDelete, "offer roles no longer"},
+	{review.Create, "have standing access reviewed"},
+	{review.Read, "see what is or was under review, who answered and why"},
+	{review.Answer, "keep what others hold under a review, or revoke it; never one's own"},
+	{review.Cancel, "end reviews before their time"},
 	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
 	{audit.Retain, "set how long entries of the audit log keep their bodies, and put them on hold"},
 	{sink.Create, "send the audit log somewhere"},

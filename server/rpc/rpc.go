@@ -54,6 +54,7 @@ type Services struct {
 	Sinks           loopbackv1connect.SinkServiceHandler
 	Tokens          loopbackv1connect.TokenServiceHandler
 	Access          loopbackv1connect.AccessServiceHandler
+	AccessReviews   loopbackv1connect.AccessReviewServiceHandler
 	Bindings        loopbackv1connect.BindingServiceHandler
 	GrantPolicies   loopbackv1connect.GrantPolicyServiceHandler
 	Grants          loopbackv1connect.GrantServiceHandler
@@ -115,6 +116,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mux := http.NewServeMux()
 	mount := func(path string, h http.Handler) { mux.Handle(path, h) }
 	mount(loopbackv1connect.NewApiKeyServiceHandler(or[loopbackv1connect.ApiKeyServiceHandler](s.ApiKeys, loopbackv1connect.UnimplementedApiKeyServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewAccessReviewServiceHandler(or[loopbackv1connect.AccessReviewServiceHandler](s.AccessReviews, loopbackv1connect.UnimplementedAccessReviewServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))

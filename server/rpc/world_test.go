@@ -23,6 +23,7 @@ import (
 	person "github.com/loopbackd/loopback/principal"
 	issuer "github.com/loopbackd/loopback/provider"
 	process "github.com/loopbackd/loopback/replica"
+	looked "github.com/loopbackd/loopback/review"
 	questions "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
@@ -37,6 +38,7 @@ import (
 	"github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/release"
 	"github.com/loopbackd/loopback/server/replica"
+	"github.com/loopbackd/loopback/server/review"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
@@ -100,7 +102,8 @@ func newWorld(t *testing.T) *world {
 			Retention: audit.NewRetention(storage.Bind[audit.KeepReader, audit.KeepTx](p.DB), p.Tenants, p.Clock.Now, slog.New(slog.DiscardHandler))},
 		Hosts: rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
-		Grants: rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
+		AccessReviews: rpc.AccessReviews{Service: review.NewService(storage.Bind[review.Reader, review.Tx](p.DB), places{policies}, now, slog.New(slog.DiscardHandler))},
+		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
@@ -182,6 +185,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	loan := lent.Grant{Meta: place.Meta{ID: id.New("gnt", w.plane.Clock.Now())}, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Duration: time.Hour,
 		Reason: name, PolicyID: offer.ID, Terms: offer.Terms, State: lent.Pending, ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
 	login := issuer.Provider{Meta: place.Meta{ID: id.New("idp", w.plane.Clock.Now()), Name: name}, Issuer: "https://" + name + ".example", ClientID: name, Disabled: true} // those that are not are shown to anybody
+	look := looked.Review{Meta: place.Meta{ID: id.New("rvw", w.plane.Clock.Now()), Name: name}, Scope: at, Description: name, State: looked.Open, DueAt: w.plane.Clock.Now().Add(time.Hour),
+		Counts: map[looked.Verdict]int{looked.Unasked: 1}}
+	seen := looked.Item{ReviewID: look.ID, BindingID: binding.ID, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Verdict: looked.Unasked}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -220,6 +226,12 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutGrant(t.Context(), loan); err != nil {
 			return err
 		}
+		if _, err := tx.PutReview(t.Context(), look); err != nil {
+			return err
+		}
+		if err := tx.PutReviewItem(t.Context(), seen); err != nil {
+			return err
+		}
 		_, err := tx.PutOperation(t.Context(), op)
 		return err
 	}))
@@ -241,6 +253,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"sign-in":      {"id": stay.ID},
 		"grant":        {"id": loan.ID},
 		"grant policy": {"id": offer.ID},
+		"review":       {"id": look.ID},
 		"idp":          {"id": login.ID, "name": name},
 	}
 }

@@ -151,7 +151,7 @@ func (s *Service) Begin(ctx context.Context, b Start) (_ signin.SignIn, text str
 			return err
 		}
 		who := actor
-		who.Kind, who.ID, who.Name, who.Principal = access.SignIn, in.ID, in.Name, in.UserID
+		who.Kind, who.ID, who.Name, who.Principal, who.Method = access.SignIn, in.ID, in.Name, in.UserID, string(in.Method)
 		return tx.Audit(ctx, audit.Of(who, access.SignInBegin, in.Scope, in.ID, in.Name).Change(nil, describe(in)))
 	})
 	if fault.Of(err) != nil && fault.Of(err).Code == signin.ErrUser.Code {
@@ -229,7 +229,7 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	if why := in.Refusal(now, s.cache.LastUsed(signInID)); why != nil {
 		return access.Actor{}, s.refused(ctx, signInID, from, why)
 	}
-	actor := access.Actor{Kind: access.SignIn, ID: in.ID, Name: in.Name, Principal: in.UserID, MFA: in.MFAAt, Policy: s.options.Policy,
+	actor := access.Actor{Kind: access.SignIn, ID: in.ID, Name: in.Name, Principal: in.UserID, Method: string(in.Method), MFA: in.MFAAt, Policy: s.options.Policy,
 		Grants: []access.Grant{{ID: in.ID, Permissions: append([]access.Permission{access.All}, access.TierZero()...)}}}
 	if in.KeyID != "" {
 		bound, err := s.options.Keys.Bound(ctx, in.KeyID)

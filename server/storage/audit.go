@@ -14,7 +14,8 @@ var auditTable = newTable("audit_entries", func(e *audit.Entry) []column {
 		{"actor_address", &e.Actor.Address}, {"action", &e.Action}, {"target", &e.Target}, {"name", &e.Name},
 		{"outcome", &e.Outcome}, {"reason", &e.Reason}, {"ticket", &e.Ticket}, {"before", raw{&e.Before}},
 		{"after", raw{&e.After}}, {"decision", &e.Decision}, {"request_id", &e.RequestID},
-		{"principal", &e.Actor.Principal}, {"mfa_at", moment{&e.Actor.MFA}}, {"snapshot", &e.Snapshot}}, scopeColumns(&e.Scope)...)
+		{"principal", &e.Actor.Principal}, {"mfa_at", moment{&e.Actor.MFA}}, {"snapshot", &e.Snapshot},
+		{"method", &e.Actor.Method}, {"basis", basis{&e.Basis}}}, scopeColumns(&e.Scope)...)
 })
 
 // Entries of the audit log: newest first, or from a position on in order.

@@ -242,6 +242,27 @@ func (d document) Scan(v any) error {
 	}
 }
 
+// basis stores what a rule rests on as JSON; what is not there is the empty text.
+type basis struct{ of **access.Basis }
+
+func (b basis) Value() (driver.Value, error) {
+	if *b.of == nil {
+		return "", nil
+	}
+	return document{*b.of}.Value()
+}
+
+func (b basis) Scan(v any) error {
+	*b.of = nil
+	if text, ok := v.(string); ok && text == "" {
+		return nil
+	} else if bytes, ok := v.([]byte); ok && len(bytes) == 0 {
+		return nil
+	}
+	*b.of = &access.Basis{}
+	return document{*b.of}.Scan(v)
+}
+
 // raw stores JSON as it is; what is not there is the empty text.
 type raw struct{ text *json.RawMessage }
 

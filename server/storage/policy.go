@@ -21,7 +21,7 @@ var bindingsTable = newTable("bindings", func(b *policy.Binding) []column {
 		column{"description", &b.Description}, column{"subject_kind", &b.Subject.Kind}, column{"subject_id", &b.Subject.ID},
 		column{"role_id", &b.RoleID}, column{"hosts", &b.Hosts}, column{"mfa_within", span{&b.Conditions.MFAWithin}},
 		column{"addresses", document{&b.Conditions.Addresses}}, column{"ticket", &b.Conditions.Ticket}, column{"deny", &b.Deny},
-		column{"not_before", moment{&b.NotBefore}}, column{"not_after", moment{&b.NotAfter}}, column{"created_by", &b.CreatedBy})
+		column{"not_before", moment{&b.NotBefore}}, column{"not_after", moment{&b.NotAfter}}, column{"created_by", &b.CreatedBy}, column{"basis", basis{&b.Basis}})
 })
 
 // Role by id, the built-in ones included.

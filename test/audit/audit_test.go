@@ -104,8 +104,14 @@ func (b *bench) signed(t *testing.T) {
 // cli runs a command as the verifier.
 func (b *bench) cli(t *testing.T, args ...string) (code int, out, complaint string) {
 	t.Helper()
+	return b.as(t, b.Key, args...)
+}
+
+// as runs a command with a key.
+func (b *bench) as(t *testing.T, key string, args ...string) (code int, out, complaint string) {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
-	env := map[string]string{"HOME": b.home, "LOOPBACK_URL": b.URL, "LOOPBACK_API_KEY": b.Key, "LOOPBACK_CA_FILE": filepath.Join(b.DataDir, "keys", "ca.crt")}
+	env := map[string]string{"HOME": b.home, "LOOPBACK_URL": b.URL, "LOOPBACK_API_KEY": key, "LOOPBACK_CA_FILE": filepath.Join(b.DataDir, "keys", "ca.crt")}
 	code = cli.Run(t.Context(), args, cli.Environment{In: strings.NewReader(""), Out: &stdout, Err: &stderr, Version: "test",
 		Getenv: func(name string) string { return env[name] }})
 	return code, stdout.String(), stderr.String()

@@ -45,7 +45,9 @@ type AuditEntry struct {
 	Decision  string `protobuf:"bytes,14,opt,name=decision,proto3" json:"decision,omitempty"`
 	RequestId string `protobuf:"bytes,15,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The version of the rules that it was decided by; 0: no rules were asked.
-	Snapshot      int64 `protobuf:"varint,16,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot int64 `protobuf:"varint,16,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// The grant that the rule came of. Not set: the act rests on none.
+	Grant         *AuditGrant `protobuf:"bytes,17,opt,name=grant,proto3" json:"grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -192,6 +194,144 @@ func (x *AuditEntry) GetSnapshot() int64 {
 	return 0
 }
 
+func (x *AuditEntry) GetGrant() *AuditGrant {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+// A role for a while that was asked for, and approved.
+type AuditGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty: its policy asks for no approval.
+	Approvers     []*AuditApprover `protobuf:"bytes,2,rep,name=approvers,proto3" json:"approvers,omitempty"`
+	Reason        string           `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Ticket        string           `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditGrant) Reset() {
+	*x = AuditGrant{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditGrant) ProtoMessage() {}
+
+func (x *AuditGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditGrant.ProtoReflect.Descriptor instead.
+func (*AuditGrant) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AuditGrant) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AuditGrant) GetApprovers() []*AuditApprover {
+	if x != nil {
+		return x.Approvers
+	}
+	return nil
+}
+
+func (x *AuditGrant) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditGrant) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+type AuditApprover struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// At that time.
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditApprover) Reset() {
+	*x = AuditApprover{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditApprover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditApprover) ProtoMessage() {}
+
+func (x *AuditApprover) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditApprover.ProtoReflect.Descriptor instead.
+func (*AuditApprover) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AuditApprover) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AuditApprover) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditApprover) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 type AuditActor struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -201,14 +341,16 @@ type AuditActor struct {
 	// The user or service account on whose behalf it acted: whose key it was.
 	Principal string `protobuf:"bytes,5,opt,name=principal,proto3" json:"principal,omitempty"`
 	// When the second factor was given; not set: it was not.
-	MfaAt         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=mfa_at,json=mfaAt,proto3" json:"mfa_at,omitempty"`
+	MfaAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=mfa_at,json=mfaAt,proto3" json:"mfa_at,omitempty"`
+	// How the credential was come by: "api_key", or how its user signed in ("passkey", "oidc", "device" …).
+	Method        string `protobuf:"bytes,7,opt,name=method,proto3" json:"method,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditActor) Reset() {
 	*x = AuditActor{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[1]
+	mi := &file_loopback_v1_audit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +362,7 @@ func (x *AuditActor) String() string {
 func (*AuditActor) ProtoMessage() {}
 
 func (x *AuditActor) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[1]
+	mi := &file_loopback_v1_audit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +375,7 @@ func (x *AuditActor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditActor.ProtoReflect.Descriptor instead.
 func (*AuditActor) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{1}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AuditActor) GetKind() string {
@@ -278,6 +420,13 @@ func (x *AuditActor) GetMfaAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *AuditActor) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
 type ListEntriesRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Workspace string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
@@ -298,7 +447,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[2]
+	mi := &file_loopback_v1_audit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +459,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[2]
+	mi := &file_loopback_v1_audit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +472,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListEntriesRequest) GetWorkspace() string {
@@ -392,7 +541,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[3]
+	mi := &file_loopback_v1_audit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +553,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[3]
+	mi := &file_loopback_v1_audit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +566,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListEntriesResponse) GetItems() []*AuditEntry {
@@ -457,7 +606,7 @@ type AuditCheckpoint struct {
 
 func (x *AuditCheckpoint) Reset() {
 	*x = AuditCheckpoint{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[4]
+	mi := &file_loopback_v1_audit_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +618,7 @@ func (x *AuditCheckpoint) String() string {
 func (*AuditCheckpoint) ProtoMessage() {}
 
 func (x *AuditCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[4]
+	mi := &file_loopback_v1_audit_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +631,7 @@ func (x *AuditCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCheckpoint.ProtoReflect.Descriptor instead.
 func (*AuditCheckpoint) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AuditCheckpoint) GetLog() int64 {
@@ -551,7 +700,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[5]
+	mi := &file_loopback_v1_audit_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +712,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[5]
+	mi := &file_loopback_v1_audit_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +725,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetCheckpointRequest) GetLog() int64 {
@@ -596,7 +745,7 @@ type ProveEntryRequest struct {
 
 func (x *ProveEntryRequest) Reset() {
 	*x = ProveEntryRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[6]
+	mi := &file_loopback_v1_audit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +757,7 @@ func (x *ProveEntryRequest) String() string {
 func (*ProveEntryRequest) ProtoMessage() {}
 
 func (x *ProveEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[6]
+	mi := &file_loopback_v1_audit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +770,7 @@ func (x *ProveEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveEntryRequest.ProtoReflect.Descriptor instead.
 func (*ProveEntryRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProveEntryRequest) GetEntry() string {
@@ -646,7 +795,7 @@ type ProveEntryResponse struct {
 
 func (x *ProveEntryResponse) Reset() {
 	*x = ProveEntryResponse{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[7]
+	mi := &file_loopback_v1_audit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +807,7 @@ func (x *ProveEntryResponse) String() string {
 func (*ProveEntryResponse) ProtoMessage() {}
 
 func (x *ProveEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[7]
+	mi := &file_loopback_v1_audit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +820,7 @@ func (x *ProveEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveEntryResponse.ProtoReflect.Descriptor instead.
 func (*ProveEntryResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ProveEntryResponse) GetCheckpoint() *AuditCheckpoint {
@@ -714,7 +863,7 @@ type ProveConsistencyRequest struct {
 
 func (x *ProveConsistencyRequest) Reset() {
 	*x = ProveConsistencyRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[8]
+	mi := &file_loopback_v1_audit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +875,7 @@ func (x *ProveConsistencyRequest) String() string {
 func (*ProveConsistencyRequest) ProtoMessage() {}
 
 func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[8]
+	mi := &file_loopback_v1_audit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +888,7 @@ func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveConsistencyRequest.ProtoReflect.Descriptor instead.
 func (*ProveConsistencyRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProveConsistencyRequest) GetLog() int64 {
@@ -773,7 +922,7 @@ type ProveConsistencyResponse struct {
 
 func (x *ProveConsistencyResponse) Reset() {
 	*x = ProveConsistencyResponse{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[9]
+	mi := &file_loopback_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +934,7 @@ func (x *ProveConsistencyResponse) String() string {
 func (*ProveConsistencyResponse) ProtoMessage() {}
 
 func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[9]
+	mi := &file_loopback_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +947,7 @@ func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveConsistencyResponse.ProtoReflect.Descriptor instead.
 func (*ProveConsistencyResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProveConsistencyResponse) GetHashes() [][]byte {
@@ -821,7 +970,7 @@ type ListLeavesRequest struct {
 
 func (x *ListLeavesRequest) Reset() {
 	*x = ListLeavesRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[10]
+	mi := &file_loopback_v1_audit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +982,7 @@ func (x *ListLeavesRequest) String() string {
 func (*ListLeavesRequest) ProtoMessage() {}
 
 func (x *ListLeavesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[10]
+	mi := &file_loopback_v1_audit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +995,7 @@ func (x *ListLeavesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeavesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeavesRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListLeavesRequest) GetLog() int64 {
@@ -884,7 +1033,7 @@ type AuditLeaf struct {
 
 func (x *AuditLeaf) Reset() {
 	*x = AuditLeaf{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[11]
+	mi := &file_loopback_v1_audit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1045,7 @@ func (x *AuditLeaf) String() string {
 func (*AuditLeaf) ProtoMessage() {}
 
 func (x *AuditLeaf) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[11]
+	mi := &file_loopback_v1_audit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1058,7 @@ func (x *AuditLeaf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditLeaf.ProtoReflect.Descriptor instead.
 func (*AuditLeaf) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AuditLeaf) GetBody() string {
@@ -943,7 +1092,7 @@ type ListLeavesResponse struct {
 
 func (x *ListLeavesResponse) Reset() {
 	*x = ListLeavesResponse{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[12]
+	mi := &file_loopback_v1_audit_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1104,7 @@ func (x *ListLeavesResponse) String() string {
 func (*ListLeavesResponse) ProtoMessage() {}
 
 func (x *ListLeavesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[12]
+	mi := &file_loopback_v1_audit_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1117,7 @@ func (x *ListLeavesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeavesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeavesResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListLeavesResponse) GetItems() []*AuditLeaf {
@@ -995,7 +1144,7 @@ type AuditRetention struct {
 
 func (x *AuditRetention) Reset() {
 	*x = AuditRetention{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[13]
+	mi := &file_loopback_v1_audit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1156,7 @@ func (x *AuditRetention) String() string {
 func (*AuditRetention) ProtoMessage() {}
 
 func (x *AuditRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[13]
+	mi := &file_loopback_v1_audit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1169,7 @@ func (x *AuditRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRetention.ProtoReflect.Descriptor instead.
 func (*AuditRetention) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuditRetention) GetOrganisationId() string {
@@ -1068,7 +1217,7 @@ type GetRetentionRequest struct {
 
 func (x *GetRetentionRequest) Reset() {
 	*x = GetRetentionRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[14]
+	mi := &file_loopback_v1_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1229,7 @@ func (x *GetRetentionRequest) String() string {
 func (*GetRetentionRequest) ProtoMessage() {}
 
 func (x *GetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[14]
+	mi := &file_loopback_v1_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1242,7 @@ func (x *GetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*GetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetRetentionRequest) GetOrganisation() string {
@@ -1119,7 +1268,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	mi := &file_loopback_v1_audit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1280,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	mi := &file_loopback_v1_audit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1293,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetRetentionRequest) GetOrganisation() string {
@@ -1179,7 +1328,7 @@ var File_loopback_v1_audit_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x17loopback/v1/audit.proto\x12\vloopback.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\x8d\x04\n" +
+	"\x17loopback/v1/audit.proto\x12\vloopback.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xbc\x04\n" +
 	"\n" +
 	"AuditEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -1200,7 +1349,18 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\bdecision\x18\x0e \x01(\tR\bdecision\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0f \x01(\tR\trequestId\x12\x1a\n" +
-	"\bsnapshot\x18\x10 \x01(\x03R\bsnapshot\"\xaf\x01\n" +
+	"\bsnapshot\x18\x10 \x01(\x03R\bsnapshot\x12-\n" +
+	"\x05grant\x18\x11 \x01(\v2\x17.loopback.v1.AuditGrantR\x05grant\"\x86\x01\n" +
+	"\n" +
+	"AuditGrant\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\tapprovers\x18\x02 \x03(\v2\x1a.loopback.v1.AuditApproverR\tapprovers\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06ticket\x18\x04 \x01(\tR\x06ticket\"_\n" +
+	"\rAuditApprover\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xc7\x01\n" +
 	"\n" +
 	"AuditActor\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
@@ -1208,7 +1368,8 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tprincipal\x18\x05 \x01(\tR\tprincipal\x121\n" +
-	"\x06mfa_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05mfaAt\"\xaa\x02\n" +
+	"\x06mfa_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05mfaAt\x12\x16\n" +
+	"\x06method\x18\a \x01(\tR\x06method\"\xaa\x02\n" +
 	"\x12ListEntriesRequest\x12\x1c\n" +
 	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12\x16\n" +
 	"\x06action\x18\x02 \x01(\tR\x06action\x12\x16\n" +
@@ -1300,63 +1461,68 @@ func file_loopback_v1_audit_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_audit_proto_rawDescData
 }
 
-var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_loopback_v1_audit_proto_goTypes = []any{
 	(*AuditEntry)(nil),               // 0: loopback.v1.AuditEntry
-	(*AuditActor)(nil),               // 1: loopback.v1.AuditActor
-	(*ListEntriesRequest)(nil),       // 2: loopback.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),      // 3: loopback.v1.ListEntriesResponse
-	(*AuditCheckpoint)(nil),          // 4: loopback.v1.AuditCheckpoint
-	(*GetCheckpointRequest)(nil),     // 5: loopback.v1.GetCheckpointRequest
-	(*ProveEntryRequest)(nil),        // 6: loopback.v1.ProveEntryRequest
-	(*ProveEntryResponse)(nil),       // 7: loopback.v1.ProveEntryResponse
-	(*ProveConsistencyRequest)(nil),  // 8: loopback.v1.ProveConsistencyRequest
-	(*ProveConsistencyResponse)(nil), // 9: loopback.v1.ProveConsistencyResponse
-	(*ListLeavesRequest)(nil),        // 10: loopback.v1.ListLeavesRequest
-	(*AuditLeaf)(nil),                // 11: loopback.v1.AuditLeaf
-	(*ListLeavesResponse)(nil),       // 12: loopback.v1.ListLeavesResponse
-	(*AuditRetention)(nil),           // 13: loopback.v1.AuditRetention
-	(*GetRetentionRequest)(nil),      // 14: loopback.v1.GetRetentionRequest
-	(*SetRetentionRequest)(nil),      // 15: loopback.v1.SetRetentionRequest
-	(*timestamppb.Timestamp)(nil),    // 16: google.protobuf.Timestamp
-	(*Scope)(nil),                    // 17: loopback.v1.Scope
-	(*structpb.Value)(nil),           // 18: google.protobuf.Value
-	(*Page)(nil),                     // 19: loopback.v1.Page
+	(*AuditGrant)(nil),               // 1: loopback.v1.AuditGrant
+	(*AuditApprover)(nil),            // 2: loopback.v1.AuditApprover
+	(*AuditActor)(nil),               // 3: loopback.v1.AuditActor
+	(*ListEntriesRequest)(nil),       // 4: loopback.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),      // 5: loopback.v1.ListEntriesResponse
+	(*AuditCheckpoint)(nil),          // 6: loopback.v1.AuditCheckpoint
+	(*GetCheckpointRequest)(nil),     // 7: loopback.v1.GetCheckpointRequest
+	(*ProveEntryRequest)(nil),        // 8: loopback.v1.ProveEntryRequest
+	(*ProveEntryResponse)(nil),       // 9: loopback.v1.ProveEntryResponse
+	(*ProveConsistencyRequest)(nil),  // 10: loopback.v1.ProveConsistencyRequest
+	(*ProveConsistencyResponse)(nil), // 11: loopback.v1.ProveConsistencyResponse
+	(*ListLeavesRequest)(nil),        // 12: loopback.v1.ListLeavesRequest
+	(*AuditLeaf)(nil),                // 13: loopback.v1.AuditLeaf
+	(*ListLeavesResponse)(nil),       // 14: loopback.v1.ListLeavesResponse
+	(*AuditRetention)(nil),           // 15: loopback.v1.AuditRetention
+	(*GetRetentionRequest)(nil),      // 16: loopback.v1.GetRetentionRequest
+	(*SetRetentionRequest)(nil),      // 17: loopback.v1.SetRetentionRequest
+	(*timestamppb.Timestamp)(nil),    // 18: google.protobuf.Timestamp
+	(*Scope)(nil),                    // 19: loopback.v1.Scope
+	(*structpb.Value)(nil),           // 20: google.protobuf.Value
+	(*Page)(nil),                     // 21: loopback.v1.Page
 }
 var file_loopback_v1_audit_proto_depIdxs = []int32{
-	16, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	1,  // 1: loopback.v1.AuditEntry.actor:type_name -> loopback.v1.AuditActor
-	17, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
-	18, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
-	18, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
-	16, // 5: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
-	16, // 6: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
-	16, // 7: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
-	19, // 8: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
-	0,  // 9: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
-	16, // 10: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
-	4,  // 11: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
-	11, // 12: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
-	16, // 13: loopback.v1.AuditRetention.updated_at:type_name -> google.protobuf.Timestamp
-	2,  // 14: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
-	5,  // 15: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
-	6,  // 16: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
-	8,  // 17: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
-	14, // 18: loopback.v1.AuditService.GetRetention:input_type -> loopback.v1.GetRetentionRequest
-	15, // 19: loopback.v1.AuditService.SetRetention:input_type -> loopback.v1.SetRetentionRequest
-	10, // 20: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
-	3,  // 21: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
-	4,  // 22: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
-	7,  // 23: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
-	9,  // 24: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
-	13, // 25: loopback.v1.AuditService.GetRetention:output_type -> loopback.v1.AuditRetention
-	13, // 26: loopback.v1.AuditService.SetRetention:output_type -> loopback.v1.AuditRetention
-	12, // 27: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	18, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	3,  // 1: loopback.v1.AuditEntry.actor:type_name -> loopback.v1.AuditActor
+	19, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
+	20, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
+	20, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
+	1,  // 5: loopback.v1.AuditEntry.grant:type_name -> loopback.v1.AuditGrant
+	2,  // 6: loopback.v1.AuditGrant.approvers:type_name -> loopback.v1.AuditApprover
+	18, // 7: loopback.v1.AuditApprover.at:type_name -> google.protobuf.Timestamp
+	18, // 8: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
+	18, // 9: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
+	18, // 10: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
+	21, // 11: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
+	0,  // 12: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
+	18, // 13: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
+	6,  // 14: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
+	13, // 15: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
+	18, // 16: loopback.v1.AuditRetention.updated_at:type_name -> google.protobuf.Timestamp
+	4,  // 17: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
+	7,  // 18: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
+	8,  // 19: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
+	10, // 20: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
+	16, // 21: loopback.v1.AuditService.GetRetention:input_type -> loopback.v1.GetRetentionRequest
+	17, // 22: loopback.v1.AuditService.SetRetention:input_type -> loopback.v1.SetRetentionRequest
+	12, // 23: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
+	5,  // 24: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
+	6,  // 25: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
+	9,  // 26: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
+	11, // 27: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
+	15, // 28: loopback.v1.AuditService.GetRetention:output_type -> loopback.v1.AuditRetention
+	15, // 29: loopback.v1.AuditService.SetRetention:output_type -> loopback.v1.AuditRetention
+	14, // 30: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
+	24, // [24:31] is the sub-list for method output_type
+	17, // [17:24] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_audit_proto_init() }
@@ -1371,7 +1537,7 @@ func file_loopback_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_audit_proto_rawDesc), len(file_loopback_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ import (
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/provider"
 	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/signin"
@@ -423,12 +424,82 @@ var nouns = []test{
 			t.Errorf("got %v, %v", roles, err)
 		}
 	}},
+	{"access review", func(t *testing.T, b *bench) {
+		kept(t, b, func(r *review.Review, id string) { r.ID = id }, func(ctx context.Context, tx *storage.Tx, r review.Review) (review.Review, error) {
+			return tx.PutReview(ctx, r)
+		}, func(ctx context.Context, id string) (review.Review, error) { return b.DB.View().Review(ctx, id) })
+	}},
+	{"bindings under review are found in order, with when they were used", func(t *testing.T, b *bench) {
+		now := b.now()
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			for id, due := range map[string]time.Time{"rvw_1": now.Add(-time.Hour), "rvw_2": now.Add(time.Hour)} {
+				if _, err := tx.PutReview(ctx, review.Review{Meta: tenant.Meta{ID: id}, State: review.Open, DueAt: due}); err != nil {
+					return err
+				}
+			}
+			for _, id := range []string{"bnd_3", "bnd_1", "bnd_2"} {
+				i := filled[review.Item]()
+				i.ReviewID, i.BindingID, i.Verdict = "rvw_1", id, review.Unasked
+				if id == "bnd_2" {
+					i.Verdict = review.Kept
+				}
+				if err := tx.PutReviewItem(ctx, i); err != nil {
+					return err
+				}
+			}
+			for i := range 3 {
+				e := audit.Entry{Actor: access.Actor{Principal: "usr_1"}, Decision: fmt.Sprint("bnd_", i%2), Action: "a.b"}
+				if err := tx.Audit(ctx, e); err != nil {
+					return err
+				}
+			}
+			k := apikey.Key{Meta: tenant.Meta{ID: "key_1"}, OwnerID: "usr_1", LastUsedAt: now.Add(-time.Minute)}
+			_, err := tx.PutKey(ctx, k)
+			return err
+		})
+		want := filled[review.Item]()
+		want.ReviewID, want.BindingID, want.Verdict = "rvw_1", "bnd_3", review.Unasked
+		got, err := b.DB.View().ReviewItem(t.Context(), "rvw_1", "bnd_3")
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%v (-stored +read):\n%s", err, diff)
+		}
+		var ids []string
+		for q := (review.ItemQuery{Review: "rvw_1", Page: tenant.Page{Size: 2}}); ; {
+			page, next, err := b.DB.View().ReviewItems(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range page {
+				ids = append(ids, i.BindingID)
+			}
+			if q.Page.Token = next; next == "" {
+				break
+			}
+		}
+		if got := strings.Join(ids, " "); got != "bnd_1 bnd_2 bnd_3" {
+			t.Errorf("got %q in pages of two", got)
+		}
+		due, _, err := b.DB.View().Reviews(t.Context(), review.Query{Readable: everything, States: []review.State{review.Open}, DueBy: now})
+		if err != nil || len(due) != 1 || due[0].ID != "rvw_1" {
+			t.Errorf("due are %v, %v", due, err)
+		}
+		if open, overdue, items, err := b.DB.View().CountReviews(t.Context(), now); err != nil || open != 2 || overdue != 1 || items != 2 {
+			t.Errorf("got %d open, %d overdue, %d to be answered, %v; wanted 2, 1, 2", open, overdue, items, err)
+		}
+		use, err := b.DB.View().LastUse(t.Context(), "usr_1")
+		if err != nil || !use.Seen.Equal(now.Add(-time.Minute).Truncate(time.Microsecond)) || len(use.Acts) != 2 || use.Acts["bnd_1"].IsZero() {
+			t.Errorf("got %+v, %v", use, err)
+		}
+		if use, err := b.DB.View().LastUse(t.Context(), "usr_2"); err != nil || !use.Seen.IsZero() || len(use.Acts) != 0 {
+			t.Errorf("of who did nothing: got %+v, %v", use, err)
+		}
+	}},
 	{"audit entry", func(t *testing.T, b *bench) {
 		given := filled[audit.Entry]()
 		given.RequestID = given.Actor.RequestID
 		// What allowed the act is its Decision.
 		given.Actor = access.Actor{Kind: given.Actor.Kind, ID: given.Actor.ID, Name: given.Actor.Name, Address: given.Actor.Address, RequestID: given.Actor.RequestID,
-			Principal: given.Actor.Principal, MFA: given.Actor.MFA}
+			Principal: given.Actor.Principal, Method: given.Actor.Method, MFA: given.Actor.MFA}
 		for _, e := range []audit.Entry{given, {}} {
 			if err := b.DB.Write(t.Context(), func(tx *storage.Tx) error { return tx.Audit(t.Context(), e) }); err != nil {
 				t.Fatal(err)

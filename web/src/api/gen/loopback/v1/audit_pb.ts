@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/audit.proto.
  */
 export const file_loopback_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEiigMKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJEhAKCHNuYXBzaG90GBAgASgDIoQBCgpBdWRpdEFjdG9yEgwKBGtpbmQYASABKAkSCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhEKCXByaW5jaXBhbBgFIAEoCRIqCgZtZmFfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIuUBChJMaXN0RW50cmllc1JlcXVlc3QSEQoJd29ya3NwYWNlGAEgASgJEg4KBmFjdGlvbhgCIAEoCRIOCgZ0YXJnZXQYAyABKAkSDQoFYWN0b3IYBCABKAkSKQoFc2luY2UYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5hZnRlcl9wb3NpdGlvbhgHIAEoAxIfCgRwYWdlGAggASgLMhEubG9vcGJhY2sudjEuUGFnZSJWChNMaXN0RW50cmllc1Jlc3BvbnNlEiYKBWl0ZW1zGAEgAygLMhcubG9vcGJhY2sudjEuQXVkaXRFbnRyeRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkirQEKD0F1ZGl0Q2hlY2twb2ludBILCgNsb2cYASABKAMSDAoEc2l6ZRgCIAEoAxISCgpjaGVja3BvaW50GAMgASgJEgsKA2tleRgEIAEoCRINCgViZWdhbhgFIAEoAxIQCghwcmV2aW91cxgGIAEoCRIOCgZwcnVuZWQYByABKAMSLQoJc2lnbmVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIjChRHZXRDaGVja3BvaW50UmVxdWVzdBILCgNsb2cYASABKAMiIgoRUHJvdmVFbnRyeVJlcXVlc3QSDQoFZW50cnkYASABKAkicwoSUHJvdmVFbnRyeVJlc3BvbnNlEjAKCmNoZWNrcG9pbnQYASABKAsyHC5sb29wYmFjay52MS5BdWRpdENoZWNrcG9pbnQSDAoEbGVhZhgCIAEoCRINCgVpbmRleBgDIAEoAxIOCgZoYXNoZXMYBCADKAwiQAoXUHJvdmVDb25zaXN0ZW5jeVJlcXVlc3QSCwoDbG9nGAEgASgDEgwKBGZyb20YAiABKAMSCgoCdG8YAyABKAMiKgoYUHJvdmVDb25zaXN0ZW5jeVJlc3BvbnNlEg4KBmhhc2hlcxgBIAMoDCI+ChFMaXN0TGVhdmVzUmVxdWVzdBILCgNsb2cYASABKAMSDQoFc3RhcnQYAiABKAMSDQoFbGltaXQYAyABKAUiNwoJQXVkaXRMZWFmEgwKBGJvZHkYASABKAkSDAoEaGFzaBgCIAEoDBIOCgZhYnNlbnQYAyABKAgiOwoSTGlzdExlYXZlc1Jlc3BvbnNlEiUKBWl0ZW1zGAEgAygLMhYubG9vcGJhY2sudjEuQXVkaXRMZWFmIooBCg5BdWRpdFJldGVudGlvbhIXCg9vcmdhbmlzYXRpb25faWQYASABKAkSEQoJa2VlcF9kYXlzGAIgASgDEgwKBGhvbGQYAyABKAgSDgoGcmVhc29uGAQgASgJEi4KCnVwZGF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIisKE0dldFJldGVudGlvblJlcXVlc3QSFAoMb3JnYW5pc2F0aW9uGAEgASgJIlwKE1NldFJldGVudGlvblJlcXVlc3QSFAoMb3JnYW5pc2F0aW9uGAEgASgJEhEKCWtlZXBfZGF5cxgCIAEoAxIMCgRob2xkGAMgASgIEg4KBnJlYXNvbhgEIAEoCTLXBQoMQXVkaXRTZXJ2aWNlEmMKC0xpc3RFbnRyaWVzEh8ubG9vcGJhY2sudjEuTGlzdEVudHJpZXNSZXF1ZXN0GiAubG9vcGJhY2sudjEuTGlzdEVudHJpZXNSZXNwb25zZSIRkAIBirUYCmF1ZGl0LnJlYWQSZQoNR2V0Q2hlY2twb2ludBIhLmxvb3BiYWNrLnYxLkdldENoZWNrcG9pbnRSZXF1ZXN0GhwubG9vcGJhY2sudjEuQXVkaXRDaGVja3BvaW50IhOQAgGKtRgMYXVkaXQudmVyaWZ5EmAKClByb3ZlRW50cnkSHi5sb29wYmFjay52MS5Qcm92ZUVudHJ5UmVxdWVzdBofLmxvb3BiYWNrLnYxLlByb3ZlRW50cnlSZXNwb25zZSIRkAIBirUYCmF1ZGl0LnJlYWQSdAoQUHJvdmVDb25zaXN0ZW5jeRIkLmxvb3BiYWNrLnYxLlByb3ZlQ29uc2lzdGVuY3lSZXF1ZXN0GiUubG9vcGJhY2sudjEuUHJvdmVDb25zaXN0ZW5jeVJlc3BvbnNlIhOQAgGKtRgMYXVkaXQudmVyaWZ5EmAKDEdldFJldGVudGlvbhIgLmxvb3BiYWNrLnYxLkdldFJldGVudGlvblJlcXVlc3QaGy5sb29wYmFjay52MS5BdWRpdFJldGVudGlvbiIRkAIBirUYCmF1ZGl0LnJlYWQSXwoMU2V0UmV0ZW50aW9uEiAubG9vcGJhY2sudjEuU2V0UmV0ZW50aW9uUmVxdWVzdBobLmxvb3BiYWNrLnYxLkF1ZGl0UmV0ZW50aW9uIhCKtRgMYXVkaXQucmV0YWluEmAKCkxpc3RMZWF2ZXMSHi5sb29wYmFjay52MS5MaXN0TGVhdmVzUmVxdWVzdBofLmxvb3BiYWNrLnYxLkxpc3RMZWF2ZXNSZXNwb25zZSIRkAIBirUYCmF1ZGl0LnJlYWRCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEisgMKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJEhAKCHNuYXBzaG90GBAgASgDEiYKBWdyYW50GBEgASgLMhcubG9vcGJhY2sudjEuQXVkaXRHcmFudCJnCgpBdWRpdEdyYW50EgoKAmlkGAEgASgJEi0KCWFwcHJvdmVycxgCIAMoCzIaLmxvb3BiYWNrLnYxLkF1ZGl0QXBwcm92ZXISDgoGcmVhc29uGAMgASgJEg4KBnRpY2tldBgEIAEoCSJRCg1BdWRpdEFwcHJvdmVyEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpQBCgpBdWRpdEFjdG9yEgwKBGtpbmQYASABKAkSCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhEKCXByaW5jaXBhbBgFIAEoCRIqCgZtZmFfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBm1ldGhvZBgHIAEoCSLlAQoSTGlzdEVudHJpZXNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIOCgZhY3Rpb24YAiABKAkSDgoGdGFyZ2V0GAMgASgJEg0KBWFjdG9yGAQgASgJEikKBXNpbmNlGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOYWZ0ZXJfcG9zaXRpb24YByABKAMSHwoEcGFnZRgIIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiVgoTTGlzdEVudHJpZXNSZXNwb25zZRImCgVpdGVtcxgBIAMoCzIXLmxvb3BiYWNrLnYxLkF1ZGl0RW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq0BCg9BdWRpdENoZWNrcG9pbnQSCwoDbG9nGAEgASgDEgwKBHNpemUYAiABKAMSEgoKY2hlY2twb2ludBgDIAEoCRILCgNrZXkYBCABKAkSDQoFYmVnYW4YBSABKAMSEAoIcHJldmlvdXMYBiABKAkSDgoGcHJ1bmVkGAcgASgDEi0KCXNpZ25lZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiIwoUR2V0Q2hlY2twb2ludFJlcXVlc3QSCwoDbG9nGAEgASgDIiIKEVByb3ZlRW50cnlSZXF1ZXN0Eg0KBWVudHJ5GAEgASgJInMKElByb3ZlRW50cnlSZXNwb25zZRIwCgpjaGVja3BvaW50GAEgASgLMhwubG9vcGJhY2sudjEuQXVkaXRDaGVja3BvaW50EgwKBGxlYWYYAiABKAkSDQoFaW5kZXgYAyABKAMSDgoGaGFzaGVzGAQgAygMIkAKF1Byb3ZlQ29uc2lzdGVuY3lSZXF1ZXN0EgsKA2xvZxgBIAEoAxIMCgRmcm9tGAIgASgDEgoKAnRvGAMgASgDIioKGFByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZRIOCgZoYXNoZXMYASADKAwiPgoRTGlzdExlYXZlc1JlcXVlc3QSCwoDbG9nGAEgASgDEg0KBXN0YXJ0GAIgASgDEg0KBWxpbWl0GAMgASgFIjcKCUF1ZGl0TGVhZhIMCgRib2R5GAEgASgJEgwKBGhhc2gYAiABKAwSDgoGYWJzZW50GAMgASgIIjsKEkxpc3RMZWF2ZXNSZXNwb25zZRIlCgVpdGVtcxgBIAMoCzIWLmxvb3BiYWNrLnYxLkF1ZGl0TGVhZiKKAQoOQXVkaXRSZXRlbnRpb24SFwoPb3JnYW5pc2F0aW9uX2lkGAEgASgJEhEKCWtlZXBfZGF5cxgCIAEoAxIMCgRob2xkGAMgASgIEg4KBnJlYXNvbhgEIAEoCRIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIrChNHZXRSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCSJcChNTZXRSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIRCglrZWVwX2RheXMYAiABKAMSDAoEaG9sZBgDIAEoCBIOCgZyZWFzb24YBCABKAky1wUKDEF1ZGl0U2VydmljZRJjCgtMaXN0RW50cmllcxIfLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEmUKDUdldENoZWNrcG9pbnQSIS5sb29wYmFjay52MS5HZXRDaGVja3BvaW50UmVxdWVzdBocLmxvb3BiYWNrLnYxLkF1ZGl0Q2hlY2twb2ludCITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgpQcm92ZUVudHJ5Eh4ubG9vcGJhY2sudjEuUHJvdmVFbnRyeVJlcXVlc3QaHy5sb29wYmFjay52MS5Qcm92ZUVudHJ5UmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEnQKEFByb3ZlQ29uc2lzdGVuY3kSJC5sb29wYmFjay52MS5Qcm92ZUNvbnNpc3RlbmN5UmVxdWVzdBolLmxvb3BiYWNrLnYxLlByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZSITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgxHZXRSZXRlbnRpb24SIC5sb29wYmFjay52MS5HZXRSZXRlbnRpb25SZXF1ZXN0GhsubG9vcGJhY2sudjEuQXVkaXRSZXRlbnRpb24iEZACAYq1GAphdWRpdC5yZWFkEl8KDFNldFJldGVudGlvbhIgLmxvb3BiYWNrLnYxLlNldFJldGVudGlvblJlcXVlc3QaGy5sb29wYmFjay52MS5BdWRpdFJldGVudGlvbiIQirUYDGF1ZGl0LnJldGFpbhJgCgpMaXN0TGVhdmVzEh4ubG9vcGJhY2sudjEuTGlzdExlYXZlc1JlcXVlc3QaHy5sb29wYmFjay52MS5MaXN0TGVhdmVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.AuditEntry
@@ -109,6 +109,13 @@ export type AuditEntry = Message<"loopback.v1.AuditEntry"> & {
    * @generated from field: int64 snapshot = 16;
    */
   snapshot: bigint;
+
+  /**
+   * The grant that the rule came of. Not set: the act rests on none.
+   *
+   * @generated from field: loopback.v1.AuditGrant grant = 17;
+   */
+  grant?: AuditGrant | undefined;
 };
 
 /**
@@ -117,6 +124,71 @@ export type AuditEntry = Message<"loopback.v1.AuditEntry"> & {
  */
 export const AuditEntrySchema: GenMessage<AuditEntry> = /*@__PURE__*/
   messageDesc(file_loopback_v1_audit, 0);
+
+/**
+ * A role for a while that was asked for, and approved.
+ *
+ * @generated from message loopback.v1.AuditGrant
+ */
+export type AuditGrant = Message<"loopback.v1.AuditGrant"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Empty: its policy asks for no approval.
+   *
+   * @generated from field: repeated loopback.v1.AuditApprover approvers = 2;
+   */
+  approvers: AuditApprover[];
+
+  /**
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * @generated from field: string ticket = 4;
+   */
+  ticket: string;
+};
+
+/**
+ * Describes the message loopback.v1.AuditGrant.
+ * Use `create(AuditGrantSchema)` to create a new message.
+ */
+export const AuditGrantSchema: GenMessage<AuditGrant> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 1);
+
+/**
+ * @generated from message loopback.v1.AuditApprover
+ */
+export type AuditApprover = Message<"loopback.v1.AuditApprover"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * At that time.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp at = 3;
+   */
+  at?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.AuditApprover.
+ * Use `create(AuditApproverSchema)` to create a new message.
+ */
+export const AuditApproverSchema: GenMessage<AuditApprover> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 2);
 
 /**
  * @generated from message loopback.v1.AuditActor
@@ -155,6 +227,13 @@ export type AuditActor = Message<"loopback.v1.AuditActor"> & {
    * @generated from field: google.protobuf.Timestamp mfa_at = 6;
    */
   mfaAt?: Timestamp | undefined;
+
+  /**
+   * How the credential was come by: "api_key", or how its user signed in ("passkey", "oidc", "device" …).
+   *
+   * @generated from field: string method = 7;
+   */
+  method: string;
 };
 
 /**
@@ -162,7 +241,7 @@ export type AuditActor = Message<"loopback.v1.AuditActor"> & {
  * Use `create(AuditActorSchema)` to create a new message.
  */
 export const AuditActorSchema: GenMessage<AuditActor> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 1);
+  messageDesc(file_loopback_v1_audit, 3);
 
 /**
  * @generated from message loopback.v1.ListEntriesRequest
@@ -222,7 +301,7 @@ export type ListEntriesRequest = Message<"loopback.v1.ListEntriesRequest"> & {
  * Use `create(ListEntriesRequestSchema)` to create a new message.
  */
 export const ListEntriesRequestSchema: GenMessage<ListEntriesRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 2);
+  messageDesc(file_loopback_v1_audit, 4);
 
 /**
  * @generated from message loopback.v1.ListEntriesResponse
@@ -244,7 +323,7 @@ export type ListEntriesResponse = Message<"loopback.v1.ListEntriesResponse"> & {
  * Use `create(ListEntriesResponseSchema)` to create a new message.
  */
 export const ListEntriesResponseSchema: GenMessage<ListEntriesResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 3);
+  messageDesc(file_loopback_v1_audit, 5);
 
 /**
  * The state of a log. There is one log for each epoch of the deployment: restoring a backup begins another.
@@ -310,7 +389,7 @@ export type AuditCheckpoint = Message<"loopback.v1.AuditCheckpoint"> & {
  * Use `create(AuditCheckpointSchema)` to create a new message.
  */
 export const AuditCheckpointSchema: GenMessage<AuditCheckpoint> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 4);
+  messageDesc(file_loopback_v1_audit, 6);
 
 /**
  * @generated from message loopback.v1.GetCheckpointRequest
@@ -329,7 +408,7 @@ export type GetCheckpointRequest = Message<"loopback.v1.GetCheckpointRequest"> &
  * Use `create(GetCheckpointRequestSchema)` to create a new message.
  */
 export const GetCheckpointRequestSchema: GenMessage<GetCheckpointRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 5);
+  messageDesc(file_loopback_v1_audit, 7);
 
 /**
  * @generated from message loopback.v1.ProveEntryRequest
@@ -348,7 +427,7 @@ export type ProveEntryRequest = Message<"loopback.v1.ProveEntryRequest"> & {
  * Use `create(ProveEntryRequestSchema)` to create a new message.
  */
 export const ProveEntryRequestSchema: GenMessage<ProveEntryRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 6);
+  messageDesc(file_loopback_v1_audit, 8);
 
 /**
  * @generated from message loopback.v1.ProveEntryResponse
@@ -386,7 +465,7 @@ export type ProveEntryResponse = Message<"loopback.v1.ProveEntryResponse"> & {
  * Use `create(ProveEntryResponseSchema)` to create a new message.
  */
 export const ProveEntryResponseSchema: GenMessage<ProveEntryResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 7);
+  messageDesc(file_loopback_v1_audit, 9);
 
 /**
  * @generated from message loopback.v1.ProveConsistencyRequest
@@ -415,7 +494,7 @@ export type ProveConsistencyRequest = Message<"loopback.v1.ProveConsistencyReque
  * Use `create(ProveConsistencyRequestSchema)` to create a new message.
  */
 export const ProveConsistencyRequestSchema: GenMessage<ProveConsistencyRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 8);
+  messageDesc(file_loopback_v1_audit, 10);
 
 /**
  * @generated from message loopback.v1.ProveConsistencyResponse
@@ -434,7 +513,7 @@ export type ProveConsistencyResponse = Message<"loopback.v1.ProveConsistencyResp
  * Use `create(ProveConsistencyResponseSchema)` to create a new message.
  */
 export const ProveConsistencyResponseSchema: GenMessage<ProveConsistencyResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 9);
+  messageDesc(file_loopback_v1_audit, 11);
 
 /**
  * @generated from message loopback.v1.ListLeavesRequest
@@ -465,7 +544,7 @@ export type ListLeavesRequest = Message<"loopback.v1.ListLeavesRequest"> & {
  * Use `create(ListLeavesRequestSchema)` to create a new message.
  */
 export const ListLeavesRequestSchema: GenMessage<ListLeavesRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 10);
+  messageDesc(file_loopback_v1_audit, 12);
 
 /**
  * @generated from message loopback.v1.AuditLeaf
@@ -498,7 +577,7 @@ export type AuditLeaf = Message<"loopback.v1.AuditLeaf"> & {
  * Use `create(AuditLeafSchema)` to create a new message.
  */
 export const AuditLeafSchema: GenMessage<AuditLeaf> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 11);
+  messageDesc(file_loopback_v1_audit, 13);
 
 /**
  * @generated from message loopback.v1.ListLeavesResponse
@@ -517,7 +596,7 @@ export type ListLeavesResponse = Message<"loopback.v1.ListLeavesResponse"> & {
  * Use `create(ListLeavesResponseSchema)` to create a new message.
  */
 export const ListLeavesResponseSchema: GenMessage<ListLeavesResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 12);
+  messageDesc(file_loopback_v1_audit, 14);
 
 /**
  * @generated from message loopback.v1.AuditRetention
@@ -562,7 +641,7 @@ export type AuditRetention = Message<"loopback.v1.AuditRetention"> & {
  * Use `create(AuditRetentionSchema)` to create a new message.
  */
 export const AuditRetentionSchema: GenMessage<AuditRetention> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 13);
+  messageDesc(file_loopback_v1_audit, 15);
 
 /**
  * @generated from message loopback.v1.GetRetentionRequest
@@ -581,7 +660,7 @@ export type GetRetentionRequest = Message<"loopback.v1.GetRetentionRequest"> & {
  * Use `create(GetRetentionRequestSchema)` to create a new message.
  */
 export const GetRetentionRequestSchema: GenMessage<GetRetentionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 14);
+  messageDesc(file_loopback_v1_audit, 16);
 
 /**
  * @generated from message loopback.v1.SetRetentionRequest
@@ -621,7 +700,7 @@ export type SetRetentionRequest = Message<"loopback.v1.SetRetentionRequest"> & {
  * Use `create(SetRetentionRequestSchema)` to create a new message.
  */
 export const SetRetentionRequestSchema: GenMessage<SetRetentionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 15);
+  messageDesc(file_loopback_v1_audit, 17);
 
 /**
  * The audit log.
