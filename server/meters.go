@@ -25,6 +25,7 @@ type meters struct {
 
 	commits  prometheus.Histogram
 	closures prometheus.Histogram
+	turns    prometheus.Histogram
 	errors   *prometheus.CounterVec
 
 	databaseUp, databaseProbe, feedLag, auditEntries prometheus.Gauge
@@ -72,6 +73,8 @@ func newMeters(r *prometheus.Registry) *meters {
 
 	m.commits = histogram("database_commit_seconds", "Time that a group commit took to be durable.",
 		[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5})
+	m.turns = histogram("database_turn_seconds", "Time that a transaction of this replica held the write lock of the deployment.",
+		[]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15})
 	m.closures = histogram("database_commit_changes", "Changes in a group commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024})
 	m.errors = counters("database_errors_total", "Changes that the database did not take, by error code.", "code")
 
@@ -182,6 +185,7 @@ func (m *meters) storage() storage.Watch {
 			m.commits.Observe(took.Seconds())
 			m.closures.Observe(float64(closures))
 		},
+		Held:    func(took time.Duration) { m.turns.Observe(took.Seconds()) },
 		Refused: func(code string, closures int) { m.errors.WithLabelValues(code).Add(float64(closures)) },
 	}
 }

@@ -38,7 +38,7 @@ import (
 
 // Reader reads hosts and settings.
 type Reader interface {
-	Host(ctx context.Context, id string) (host.Host, error)
+	HostsOf(ctx context.Context, ids []string) ([]host.Host, error)
 	HostsAfter(ctx context.Context, id string, limit int) ([]host.Host, error)
 	WorkspaceSettings(ctx context.Context, workspaceID string) (settings.Stored, error)
 	HostSettings(ctx context.Context, hostID string) (settings.Stored, error)
@@ -47,8 +47,10 @@ type Reader interface {
 // Tx changes hosts.
 type Tx interface {
 	Host(ctx context.Context, id string) (host.Host, error)
+	HostsOf(ctx context.Context, ids []string) ([]host.Host, error)
 	HostByKey(ctx context.Context, key []byte) (h host.Host, which string, err error)
 	PutHost(ctx context.Context, h host.Host) (host.Host, error)
+	PutHosts(ctx context.Context, hosts []host.Host) error
 	WorkspaceSettings(ctx context.Context, workspaceID string) (settings.Stored, error)
 	PutHostSettings(ctx context.Context, hostID string, s settings.Settings) (settings.Stored, error)
 	Audit(ctx context.Context, e audit.Entry) error
@@ -172,23 +174,34 @@ func (d *Directory) Load(ctx context.Context) error {
 		}
 	}
 	d.mu.RUnlock()
-	// A host that was enrolled while we scanned is not gone: ask for each.
-	kept := gone.deleted[:0]
-	for _, id := range gone.deleted {
-		h, err := d.options.Store.View().Host(ctx, id)
-		switch {
-		case err == nil:
-			if err := d.read(ctx, &gone, h, nil); err != nil {
-				return err
-			}
-		case fault.KindOf(err) == fault.NotFound:
-			kept = append(kept, id)
-		default:
-			return fmt.Errorf("looking for host %s: %w", id, err)
+	// A host that was enrolled while we scanned is not gone: ask once more.
+	missing := gone.deleted
+	gone.deleted = nil
+	if err := d.readAll(ctx, &gone, missing); err != nil {
+		return err
+	}
+	d.put(gone)
+	return nil
+}
+
+// readAll adds hosts to an update: as they are, or as deleted.
+func (d *Directory) readAll(ctx context.Context, u *update, ids []string) error {
+	hosts, err := d.options.Store.View().HostsOf(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("reading %d hosts: %w", len(ids), err)
+	}
+	found := make(map[string]bool, len(hosts))
+	for _, h := range hosts {
+		found[h.ID] = true
+		if err := d.read(ctx, u, h, nil); err != nil {
+			return err
 		}
 	}
-	gone.deleted = kept
-	d.put(gone)
+	for _, id := range ids {
+		if !found[id] {
+			u.deleted = append(u.deleted, id)
+		}
+	}
 	return nil
 }
 
@@ -243,6 +256,7 @@ func (d *Directory) Apply(ctx context.Context, changes []feed.Change) error {
 	d.applying.Lock()
 	defer d.applying.Unlock()
 	var u update
+	var ids []string
 	seen := map[string]bool{}
 	for i := len(changes) - 1; i >= 0; i-- { // what is read is the newest: one look at each is enough
 		c := changes[i]
@@ -262,17 +276,10 @@ func (d *Directory) Apply(ctx context.Context, changes []feed.Change) error {
 			continue // our own write, learnt already
 		}
 		seen[c.ID] = true
-		h, err := d.options.Store.View().Host(ctx, c.ID)
-		switch {
-		case fault.KindOf(err) == fault.NotFound:
-			u.deleted = append(u.deleted, c.ID)
-		case err != nil:
-			return fmt.Errorf("reading host %s: %w", c.ID, err)
-		default:
-			if err := d.read(ctx, &u, h, nil); err != nil {
-				return err
-			}
-		}
+		ids = append(ids, c.ID)
+	}
+	if err := d.readAll(ctx, &u, ids); err != nil {
+		return err
 	}
 	d.put(u)
 	return nil

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/server/link"
@@ -47,24 +46,33 @@ func (o Observer) Observe(ctx context.Context, batch []link.Observation) error {
 func (o Observer) each(ctx context.Context, n int, id func(int) string, change func(int, *host.Host) bool) error {
 	d := o.directory
 	var stored []host.Host
+	ids := make([]string, n)
+	for i := range n {
+		ids[i] = id(i)
+	}
 	err := d.options.Store.Observe(ctx, func(tx Tx) error {
-		stored = stored[:0]
-		for i := range n {
-			h, err := tx.Host(ctx, id(i))
-			switch {
-			case fault.KindOf(err) == fault.NotFound:
-				continue
-			case err != nil:
-				return err
-			case h.Lifecycle == host.LifecycleRemoved || h.Lifecycle == host.LifecycleUnmanaged || !change(i, &h):
-				continue
-			}
-			if h, err = tx.PutHost(ctx, h); err != nil {
-				return err
-			}
-			stored = append(stored, h)
+		stored = nil
+		hosts, err := tx.HostsOf(ctx, ids)
+		if err != nil {
+			return err
 		}
-		return nil
+		known := make(map[string]*host.Host, len(hosts))
+		for i := range hosts {
+			known[hosts[i].ID] = &hosts[i]
+		}
+		changed := map[string]bool{}
+		for i, id := range ids {
+			h := known[id]
+			if h != nil && h.Lifecycle != host.LifecycleRemoved && h.Lifecycle != host.LifecycleUnmanaged && change(i, h) {
+				changed[id] = true
+			}
+		}
+		for _, h := range hosts {
+			if changed[h.ID] {
+				stored = append(stored, h)
+			}
+		}
+		return tx.PutHosts(ctx, stored)
 	})
 	if err != nil {
 		return err

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/loopbackd/loopback/fault"
@@ -150,6 +153,7 @@ func (w *writer) transaction(pending []*request, take, careful bool) (left []*re
 	var done []*request
 	first := tx
 	start := time.Now()
+	defer func() { w.db.watch.Held(time.Since(start)) }()
 	for i := 0; ; i++ {
 		var r *request
 		switch {
@@ -285,7 +289,11 @@ func (w *writer) lookUp(batch int64) (committed bool, err error) {
 func (w *writer) one(tx *Tx, r *request, careful bool) error {
 	runs := w.line.runs
 	w.line.mark = len(w.line.deferred)
+	began := time.Now()
 	err := w.call(tx, r)
+	if took := time.Since(began); took > slowChange {
+		w.db.logger.Warn("a change held up all others", "change", nameOf(r.change), "took", took, "roundTrips", w.line.runs-runs)
+	}
 	tx.work.over = true
 	switch {
 	case w.line.broken != nil:
@@ -304,6 +312,15 @@ func (w *writer) one(tx *Tx, r *request, careful bool) error {
 	}
 	w.line.deferred = w.line.deferred[:w.line.mark]
 	return err
+}
+
+// slowChange is how long a closure may run before it is named in the log: every other write of the deployment waits for it.
+const slowChange = time.Second
+
+// nameOf is the function that a closure was written in.
+func nameOf(change func(*Tx) error) string {
+	name := runtime.FuncForPC(reflect.ValueOf(change).Pointer()).Name()
+	return name[strings.LastIndexByte(name, '/')+1:]
 }
 
 func (w *writer) call(tx *Tx, r *request) (err error) {

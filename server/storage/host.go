@@ -101,6 +101,11 @@ func (v *View) Host(ctx context.Context, id string) (host.Host, error) {
 	return hostsTable.one(ctx, v.session, "host "+id, "id = $1", id)
 }
 
+// HostsOf are the hosts of these ids, removed ones included, in no order. Ids that there is no host of are passed over.
+func (v *View) HostsOf(ctx context.Context, ids []string) ([]host.Host, error) {
+	return hostsTable.of(ctx, v.session, ids)
+}
+
 // What a key is to a host, as HostByKey answers.
 const (
 	CurrentKey = "current"
@@ -258,17 +263,38 @@ var hostBeforeTable = newTable("hosts", func(b *hostBefore) []column {
 // PutHost inserts or updates. A key that belongs to another host, or did so once, is Exists. SettingsRevision is set to
 // the new revision when labels or workspace of a known host change, and never falls.
 func (tx *Tx) PutHost(ctx context.Context, h host.Host) (host.Host, error) {
-	found, err := hostBeforeTable.list(ctx, tx.session, "WHERE id = $1", h.ID)
+	hosts := []host.Host{h}
+	err := tx.PutHosts(ctx, hosts)
+	return hosts[0], err
+}
+
+// PutHosts is PutHost for many, no two of them the same, in few round trips: everybody's writes wait for them. What is
+// stored is left in the slice.
+func (tx *Tx) PutHosts(ctx context.Context, hosts []host.Host) error {
+	ids := make([]string, len(hosts))
+	for i := range hosts {
+		ids[i] = hosts[i].ID
+	}
+	found, err := hostBeforeTable.of(ctx, tx.session, ids)
 	if err != nil {
-		return h, err
+		return err
 	}
-	var before hostBefore
-	if len(found) > 0 {
-		before = found[0]
+	known := make(map[string]hostBefore, len(found))
+	for _, before := range found {
+		known[before.id] = before
 	}
+	for i := range hosts {
+		if err := tx.putHost(ctx, known[hosts[i].ID], &hosts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (tx *Tx) putHost(ctx context.Context, before hostBefore, h *host.Host) error {
 	if before.workspace != h.Scope.Workspace {
 		if err := tx.place(ctx, h.Scope); err != nil {
-			return h, err
+			return err
 		}
 	}
 	tx.stamp(feed.Host, &h.Meta, h.Scope)
@@ -278,15 +304,15 @@ func (tx *Tx) PutHost(ctx context.Context, h host.Host) (host.Host, error) {
 	if before.id != "" && (relabelled || before.workspace != h.Scope.Workspace) {
 		h.SettingsRevision = h.Revision
 	}
-	if err := hostsTable.put(ctx, tx.session, &h); err != nil {
-		return h, named(err, "a host", h.Name)
+	if err := hostsTable.put(ctx, tx.session, h); err != nil {
+		return named(err, "a host", h.Name)
 	}
 	if relabelled {
-		if err := tx.relabel(ctx, before, h); err != nil {
-			return h, err
+		if err := tx.relabel(ctx, before, *h); err != nil {
+			return err
 		}
 	}
-	return h, tx.rekey(ctx, before, h)
+	return tx.rekey(ctx, before, *h)
 }
 
 // place demands that a workspace exists where a scope says.

@@ -61,6 +61,7 @@ type Options struct {
 // Watch is told what the writer does; fields that are nil are not. They must not block: everybody's writes wait.
 type Watch struct {
 	Committed func(took time.Duration, closures int) // a transaction, from the word COMMIT until it was durable
+	Held      func(took time.Duration)               // a transaction, from the moment that it had the write lock until it let go
 	Refused   func(code string, closures int)        // writes that were answered with an error of the database
 }
 
@@ -113,6 +114,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	}
 	if db.watch.Committed == nil {
 		db.watch.Committed = func(time.Duration, int) {}
+	}
+	if db.watch.Held == nil {
+		db.watch.Held = func(time.Duration) {}
 	}
 	if db.watch.Refused == nil {
 		db.watch.Refused = func(string, int) {}

@@ -41,7 +41,7 @@ func sizes(t *testing.T) (hosts, replicas int) {
 // back on the others, and none was shown offline. What it takes is printed.
 func TestALargeFleetOverReplicas(t *testing.T) {
 	n, replicas := sizes(t)
-	c := start(t, replicas, "", "--enrolment-rate", "1000000", "--admission-rate", "1000000", "--log-level", "error")
+	c := start(t, replicas, "", "--enrolment-rate", "1000000", "--admission-rate", "1000000", "--heartbeat-rate", "400", "--log-level", "warn")
 	ca, err := os.ReadFile(filepath.Join(c.replicas[0].DataDir, "keys", "ca.crt"))
 	if err != nil {
 		t.Fatal(err)
