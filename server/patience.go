@@ -39,7 +39,9 @@ func (p patient) handler(next http.Handler) http.Handler {
 			r.Body = &timelyBody{ReadCloser: r.Body, control: control, cut: p.cut}
 		}
 		out := &timelyWriter{ResponseWriter: w, control: control, patience: p.write, cut: p.cut}
-		out.extend() // the deadline of the connection's last answer may be over
+		// That of the connection's last answer may be over. Until there is a part, its reader cannot be late with it: an
+		// answer that takes us long to find is our doing.
+		_ = control.SetWriteDeadline(time.Time{})
 		next.ServeHTTP(out, r)
 		out.extend() // for what net/http has still in its buffers
 	})

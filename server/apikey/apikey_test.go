@@ -283,6 +283,26 @@ func TestLastUseIsNotedOnceAMinute(t *testing.T) {
 	}
 }
 
+// Everybody's writes can wait for a long time: for another replica, for a slow disk. Who reads does not wait with them.
+func TestACallIsNotHeldUpByWrites(t *testing.T) {
+	b := open(t)
+	_, _, secret := b.key(t, slice.New{Permissions: []access.Permission{token.Mint}})
+	begun, over, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- b.db.Observe(context.WithoutCancel(t.Context()), func(*storage.Tx) error {
+			close(begun)
+			<-over
+			return nil
+		})
+	}()
+	<-begun
+	_, err := b.Authenticate(t.Context(), secret, here) // the first use of this minute
+	close(over)
+	if err := errors.Join(err, <-done); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheBootstrapCodeWorksOnce(t *testing.T) {
 	b := open(t)
 	first, needed, err := b.EnsureBootstrap(t.Context())

@@ -19,8 +19,10 @@ func (s *Service) hash(text string) []byte { return secret.Hash(s.options.Pepper
 // SignIn is in the audit log where a key was presented that opens nothing.
 const SignIn access.Permission = "api_keys.use"
 
-// touchEvery is how coarse a key's last use is: writing each one would make every read a write.
-const touchEvery = time.Minute
+const (
+	touchEvery    = time.Minute // how coarse a key's last use is: writing each one would make every read a write
+	touchPatience = time.Second // for the writer's turn: who reads does not wait until others have written
+)
 
 // Authenticate is who presents this key. Why a key is refused is told only to who holds the whole of it.
 func (s *Service) Authenticate(ctx context.Context, credential string, from netip.Addr) (access.Actor, error) {
@@ -43,7 +45,10 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrExpired)
 	}
 	if !access.IsAskedAgain(ctx) && s.cache.Used(keyID, now, touchEvery) {
-		if err := s.store.Observe(ctx, func(tx Tx) error { return tx.TouchKey(ctx, keyID, now) }); err != nil {
+		soon, cancel := context.WithTimeout(ctx, touchPatience)
+		err := s.store.Observe(soon, func(tx Tx) error { return tx.TouchKey(ctx, keyID, now) })
+		cancel()
+		if err != nil {
 			// A call is not refused because its time could not be noted.
 			s.options.Logger.WarnContext(ctx, "the last use of an API key could not be noted", "key", keyID, "error", err)
 		}

@@ -94,6 +94,7 @@ const (
 	cacheAge      = 5 * time.Second // bounds how long an end can go unseen where the feed is lost
 	cacheSize     = 16384
 	touchEvery    = time.Minute
+	touchPatience = time.Second // for the writer's turn: who reads does not wait until others have written
 	refusalWindow = time.Minute
 	refusalKeys   = 4096
 	keepEnded     = 30 * 24 * time.Hour // in the list, after their longest time
@@ -250,7 +251,10 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 		}
 	}
 	if !access.IsAskedAgain(ctx) && s.cache.Used(signInID, now, touchEvery) && now.Sub(in.LastUsedAt) >= touchEvery {
-		if err := s.store.Observe(ctx, func(tx Tx) error { return tx.TouchSignIn(ctx, signInID, now) }); err != nil {
+		soon, cancel := context.WithTimeout(ctx, touchPatience)
+		err := s.store.Observe(soon, func(tx Tx) error { return tx.TouchSignIn(ctx, signInID, now) })
+		cancel()
+		if err != nil {
 			// A call is not refused because its time could not be noted.
 			s.options.Logger.WarnContext(ctx, "the use of a sign-in could not be noted", "sign_in", signInID, "error", err)
 		}
