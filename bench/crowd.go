@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,8 @@ func askAll(crowds []*crowd, o order) ([]answer, error) {
 
 // playCrowd is this program as a crowd.
 func playCrowd() error {
+	// Each member would collect its own garbage on its own processor.
+	debug.SetGCPercent(400)
 	ctx, stop := context.WithCancel(context.Background())
 	m := &members{}
 	defer m.part()
@@ -207,8 +210,10 @@ func (m *members) make(o mission) error {
 	m.agents = make([]*fleet.Agent, o.N)
 	for i := range m.agents {
 		number := o.From + i
+		own := config.Clone()
+		own.ClientSessionCache = tls.NewLRUClientSessionCache(1) // as agents have
 		m.agents[i] = &fleet.Agent{
-			Dialer: wire.Dialer{Endpoint: o.URL, Transport: wire.WebSocket, Anchor: o.Anchor, Timeout: 30 * time.Second, Connect: from(9, number).DialContext, TLS: config},
+			Dialer: wire.Dialer{Endpoint: o.URL, Transport: wire.WebSocket, Anchor: o.Anchor, Timeout: 30 * time.Second, Connect: from(9, number).DialContext, TLS: own},
 			Token:  o.Token, Name: fmt.Sprintf("host-%06d", number), Version: "0.0.0-simulated", BootID: fmt.Sprintf("boot-%06d", number),
 			Pace: &m.pace, Reported: m.report,
 		}

@@ -200,7 +200,7 @@ func (s *Server) httpServer() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Server{
-		Handler: s.handler(), TLSConfig: s.certs.TLS(),
+		Handler: s.handler(), TLSConfig: s.keys.Resumable(s.certs.TLS(), s.options.Clock),
 		Protocols: protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog:  quietLog(s.log),

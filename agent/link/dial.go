@@ -34,14 +34,19 @@ type Dial func(ctx context.Context, endpoint string, anchors []trust.AnchorHash,
 // ErrCAFile says that the file of trusted certificates is of no use.
 var ErrCAFile = fault.New(fault.Precondition, "ca_file_unusable", "the file named by ca_file cannot be used")
 
+// endpointSessions is of how many endpoints the TLS session is remembered, to be taken up again after a cut.
+const endpointSessions = 4
+
 // Dialler dials as the configuration says. The CA file is read for each connection: one that was replaced needs no
 // restart.
 func Dialler(c config.Config) Dial {
+	sessions := tls.NewLRUClientSessionCache(endpointSessions)
 	return func(ctx context.Context, endpoint string, anchors []trust.AnchorHash, seen uint64) (Conn, error) {
 		outer, err := TLS(c)
 		if err != nil {
 			return nil, err
 		}
+		outer.ClientSessionCache = sessions
 		d := wire.Dialer{
 			Endpoint: endpoint, TLS: outer, Proxy: Proxy(c), Anchor: anchors[0], AlsoTrusted: anchors[1:],
 			SeenKeyset: seen, Transport: c.Transport, AnyTime: true,

@@ -133,7 +133,9 @@ func HelperMain(in io.Reader, out io.Writer) error {
 		config.ServerName = certificate.DNSNames[0]
 	}
 	f := Run(ctx, m.Agents, m.Dials, func(i int) *Agent {
-		d := wire.Dialer{Endpoint: m.Endpoint, Transport: m.Transport, Anchor: m.Anchor, TLS: config, Timeout: m.Timeout}
+		own := config.Clone()
+		own.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		d := wire.Dialer{Endpoint: m.Endpoint, Transport: m.Transport, Anchor: m.Anchor, TLS: own, Timeout: m.Timeout}
 		if len(m.Addresses) > 0 {
 			d.Connect = oneOf(m.Addresses, i)
 		}
