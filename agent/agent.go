@@ -37,6 +37,7 @@ import (
 	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/agent/status"
 	"github.com/loopbackd/loopback/agent/systemd"
+	"github.com/loopbackd/loopback/agent/witness"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
 )
@@ -83,6 +84,7 @@ type Agent struct {
 	log      *slog.Logger
 	store    *state.Store
 	settings *settings.Module
+	witness  *witness.Module
 	modules  []Module
 	sections *sections
 	link     *link.Client
@@ -120,7 +122,8 @@ func (a *Agent) assemble() (err error) {
 		return err
 	}
 	a.settings = settings.New(settings.Options{Ceiling: o.Config.Allow, Level: o.Level, LogLevel: o.Config.LogLevel, Verbose: o.Config.Verbose})
-	a.modules = append([]Module{a.settings}, o.Modules...)
+	a.witness = witness.New(o.StateDir, a.log)
+	a.modules = append([]Module{a.settings, a.witness}, o.Modules...)
 	a.sections = newSections(a.store, a.modules, a.log)
 	a.sections.promise = func(d time.Duration) { o.Systemd.Promise("sections", d) }
 	a.sections.rest = func() { o.Systemd.Rest("sections") }

@@ -40,6 +40,9 @@ func (a *Agent) Status() status.Report {
 	for _, h := range a.Health() {
 		r.Modules = append(r.Modules, status.Module{Name: h.Module, Healthy: h.Healthy, Message: h.Message})
 	}
+	if m := a.witness.Memory(); m.Checkpoint != "" {
+		r.AuditLog = &status.AuditLog{Key: m.Key, Checkpoint: m.Checkpoint}
+	}
 	r.Reason = whyNot(r)
 	r.OK = r.Reason == ""
 	return r

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return noun("audit", "The audit log: who did what, where, when and why", a.auditList(), a.auditTail(), a.auditCheckpoint(), a.auditVerify(), a.auditExport(), a.auditEvidence(), a.auditRetention())
+	return noun("audit", "The audit log: who did what, where, when and why", a.auditList(), a.auditTail(), a.auditCheckpoint(), a.auditVerify(), a.auditExport(), a.auditEvidence(), a.auditRetention(), a.auditWitnesses())
 }
 
 func auditFilters(c *cobra.Command, q *pb.ListEntriesRequest) {

@@ -35,7 +35,7 @@ func (s *Server) handler() http.Handler {
 		ServiceAccounts: rpc.ServiceAccounts{Service: s.people},
 		Users:           rpc.Users{Service: s.people},
 		ApiKeys:         rpc.ApiKeys{Service: s.apikeys},
-		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger},
+		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger, Witnesses: s.witnesses},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},

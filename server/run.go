@@ -91,6 +91,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping sign-ins", func(ctx context.Context) error { s.signIns.Run(ctx); return nil })
 	work("noting who reads the audit log", s.reads.Run)
 	work("signing the audit log", s.ledger.Run)
+	work("having hosts remember the audit log", s.witnesses.Run)
 	work("deleting what the audit log no longer keeps", s.retention.Run)
 	work("noting the ends of grants", s.grants.Run)
 	work("ending reviews of access", s.reviews.Run)

@@ -56,6 +56,7 @@ import (
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/server/tracing"
+	"github.com/loopbackd/loopback/server/witness"
 	nouns "github.com/loopbackd/loopback/tenant"
 	tokens "github.com/loopbackd/loopback/token"
 	"github.com/loopbackd/loopback/trust"
@@ -100,6 +101,7 @@ type Server struct {
 	policies  *policy.Service
 	grants    *grant.Service
 	reviews   *review.Service
+	witnesses *witness.Service
 	tenants   *tenant.Service
 	tokens    *token.Service
 	apikeys   *apikey.Service
@@ -295,6 +297,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Store: storage.Bind[fleet.Reader, fleet.Tx](s.db), Epoch: link.Epoch{Number: s.deployment.Epoch, Began: uint64(s.deployment.EpochBegan)}, Now: now, Logger: o.Logger,
 		Tracer: s.tracers.Tracer("loopback/fleet"), Origin: s.db.Origin,
 	})
+	s.witnesses = witness.New(witness.Options{Store: storage.Bind[witness.Reader, witness.Tx](s.db), Ledger: s.ledger, Fleet: s.directory, Owner: s.replica, Now: now, Logger: o.Logger})
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{
 		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},

@@ -50,6 +50,11 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 		m.signInsLive.Set(float64(n))
 	}
 	s.lookAtLedger()
+	if counts, err := s.witnesses.Count(ctx); err == nil {
+		for state, n := range counts {
+			m.witnesses.WithLabelValues(string(state)).Set(float64(n))
+		}
+	}
 	s.lookAtSinks()
 	if unfinished, err := view.UnfinishedOperations(ctx); err == nil {
 		for _, u := range unfinished {

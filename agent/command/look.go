@@ -22,6 +22,7 @@ func showStatus(ctx context.Context, env Environment, args []string) error {
 	f := flags("status")
 	format := output(f)
 	socket := f.String("socket", status.DefaultSocket, "`SOCKET` of the agent")
+	checkpoint := f.Bool("checkpoint", false, "print the checkpoint of the audit log that this host remembers, and nothing else")
 	wait := f.Duration("wait", 0, "wait up to `DURATION` until the host is linked and everything applied")
 	if err := parse(env, f, args); err != nil {
 		return err
@@ -31,6 +32,14 @@ func showStatus(ctx context.Context, env Environment, args []string) error {
 	}
 	r, err := fetch(ctx, *socket, *wait)
 	if err != nil {
+		return err
+	}
+	if *checkpoint {
+		if r.AuditLog == nil {
+			return fault.New(fault.NotFound, "audit_log_not_remembered", "this host remembers no checkpoint of the audit log: it is not one of those that do").
+				WithHint("loopback audit witnesses says which are")
+		}
+		_, err := fmt.Fprint(env.Stdout, r.AuditLog.Checkpoint)
 		return err
 	}
 	if *format == "json" {
@@ -86,6 +95,11 @@ func printReport(w io.Writer, r status.Report, now time.Time) error {
 		if !m.Healthy {
 			line("module "+m.Name, "unhealthy%s", colon(m.Message))
 		}
+	}
+	if r.AuditLog != nil {
+		origin, rest, _ := strings.Cut(r.AuditLog.Checkpoint, "\n")
+		size, _, _ := strings.Cut(rest, "\n")
+		line("audit log", "remembers %s entries of %s (the checkpoint: -o json, or --checkpoint)", size, origin)
 	}
 	if r.RetryAt != nil {
 		line("next try", "in %s, after %d that failed", fault.Roughly(max(0, r.RetryAt.Sub(now))), r.Attempts)

@@ -53,6 +53,14 @@ type Report struct {
 	Sections       []Section  `json:"sections"`
 	Modules        []Module   `json:"modules"`
 	LastError      *Problem   `json:"lastError,omitempty"`
+	// AuditLog is the last checkpoint of the control plane's audit log that this host accepted.
+	AuditLog *AuditLog `json:"auditLog,omitempty"`
+}
+
+// AuditLog is what this host remembers: the key of the log, and a signed checkpoint of it (C2SP).
+type AuditLog struct {
+	Key        string `json:"key"`
+	Checkpoint string `json:"checkpoint"`
 }
 
 // Section is how far a section has come.

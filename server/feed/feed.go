@@ -35,6 +35,7 @@ const (
 	Grant        Kind = "grant"
 	GrantPolicy  Kind = "grant_policy"
 	AccessReview Kind = "access_review"
+	Witness      Kind = "witness" // what a host is to remember of the audit log; ID is the host
 	Provider     Kind = "provider"
 	Identity     Kind = "identity" // who somebody is at a provider
 )

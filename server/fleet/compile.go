@@ -76,8 +76,14 @@ func (d *Directory) Desired(hostID string) []*link.Compiled {
 	if !ok {
 		return nil
 	}
+	var also []*link.Compiled
+	d.mu.RLock()
+	if w := d.witnesses[hostID]; w != nil {
+		also = append(also, w)
+	}
+	d.mu.RUnlock()
 	if v := d.compiled.find(in); v != nil {
-		return []*link.Compiled{v}
+		return append([]*link.Compiled{v}, also...)
 	}
 	s, err := from.effective().Section(section.Revision{Epoch: d.Epoch().Number, Number: in.number})
 	var v *link.Compiled
@@ -86,13 +92,14 @@ func (d *Directory) Desired(hostID string) []*link.Compiled {
 	}
 	if err != nil { // settings are bounded when they are set: a defect of ours, and the host keeps what it has
 		d.options.Logger.Error("settings of a host cannot be compiled", "host", hostID, "error", err)
-		return nil
+		return also
 	}
-	return []*link.Compiled{d.compiled.keep(in, v)}
+	return append([]*link.Compiled{d.compiled.keep(in, v)}, also...)
 }
 
 // Wanted is the revision of each section that a host should have, by name. It is empty for a host that receives
-// nothing: pending, quarantined, unmanaged or unknown.
+// nothing: pending, quarantined, unmanaged or unknown. What it is to remember of the audit log is not among them: no host waits
+// for that to be managed.
 func (d *Directory) Wanted(hostID string) map[string]section.Revision {
 	in, _, ok := d.inputs(hostID)
 	if !ok {

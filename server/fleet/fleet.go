@@ -34,6 +34,7 @@ import (
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/witness"
 )
 
 // Reader reads hosts and settings.
@@ -42,6 +43,7 @@ type Reader interface {
 	HostsAfter(ctx context.Context, id string, limit int) ([]host.Host, error)
 	WorkspaceSettings(ctx context.Context, workspaceID string) (settings.Stored, error)
 	HostSettings(ctx context.Context, hostID string) (settings.Stored, error)
+	Witnesses(ctx context.Context) ([]witness.Stored, error)
 }
 
 // Tx changes hosts.
@@ -94,6 +96,7 @@ type Directory struct {
 	removed    map[string]*removed
 	workspaces map[string]*workspace
 	labels     map[string]*labels
+	witnesses  map[string]*link.Compiled // of the few hosts that remember the audit log
 
 	log       changes
 	unsettled chan struct{} // a host may hold its first configuration without having reported it as news
@@ -181,7 +184,7 @@ func (d *Directory) Load(ctx context.Context) error {
 		return err
 	}
 	d.put(gone)
-	return nil
+	return d.readWitnesses(ctx)
 }
 
 // readAll adds hosts to an update: as they are, or as deleted.
@@ -257,11 +260,14 @@ func (d *Directory) Apply(ctx context.Context, changes []feed.Change) error {
 	defer d.applying.Unlock()
 	var u update
 	var ids []string
-	seen := map[string]bool{}
+	seen, witnesses := map[string]bool{}, false
 	for i := len(changes) - 1; i >= 0; i-- { // what is read is the newest: one look at each is enough
 		c := changes[i]
 		ownSettings := c.Kind == feed.Settings && strings.HasPrefix(c.ID, "hst_")
 		switch {
+		case c.Kind == feed.Witness:
+			witnesses = true
+			continue
 		case c.Kind != feed.Host && c.Kind != feed.Settings || seen[c.ID]:
 			continue
 		case c.Kind == feed.Settings && !ownSettings:
@@ -282,6 +288,9 @@ func (d *Directory) Apply(ctx context.Context, changes []feed.Change) error {
 		return err
 	}
 	d.put(u)
+	if witnesses {
+		return d.readWitnesses(ctx)
+	}
 	return nil
 }
 

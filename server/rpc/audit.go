@@ -14,6 +14,7 @@ import (
 	evidence "github.com/loopbackd/loopback/ledger"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/ledger"
+	"github.com/loopbackd/loopback/server/witness"
 )
 
 // Audit is loopback.v1.AuditService.
@@ -21,6 +22,16 @@ type Audit struct {
 	Service   *audit.Service
 	Ledger    *ledger.Service
 	Retention *audit.Retention
+	Witnesses *witness.Service
+}
+
+// ListWitnesses is the hosts that remember checkpoints.
+func (h Audit) ListWitnesses(ctx context.Context, _ *connect.Request[v1.ListWitnessesRequest]) (*connect.Response[v1.ListWitnessesResponse], error) {
+	items, err := h.Witnesses.List(ctx)
+	return answer(&v1.ListWitnessesResponse{Items: each(items, func(r witness.Remembering) *v1.AuditWitness {
+		return &v1.AuditWitness{HostId: r.HostID, HostName: r.Name, Scope: scope(r.Scope), Log: r.Log, Size: r.Size, Checkpoint: r.Checkpoint,
+			State: string(r.Status.State), Message: r.Status.Message, RememberedAt: timestamp(r.Status.AppliedAt)}
+	})}, err)
 }
 
 // ListEntries is those that the caller may read.

@@ -45,11 +45,13 @@ import (
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
+	"github.com/loopbackd/loopback/server/witness"
 	visit "github.com/loopbackd/loopback/signin"
 	drain "github.com/loopbackd/loopback/sink"
 	place "github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/test/plane"
 	"github.com/loopbackd/loopback/trust"
+	remembered "github.com/loopbackd/loopback/witness"
 )
 
 // marker is in every name and description of the foreign organisation, and nowhere else.
@@ -99,7 +101,7 @@ func newWorld(t *testing.T) *world {
 		SignIns: rpc.SignIns{Service: entries, Providers: idps}, Providers: rpc.Providers{Service: idps},
 		Sessions: rpc.Sessions{Service: keys, SignIns: entries, Deployment: "dep_test", Version: "0.0.0"},
 		Audit: rpc.Audit{Service: audit.NewService(storage.Bind[audit.Reader, any](p.DB), p.Tenants), Ledger: signed(t, p),
-			Retention: audit.NewRetention(storage.Bind[audit.KeepReader, audit.KeepTx](p.DB), p.Tenants, p.Clock.Now, slog.New(slog.DiscardHandler))},
+			Retention: audit.NewRetention(storage.Bind[audit.KeepReader, audit.KeepTx](p.DB), p.Tenants, p.Clock.Now, slog.New(slog.DiscardHandler)), Witnesses: remembering(p)},
 		Hosts: rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
 		AccessReviews: rpc.AccessReviews{Service: review.NewService(storage.Bind[review.Reader, review.Tx](p.DB), places{policies}, now, slog.New(slog.DiscardHandler))},
@@ -232,6 +234,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if err := tx.PutReviewItem(t.Context(), seen); err != nil {
 			return err
 		}
+		if _, err := tx.PutWitness(t.Context(), remembered.Stored{HostID: machine.ID, Scope: at, Log: 1, Size: 1, Step: remembered.Step{Key: "k", Checkpoint: "c"}}); err != nil {
+			return err
+		}
 		_, err := tx.PutOperation(t.Context(), op)
 		return err
 	}))
@@ -291,6 +296,10 @@ func sinks(t *testing.T, p *plane.Plane) *sink.Service {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func remembering(p *plane.Plane) *witness.Service {
+	return witness.New(witness.Options{Store: storage.Bind[witness.Reader, witness.Tx](p.DB), Fleet: p.Fleet, Now: p.Clock.Now, Logger: slog.New(slog.DiscardHandler)})
 }
 
 // members is a control plane whose only replica is named so that whoever may not see it can be told from who may.

@@ -20,7 +20,7 @@ const module = "github.com/loopbackd/loopback/"
 // nouns are the packages that say what a thing is. They know the standard library and each other, nothing else.
 var nouns = []string{
 	"access", "apikey", "audit", "durable", "fault", "grant", "host", "id", "label", "ledger", "operation", "policy", "principal", "provider", "query", "release", "replica",
-	"review", "secret", "section", "settings", "signin", "sink", "tenant", "token", "trust", "webhook",
+	"review", "secret", "section", "settings", "signin", "sink", "tenant", "token", "trust", "webhook", "witness",
 }
 
 // A rule says what the packages under a folder may import of this module; the longest matching folder decides. What is

@@ -1127,6 +1127,197 @@ func (x *ListLeavesResponse) GetItems() []*AuditLeaf {
 	return nil
 }
 
+type ListWitnessesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWitnessesRequest) Reset() {
+	*x = ListWitnessesRequest{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWitnessesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWitnessesRequest) ProtoMessage() {}
+
+func (x *ListWitnessesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWitnessesRequest.ProtoReflect.Descriptor instead.
+func (*ListWitnessesRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{15}
+}
+
+type ListWitnessesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*AuditWitness        `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWitnessesResponse) Reset() {
+	*x = ListWitnessesResponse{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWitnessesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWitnessesResponse) ProtoMessage() {}
+
+func (x *ListWitnessesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWitnessesResponse.ProtoReflect.Descriptor instead.
+func (*ListWitnessesResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListWitnessesResponse) GetItems() []*AuditWitness {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type AuditWitness struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	HostId   string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	HostName string                 `protobuf:"bytes,2,opt,name=host_name,json=hostName,proto3" json:"host_name,omitempty"`
+	Scope    *Scope                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	// What it was sent last.
+	Log        int64  `protobuf:"varint,4,opt,name=log,proto3" json:"log,omitempty"`
+	Size       int64  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Checkpoint string `protobuf:"bytes,6,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// What it says: "pending", "applied", "degraded" (a backup was restored) or "failed" (it refuses the checkpoint).
+	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	// What it remembers, or why it refuses, beginning with a stable code.
+	Message       string                 `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	RememberedAt  *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=remembered_at,json=rememberedAt,proto3" json:"remembered_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditWitness) Reset() {
+	*x = AuditWitness{}
+	mi := &file_loopback_v1_audit_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditWitness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditWitness) ProtoMessage() {}
+
+func (x *AuditWitness) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_audit_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditWitness.ProtoReflect.Descriptor instead.
+func (*AuditWitness) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AuditWitness) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *AuditWitness) GetHostName() string {
+	if x != nil {
+		return x.HostName
+	}
+	return ""
+}
+
+func (x *AuditWitness) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *AuditWitness) GetLog() int64 {
+	if x != nil {
+		return x.Log
+	}
+	return 0
+}
+
+func (x *AuditWitness) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *AuditWitness) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *AuditWitness) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *AuditWitness) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *AuditWitness) GetRememberedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RememberedAt
+	}
+	return nil
+}
+
 type AuditRetention struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: of the deployment, for everything without a retention of its own.
@@ -1144,7 +1335,7 @@ type AuditRetention struct {
 
 func (x *AuditRetention) Reset() {
 	*x = AuditRetention{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	mi := &file_loopback_v1_audit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1347,7 @@ func (x *AuditRetention) String() string {
 func (*AuditRetention) ProtoMessage() {}
 
 func (x *AuditRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[15]
+	mi := &file_loopback_v1_audit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1360,7 @@ func (x *AuditRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRetention.ProtoReflect.Descriptor instead.
 func (*AuditRetention) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AuditRetention) GetOrganisationId() string {
@@ -1217,7 +1408,7 @@ type GetRetentionRequest struct {
 
 func (x *GetRetentionRequest) Reset() {
 	*x = GetRetentionRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[16]
+	mi := &file_loopback_v1_audit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1420,7 @@ func (x *GetRetentionRequest) String() string {
 func (*GetRetentionRequest) ProtoMessage() {}
 
 func (x *GetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[16]
+	mi := &file_loopback_v1_audit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1433,7 @@ func (x *GetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*GetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetRetentionRequest) GetOrganisation() string {
@@ -1268,7 +1459,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_loopback_v1_audit_proto_msgTypes[17]
+	mi := &file_loopback_v1_audit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1471,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_audit_proto_msgTypes[17]
+	mi := &file_loopback_v1_audit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1484,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_audit_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetRetentionRequest) GetOrganisation() string {
@@ -1419,7 +1610,22 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x16\n" +
 	"\x06absent\x18\x03 \x01(\bR\x06absent\"B\n" +
 	"\x12ListLeavesResponse\x12,\n" +
-	"\x05items\x18\x01 \x03(\v2\x16.loopback.v1.AuditLeafR\x05items\"\xbd\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.loopback.v1.AuditLeafR\x05items\"\x16\n" +
+	"\x14ListWitnessesRequest\"H\n" +
+	"\x15ListWitnessesResponse\x12/\n" +
+	"\x05items\x18\x01 \x03(\v2\x19.loopback.v1.AuditWitnessR\x05items\"\xa5\x02\n" +
+	"\fAuditWitness\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1b\n" +
+	"\thost_name\x18\x02 \x01(\tR\bhostName\x12(\n" +
+	"\x05scope\x18\x03 \x01(\v2\x12.loopback.v1.ScopeR\x05scope\x12\x10\n" +
+	"\x03log\x18\x04 \x01(\x03R\x03log\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x06 \x01(\tR\n" +
+	"checkpoint\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x18\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12?\n" +
+	"\rremembered_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\frememberedAt\"\xbd\x01\n" +
 	"\x0eAuditRetention\x12'\n" +
 	"\x0forganisation_id\x18\x01 \x01(\tR\x0eorganisationId\x12\x1b\n" +
 	"\tkeep_days\x18\x02 \x01(\x03R\bkeepDays\x12\x12\n" +
@@ -1433,7 +1639,7 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\forganisation\x18\x01 \x01(\tR\forganisation\x12\x1b\n" +
 	"\tkeep_days\x18\x02 \x01(\x03R\bkeepDays\x12\x12\n" +
 	"\x04hold\x18\x03 \x01(\bR\x04hold\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason2\xd7\x05\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason2\xc4\x06\n" +
 	"\fAuditService\x12c\n" +
 	"\vListEntries\x12\x1f.loopback.v1.ListEntriesRequest\x1a .loopback.v1.ListEntriesResponse\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01\x12e\n" +
@@ -1441,7 +1647,8 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\n" +
 	"ProveEntry\x12\x1e.loopback.v1.ProveEntryRequest\x1a\x1f.loopback.v1.ProveEntryResponse\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01\x12t\n" +
-	"\x10ProveConsistency\x12$.loopback.v1.ProveConsistencyRequest\x1a%.loopback.v1.ProveConsistencyResponse\"\x13\x8a\xb5\x18\faudit.verify\x90\x02\x01\x12`\n" +
+	"\x10ProveConsistency\x12$.loopback.v1.ProveConsistencyRequest\x1a%.loopback.v1.ProveConsistencyResponse\"\x13\x8a\xb5\x18\faudit.verify\x90\x02\x01\x12k\n" +
+	"\rListWitnesses\x12!.loopback.v1.ListWitnessesRequest\x1a\".loopback.v1.ListWitnessesResponse\"\x13\x8a\xb5\x18\faudit.verify\x90\x02\x01\x12`\n" +
 	"\fGetRetention\x12 .loopback.v1.GetRetentionRequest\x1a\x1b.loopback.v1.AuditRetention\"\x11\x8a\xb5\x18\n" +
 	"audit.read\x90\x02\x01\x12_\n" +
 	"\fSetRetention\x12 .loopback.v1.SetRetentionRequest\x1a\x1b.loopback.v1.AuditRetention\"\x10\x8a\xb5\x18\faudit.retain\x12`\n" +
@@ -1461,7 +1668,7 @@ func file_loopback_v1_audit_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_audit_proto_rawDescData
 }
 
-var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_loopback_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_loopback_v1_audit_proto_goTypes = []any{
 	(*AuditEntry)(nil),               // 0: loopback.v1.AuditEntry
 	(*AuditGrant)(nil),               // 1: loopback.v1.AuditGrant
@@ -1478,51 +1685,59 @@ var file_loopback_v1_audit_proto_goTypes = []any{
 	(*ListLeavesRequest)(nil),        // 12: loopback.v1.ListLeavesRequest
 	(*AuditLeaf)(nil),                // 13: loopback.v1.AuditLeaf
 	(*ListLeavesResponse)(nil),       // 14: loopback.v1.ListLeavesResponse
-	(*AuditRetention)(nil),           // 15: loopback.v1.AuditRetention
-	(*GetRetentionRequest)(nil),      // 16: loopback.v1.GetRetentionRequest
-	(*SetRetentionRequest)(nil),      // 17: loopback.v1.SetRetentionRequest
-	(*timestamppb.Timestamp)(nil),    // 18: google.protobuf.Timestamp
-	(*Scope)(nil),                    // 19: loopback.v1.Scope
-	(*structpb.Value)(nil),           // 20: google.protobuf.Value
-	(*Page)(nil),                     // 21: loopback.v1.Page
+	(*ListWitnessesRequest)(nil),     // 15: loopback.v1.ListWitnessesRequest
+	(*ListWitnessesResponse)(nil),    // 16: loopback.v1.ListWitnessesResponse
+	(*AuditWitness)(nil),             // 17: loopback.v1.AuditWitness
+	(*AuditRetention)(nil),           // 18: loopback.v1.AuditRetention
+	(*GetRetentionRequest)(nil),      // 19: loopback.v1.GetRetentionRequest
+	(*SetRetentionRequest)(nil),      // 20: loopback.v1.SetRetentionRequest
+	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
+	(*Scope)(nil),                    // 22: loopback.v1.Scope
+	(*structpb.Value)(nil),           // 23: google.protobuf.Value
+	(*Page)(nil),                     // 24: loopback.v1.Page
 }
 var file_loopback_v1_audit_proto_depIdxs = []int32{
-	18, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	21, // 0: loopback.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
 	3,  // 1: loopback.v1.AuditEntry.actor:type_name -> loopback.v1.AuditActor
-	19, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
-	20, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
-	20, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
+	22, // 2: loopback.v1.AuditEntry.scope:type_name -> loopback.v1.Scope
+	23, // 3: loopback.v1.AuditEntry.before:type_name -> google.protobuf.Value
+	23, // 4: loopback.v1.AuditEntry.after:type_name -> google.protobuf.Value
 	1,  // 5: loopback.v1.AuditEntry.grant:type_name -> loopback.v1.AuditGrant
 	2,  // 6: loopback.v1.AuditGrant.approvers:type_name -> loopback.v1.AuditApprover
-	18, // 7: loopback.v1.AuditApprover.at:type_name -> google.protobuf.Timestamp
-	18, // 8: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
-	18, // 9: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
-	18, // 10: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
-	21, // 11: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
+	21, // 7: loopback.v1.AuditApprover.at:type_name -> google.protobuf.Timestamp
+	21, // 8: loopback.v1.AuditActor.mfa_at:type_name -> google.protobuf.Timestamp
+	21, // 9: loopback.v1.ListEntriesRequest.since:type_name -> google.protobuf.Timestamp
+	21, // 10: loopback.v1.ListEntriesRequest.until:type_name -> google.protobuf.Timestamp
+	24, // 11: loopback.v1.ListEntriesRequest.page:type_name -> loopback.v1.Page
 	0,  // 12: loopback.v1.ListEntriesResponse.items:type_name -> loopback.v1.AuditEntry
-	18, // 13: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
+	21, // 13: loopback.v1.AuditCheckpoint.signed_at:type_name -> google.protobuf.Timestamp
 	6,  // 14: loopback.v1.ProveEntryResponse.checkpoint:type_name -> loopback.v1.AuditCheckpoint
 	13, // 15: loopback.v1.ListLeavesResponse.items:type_name -> loopback.v1.AuditLeaf
-	18, // 16: loopback.v1.AuditRetention.updated_at:type_name -> google.protobuf.Timestamp
-	4,  // 17: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
-	7,  // 18: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
-	8,  // 19: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
-	10, // 20: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
-	16, // 21: loopback.v1.AuditService.GetRetention:input_type -> loopback.v1.GetRetentionRequest
-	17, // 22: loopback.v1.AuditService.SetRetention:input_type -> loopback.v1.SetRetentionRequest
-	12, // 23: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
-	5,  // 24: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
-	6,  // 25: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
-	9,  // 26: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
-	11, // 27: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
-	15, // 28: loopback.v1.AuditService.GetRetention:output_type -> loopback.v1.AuditRetention
-	15, // 29: loopback.v1.AuditService.SetRetention:output_type -> loopback.v1.AuditRetention
-	14, // 30: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	17, // 16: loopback.v1.ListWitnessesResponse.items:type_name -> loopback.v1.AuditWitness
+	22, // 17: loopback.v1.AuditWitness.scope:type_name -> loopback.v1.Scope
+	21, // 18: loopback.v1.AuditWitness.remembered_at:type_name -> google.protobuf.Timestamp
+	21, // 19: loopback.v1.AuditRetention.updated_at:type_name -> google.protobuf.Timestamp
+	4,  // 20: loopback.v1.AuditService.ListEntries:input_type -> loopback.v1.ListEntriesRequest
+	7,  // 21: loopback.v1.AuditService.GetCheckpoint:input_type -> loopback.v1.GetCheckpointRequest
+	8,  // 22: loopback.v1.AuditService.ProveEntry:input_type -> loopback.v1.ProveEntryRequest
+	10, // 23: loopback.v1.AuditService.ProveConsistency:input_type -> loopback.v1.ProveConsistencyRequest
+	15, // 24: loopback.v1.AuditService.ListWitnesses:input_type -> loopback.v1.ListWitnessesRequest
+	19, // 25: loopback.v1.AuditService.GetRetention:input_type -> loopback.v1.GetRetentionRequest
+	20, // 26: loopback.v1.AuditService.SetRetention:input_type -> loopback.v1.SetRetentionRequest
+	12, // 27: loopback.v1.AuditService.ListLeaves:input_type -> loopback.v1.ListLeavesRequest
+	5,  // 28: loopback.v1.AuditService.ListEntries:output_type -> loopback.v1.ListEntriesResponse
+	6,  // 29: loopback.v1.AuditService.GetCheckpoint:output_type -> loopback.v1.AuditCheckpoint
+	9,  // 30: loopback.v1.AuditService.ProveEntry:output_type -> loopback.v1.ProveEntryResponse
+	11, // 31: loopback.v1.AuditService.ProveConsistency:output_type -> loopback.v1.ProveConsistencyResponse
+	16, // 32: loopback.v1.AuditService.ListWitnesses:output_type -> loopback.v1.ListWitnessesResponse
+	18, // 33: loopback.v1.AuditService.GetRetention:output_type -> loopback.v1.AuditRetention
+	18, // 34: loopback.v1.AuditService.SetRetention:output_type -> loopback.v1.AuditRetention
+	14, // 35: loopback.v1.AuditService.ListLeaves:output_type -> loopback.v1.ListLeavesResponse
+	28, // [28:36] is the sub-list for method output_type
+	20, // [20:28] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_audit_proto_init() }
@@ -1537,7 +1752,7 @@ func file_loopback_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_audit_proto_rawDesc), len(file_loopback_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,9 @@ const (
 	// AuditServiceProveConsistencyProcedure is the fully-qualified name of the AuditService's
 	// ProveConsistency RPC.
 	AuditServiceProveConsistencyProcedure = "/loopback.v1.AuditService/ProveConsistency"
+	// AuditServiceListWitnessesProcedure is the fully-qualified name of the AuditService's
+	// ListWitnesses RPC.
+	AuditServiceListWitnessesProcedure = "/loopback.v1.AuditService/ListWitnesses"
 	// AuditServiceGetRetentionProcedure is the fully-qualified name of the AuditService's GetRetention
 	// RPC.
 	AuditServiceGetRetentionProcedure = "/loopback.v1.AuditService/GetRetention"
@@ -64,6 +67,9 @@ type AuditServiceClient interface {
 	ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error)
 	// Proof that a later state of the log only added to an earlier one.
 	ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error)
+	// The hosts that remember checkpoints of the log, of those that the caller may read, and what each says that it remembers. Ask the
+	// hosts themselves to be sure: loopback-agent status.
+	ListWitnesses(context.Context, *connect.Request[v1.ListWitnessesRequest]) (*connect.Response[v1.ListWitnessesResponse], error)
 	// How long the bodies of an organisation's entries are kept.
 	GetRetention(context.Context, *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error)
 	// Sets how long, and whether they are on hold. Only bodies are deleted: the hashes stay, and the log verifies as before.
@@ -111,6 +117,13 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		listWitnesses: connect.NewClient[v1.ListWitnessesRequest, v1.ListWitnessesResponse](
+			httpClient,
+			baseURL+AuditServiceListWitnessesProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("ListWitnesses")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		getRetention: connect.NewClient[v1.GetRetentionRequest, v1.AuditRetention](
 			httpClient,
 			baseURL+AuditServiceGetRetentionProcedure,
@@ -140,6 +153,7 @@ type auditServiceClient struct {
 	getCheckpoint    *connect.Client[v1.GetCheckpointRequest, v1.AuditCheckpoint]
 	proveEntry       *connect.Client[v1.ProveEntryRequest, v1.ProveEntryResponse]
 	proveConsistency *connect.Client[v1.ProveConsistencyRequest, v1.ProveConsistencyResponse]
+	listWitnesses    *connect.Client[v1.ListWitnessesRequest, v1.ListWitnessesResponse]
 	getRetention     *connect.Client[v1.GetRetentionRequest, v1.AuditRetention]
 	setRetention     *connect.Client[v1.SetRetentionRequest, v1.AuditRetention]
 	listLeaves       *connect.Client[v1.ListLeavesRequest, v1.ListLeavesResponse]
@@ -163,6 +177,11 @@ func (c *auditServiceClient) ProveEntry(ctx context.Context, req *connect.Reques
 // ProveConsistency calls loopback.v1.AuditService.ProveConsistency.
 func (c *auditServiceClient) ProveConsistency(ctx context.Context, req *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error) {
 	return c.proveConsistency.CallUnary(ctx, req)
+}
+
+// ListWitnesses calls loopback.v1.AuditService.ListWitnesses.
+func (c *auditServiceClient) ListWitnesses(ctx context.Context, req *connect.Request[v1.ListWitnessesRequest]) (*connect.Response[v1.ListWitnessesResponse], error) {
+	return c.listWitnesses.CallUnary(ctx, req)
 }
 
 // GetRetention calls loopback.v1.AuditService.GetRetention.
@@ -190,6 +209,9 @@ type AuditServiceHandler interface {
 	ProveEntry(context.Context, *connect.Request[v1.ProveEntryRequest]) (*connect.Response[v1.ProveEntryResponse], error)
 	// Proof that a later state of the log only added to an earlier one.
 	ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error)
+	// The hosts that remember checkpoints of the log, of those that the caller may read, and what each says that it remembers. Ask the
+	// hosts themselves to be sure: loopback-agent status.
+	ListWitnesses(context.Context, *connect.Request[v1.ListWitnessesRequest]) (*connect.Response[v1.ListWitnessesResponse], error)
 	// How long the bodies of an organisation's entries are kept.
 	GetRetention(context.Context, *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error)
 	// Sets how long, and whether they are on hold. Only bodies are deleted: the hashes stay, and the log verifies as before.
@@ -233,6 +255,13 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	auditServiceListWitnessesHandler := connect.NewUnaryHandler(
+		AuditServiceListWitnessesProcedure,
+		svc.ListWitnesses,
+		connect.WithSchema(auditServiceMethods.ByName("ListWitnesses")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	auditServiceGetRetentionHandler := connect.NewUnaryHandler(
 		AuditServiceGetRetentionProcedure,
 		svc.GetRetention,
@@ -263,6 +292,8 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 			auditServiceProveEntryHandler.ServeHTTP(w, r)
 		case AuditServiceProveConsistencyProcedure:
 			auditServiceProveConsistencyHandler.ServeHTTP(w, r)
+		case AuditServiceListWitnessesProcedure:
+			auditServiceListWitnessesHandler.ServeHTTP(w, r)
 		case AuditServiceGetRetentionProcedure:
 			auditServiceGetRetentionHandler.ServeHTTP(w, r)
 		case AuditServiceSetRetentionProcedure:
@@ -292,6 +323,10 @@ func (UnimplementedAuditServiceHandler) ProveEntry(context.Context, *connect.Req
 
 func (UnimplementedAuditServiceHandler) ProveConsistency(context.Context, *connect.Request[v1.ProveConsistencyRequest]) (*connect.Response[v1.ProveConsistencyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ProveConsistency is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) ListWitnesses(context.Context, *connect.Request[v1.ListWitnessesRequest]) (*connect.Response[v1.ListWitnessesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.AuditService.ListWitnesses is not implemented"))
 }
 
 func (UnimplementedAuditServiceHandler) GetRetention(context.Context, *connect.Request[v1.GetRetentionRequest]) (*connect.Response[v1.AuditRetention], error) {

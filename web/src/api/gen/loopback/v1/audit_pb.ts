@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/audit.proto.
  */
 export const file_loopback_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEisgMKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJEhAKCHNuYXBzaG90GBAgASgDEiYKBWdyYW50GBEgASgLMhcubG9vcGJhY2sudjEuQXVkaXRHcmFudCJnCgpBdWRpdEdyYW50EgoKAmlkGAEgASgJEi0KCWFwcHJvdmVycxgCIAMoCzIaLmxvb3BiYWNrLnYxLkF1ZGl0QXBwcm92ZXISDgoGcmVhc29uGAMgASgJEg4KBnRpY2tldBgEIAEoCSJRCg1BdWRpdEFwcHJvdmVyEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpQBCgpBdWRpdEFjdG9yEgwKBGtpbmQYASABKAkSCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhEKCXByaW5jaXBhbBgFIAEoCRIqCgZtZmFfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBm1ldGhvZBgHIAEoCSLlAQoSTGlzdEVudHJpZXNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIOCgZhY3Rpb24YAiABKAkSDgoGdGFyZ2V0GAMgASgJEg0KBWFjdG9yGAQgASgJEikKBXNpbmNlGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOYWZ0ZXJfcG9zaXRpb24YByABKAMSHwoEcGFnZRgIIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiVgoTTGlzdEVudHJpZXNSZXNwb25zZRImCgVpdGVtcxgBIAMoCzIXLmxvb3BiYWNrLnYxLkF1ZGl0RW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq0BCg9BdWRpdENoZWNrcG9pbnQSCwoDbG9nGAEgASgDEgwKBHNpemUYAiABKAMSEgoKY2hlY2twb2ludBgDIAEoCRILCgNrZXkYBCABKAkSDQoFYmVnYW4YBSABKAMSEAoIcHJldmlvdXMYBiABKAkSDgoGcHJ1bmVkGAcgASgDEi0KCXNpZ25lZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiIwoUR2V0Q2hlY2twb2ludFJlcXVlc3QSCwoDbG9nGAEgASgDIiIKEVByb3ZlRW50cnlSZXF1ZXN0Eg0KBWVudHJ5GAEgASgJInMKElByb3ZlRW50cnlSZXNwb25zZRIwCgpjaGVja3BvaW50GAEgASgLMhwubG9vcGJhY2sudjEuQXVkaXRDaGVja3BvaW50EgwKBGxlYWYYAiABKAkSDQoFaW5kZXgYAyABKAMSDgoGaGFzaGVzGAQgAygMIkAKF1Byb3ZlQ29uc2lzdGVuY3lSZXF1ZXN0EgsKA2xvZxgBIAEoAxIMCgRmcm9tGAIgASgDEgoKAnRvGAMgASgDIioKGFByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZRIOCgZoYXNoZXMYASADKAwiPgoRTGlzdExlYXZlc1JlcXVlc3QSCwoDbG9nGAEgASgDEg0KBXN0YXJ0GAIgASgDEg0KBWxpbWl0GAMgASgFIjcKCUF1ZGl0TGVhZhIMCgRib2R5GAEgASgJEgwKBGhhc2gYAiABKAwSDgoGYWJzZW50GAMgASgIIjsKEkxpc3RMZWF2ZXNSZXNwb25zZRIlCgVpdGVtcxgBIAMoCzIWLmxvb3BiYWNrLnYxLkF1ZGl0TGVhZiKKAQoOQXVkaXRSZXRlbnRpb24SFwoPb3JnYW5pc2F0aW9uX2lkGAEgASgJEhEKCWtlZXBfZGF5cxgCIAEoAxIMCgRob2xkGAMgASgIEg4KBnJlYXNvbhgEIAEoCRIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIrChNHZXRSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCSJcChNTZXRSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIRCglrZWVwX2RheXMYAiABKAMSDAoEaG9sZBgDIAEoCBIOCgZyZWFzb24YBCABKAky1wUKDEF1ZGl0U2VydmljZRJjCgtMaXN0RW50cmllcxIfLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEmUKDUdldENoZWNrcG9pbnQSIS5sb29wYmFjay52MS5HZXRDaGVja3BvaW50UmVxdWVzdBocLmxvb3BiYWNrLnYxLkF1ZGl0Q2hlY2twb2ludCITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgpQcm92ZUVudHJ5Eh4ubG9vcGJhY2sudjEuUHJvdmVFbnRyeVJlcXVlc3QaHy5sb29wYmFjay52MS5Qcm92ZUVudHJ5UmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEnQKEFByb3ZlQ29uc2lzdGVuY3kSJC5sb29wYmFjay52MS5Qcm92ZUNvbnNpc3RlbmN5UmVxdWVzdBolLmxvb3BiYWNrLnYxLlByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZSITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgxHZXRSZXRlbnRpb24SIC5sb29wYmFjay52MS5HZXRSZXRlbnRpb25SZXF1ZXN0GhsubG9vcGJhY2sudjEuQXVkaXRSZXRlbnRpb24iEZACAYq1GAphdWRpdC5yZWFkEl8KDFNldFJldGVudGlvbhIgLmxvb3BiYWNrLnYxLlNldFJldGVudGlvblJlcXVlc3QaGy5sb29wYmFjay52MS5BdWRpdFJldGVudGlvbiIQirUYDGF1ZGl0LnJldGFpbhJgCgpMaXN0TGVhdmVzEh4ubG9vcGJhY2sudjEuTGlzdExlYXZlc1JlcXVlc3QaHy5sb29wYmFjay52MS5MaXN0TGVhdmVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chdsb29wYmFjay92MS9hdWRpdC5wcm90bxILbG9vcGJhY2sudjEisgMKCkF1ZGl0RW50cnkSCgoCaWQYASABKAkSEAoIcG9zaXRpb24YAiABKAMSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKBWFjdG9yGAQgASgLMhcubG9vcGJhY2sudjEuQXVkaXRBY3RvchIOCgZhY3Rpb24YBSABKAkSIQoFc2NvcGUYBiABKAsyEi5sb29wYmFjay52MS5TY29wZRIOCgZ0YXJnZXQYByABKAkSEwoLdGFyZ2V0X25hbWUYCCABKAkSDwoHb3V0Y29tZRgJIAEoCRIOCgZyZWFzb24YCiABKAkSDgoGdGlja2V0GAsgASgJEiYKBmJlZm9yZRgMIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIlCgVhZnRlchgNIAEoCzIWLmdvb2dsZS5wcm90b2J1Zi5WYWx1ZRIQCghkZWNpc2lvbhgOIAEoCRISCgpyZXF1ZXN0X2lkGA8gASgJEhAKCHNuYXBzaG90GBAgASgDEiYKBWdyYW50GBEgASgLMhcubG9vcGJhY2sudjEuQXVkaXRHcmFudCJnCgpBdWRpdEdyYW50EgoKAmlkGAEgASgJEi0KCWFwcHJvdmVycxgCIAMoCzIaLmxvb3BiYWNrLnYxLkF1ZGl0QXBwcm92ZXISDgoGcmVhc29uGAMgASgJEg4KBnRpY2tldBgEIAEoCSJRCg1BdWRpdEFwcHJvdmVyEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpQBCgpBdWRpdEFjdG9yEgwKBGtpbmQYASABKAkSCgoCaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhEKCXByaW5jaXBhbBgFIAEoCRIqCgZtZmFfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBm1ldGhvZBgHIAEoCSLlAQoSTGlzdEVudHJpZXNSZXF1ZXN0EhEKCXdvcmtzcGFjZRgBIAEoCRIOCgZhY3Rpb24YAiABKAkSDgoGdGFyZ2V0GAMgASgJEg0KBWFjdG9yGAQgASgJEikKBXNpbmNlGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOYWZ0ZXJfcG9zaXRpb24YByABKAMSHwoEcGFnZRgIIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiVgoTTGlzdEVudHJpZXNSZXNwb25zZRImCgVpdGVtcxgBIAMoCzIXLmxvb3BiYWNrLnYxLkF1ZGl0RW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIq0BCg9BdWRpdENoZWNrcG9pbnQSCwoDbG9nGAEgASgDEgwKBHNpemUYAiABKAMSEgoKY2hlY2twb2ludBgDIAEoCRILCgNrZXkYBCABKAkSDQoFYmVnYW4YBSABKAMSEAoIcHJldmlvdXMYBiABKAkSDgoGcHJ1bmVkGAcgASgDEi0KCXNpZ25lZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiIwoUR2V0Q2hlY2twb2ludFJlcXVlc3QSCwoDbG9nGAEgASgDIiIKEVByb3ZlRW50cnlSZXF1ZXN0Eg0KBWVudHJ5GAEgASgJInMKElByb3ZlRW50cnlSZXNwb25zZRIwCgpjaGVja3BvaW50GAEgASgLMhwubG9vcGJhY2sudjEuQXVkaXRDaGVja3BvaW50EgwKBGxlYWYYAiABKAkSDQoFaW5kZXgYAyABKAMSDgoGaGFzaGVzGAQgAygMIkAKF1Byb3ZlQ29uc2lzdGVuY3lSZXF1ZXN0EgsKA2xvZxgBIAEoAxIMCgRmcm9tGAIgASgDEgoKAnRvGAMgASgDIioKGFByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZRIOCgZoYXNoZXMYASADKAwiPgoRTGlzdExlYXZlc1JlcXVlc3QSCwoDbG9nGAEgASgDEg0KBXN0YXJ0GAIgASgDEg0KBWxpbWl0GAMgASgFIjcKCUF1ZGl0TGVhZhIMCgRib2R5GAEgASgJEgwKBGhhc2gYAiABKAwSDgoGYWJzZW50GAMgASgIIjsKEkxpc3RMZWF2ZXNSZXNwb25zZRIlCgVpdGVtcxgBIAMoCzIWLmxvb3BiYWNrLnYxLkF1ZGl0TGVhZiIWChRMaXN0V2l0bmVzc2VzUmVxdWVzdCJBChVMaXN0V2l0bmVzc2VzUmVzcG9uc2USKAoFaXRlbXMYASADKAsyGS5sb29wYmFjay52MS5BdWRpdFdpdG5lc3Mi1wEKDEF1ZGl0V2l0bmVzcxIPCgdob3N0X2lkGAEgASgJEhEKCWhvc3RfbmFtZRgCIAEoCRIhCgVzY29wZRgDIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEgsKA2xvZxgEIAEoAxIMCgRzaXplGAUgASgDEhIKCmNoZWNrcG9pbnQYBiABKAkSDQoFc3RhdGUYByABKAkSDwoHbWVzc2FnZRgIIAEoCRIxCg1yZW1lbWJlcmVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKKAQoOQXVkaXRSZXRlbnRpb24SFwoPb3JnYW5pc2F0aW9uX2lkGAEgASgJEhEKCWtlZXBfZGF5cxgCIAEoAxIMCgRob2xkGAMgASgIEg4KBnJlYXNvbhgEIAEoCRIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIrChNHZXRSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCSJcChNTZXRSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIRCglrZWVwX2RheXMYAiABKAMSDAoEaG9sZBgDIAEoCBIOCgZyZWFzb24YBCABKAkyxAYKDEF1ZGl0U2VydmljZRJjCgtMaXN0RW50cmllcxIfLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RFbnRyaWVzUmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEmUKDUdldENoZWNrcG9pbnQSIS5sb29wYmFjay52MS5HZXRDaGVja3BvaW50UmVxdWVzdBocLmxvb3BiYWNrLnYxLkF1ZGl0Q2hlY2twb2ludCITkAIBirUYDGF1ZGl0LnZlcmlmeRJgCgpQcm92ZUVudHJ5Eh4ubG9vcGJhY2sudjEuUHJvdmVFbnRyeVJlcXVlc3QaHy5sb29wYmFjay52MS5Qcm92ZUVudHJ5UmVzcG9uc2UiEZACAYq1GAphdWRpdC5yZWFkEnQKEFByb3ZlQ29uc2lzdGVuY3kSJC5sb29wYmFjay52MS5Qcm92ZUNvbnNpc3RlbmN5UmVxdWVzdBolLmxvb3BiYWNrLnYxLlByb3ZlQ29uc2lzdGVuY3lSZXNwb25zZSITkAIBirUYDGF1ZGl0LnZlcmlmeRJrCg1MaXN0V2l0bmVzc2VzEiEubG9vcGJhY2sudjEuTGlzdFdpdG5lc3Nlc1JlcXVlc3QaIi5sb29wYmFjay52MS5MaXN0V2l0bmVzc2VzUmVzcG9uc2UiE5ACAYq1GAxhdWRpdC52ZXJpZnkSYAoMR2V0UmV0ZW50aW9uEiAubG9vcGJhY2sudjEuR2V0UmV0ZW50aW9uUmVxdWVzdBobLmxvb3BiYWNrLnYxLkF1ZGl0UmV0ZW50aW9uIhGQAgGKtRgKYXVkaXQucmVhZBJfCgxTZXRSZXRlbnRpb24SIC5sb29wYmFjay52MS5TZXRSZXRlbnRpb25SZXF1ZXN0GhsubG9vcGJhY2sudjEuQXVkaXRSZXRlbnRpb24iEIq1GAxhdWRpdC5yZXRhaW4SYAoKTGlzdExlYXZlcxIeLmxvb3BiYWNrLnYxLkxpc3RMZWF2ZXNSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuTGlzdExlYXZlc1Jlc3BvbnNlIhGQAgGKtRgKYXVkaXQucmVhZEI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_struct, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.AuditEntry
@@ -599,6 +599,99 @@ export const ListLeavesResponseSchema: GenMessage<ListLeavesResponse> = /*@__PUR
   messageDesc(file_loopback_v1_audit, 14);
 
 /**
+ * @generated from message loopback.v1.ListWitnessesRequest
+ */
+export type ListWitnessesRequest = Message<"loopback.v1.ListWitnessesRequest"> & {
+};
+
+/**
+ * Describes the message loopback.v1.ListWitnessesRequest.
+ * Use `create(ListWitnessesRequestSchema)` to create a new message.
+ */
+export const ListWitnessesRequestSchema: GenMessage<ListWitnessesRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 15);
+
+/**
+ * @generated from message loopback.v1.ListWitnessesResponse
+ */
+export type ListWitnessesResponse = Message<"loopback.v1.ListWitnessesResponse"> & {
+  /**
+   * @generated from field: repeated loopback.v1.AuditWitness items = 1;
+   */
+  items: AuditWitness[];
+};
+
+/**
+ * Describes the message loopback.v1.ListWitnessesResponse.
+ * Use `create(ListWitnessesResponseSchema)` to create a new message.
+ */
+export const ListWitnessesResponseSchema: GenMessage<ListWitnessesResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 16);
+
+/**
+ * @generated from message loopback.v1.AuditWitness
+ */
+export type AuditWitness = Message<"loopback.v1.AuditWitness"> & {
+  /**
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * @generated from field: string host_name = 2;
+   */
+  hostName: string;
+
+  /**
+   * @generated from field: loopback.v1.Scope scope = 3;
+   */
+  scope?: Scope | undefined;
+
+  /**
+   * What it was sent last.
+   *
+   * @generated from field: int64 log = 4;
+   */
+  log: bigint;
+
+  /**
+   * @generated from field: int64 size = 5;
+   */
+  size: bigint;
+
+  /**
+   * @generated from field: string checkpoint = 6;
+   */
+  checkpoint: string;
+
+  /**
+   * What it says: "pending", "applied", "degraded" (a backup was restored) or "failed" (it refuses the checkpoint).
+   *
+   * @generated from field: string state = 7;
+   */
+  state: string;
+
+  /**
+   * What it remembers, or why it refuses, beginning with a stable code.
+   *
+   * @generated from field: string message = 8;
+   */
+  message: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp remembered_at = 9;
+   */
+  rememberedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.AuditWitness.
+ * Use `create(AuditWitnessSchema)` to create a new message.
+ */
+export const AuditWitnessSchema: GenMessage<AuditWitness> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_audit, 17);
+
+/**
  * @generated from message loopback.v1.AuditRetention
  */
 export type AuditRetention = Message<"loopback.v1.AuditRetention"> & {
@@ -641,7 +734,7 @@ export type AuditRetention = Message<"loopback.v1.AuditRetention"> & {
  * Use `create(AuditRetentionSchema)` to create a new message.
  */
 export const AuditRetentionSchema: GenMessage<AuditRetention> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 15);
+  messageDesc(file_loopback_v1_audit, 18);
 
 /**
  * @generated from message loopback.v1.GetRetentionRequest
@@ -660,7 +753,7 @@ export type GetRetentionRequest = Message<"loopback.v1.GetRetentionRequest"> & {
  * Use `create(GetRetentionRequestSchema)` to create a new message.
  */
 export const GetRetentionRequestSchema: GenMessage<GetRetentionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 16);
+  messageDesc(file_loopback_v1_audit, 19);
 
 /**
  * @generated from message loopback.v1.SetRetentionRequest
@@ -700,7 +793,7 @@ export type SetRetentionRequest = Message<"loopback.v1.SetRetentionRequest"> & {
  * Use `create(SetRetentionRequestSchema)` to create a new message.
  */
 export const SetRetentionRequestSchema: GenMessage<SetRetentionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_audit, 17);
+  messageDesc(file_loopback_v1_audit, 20);
 
 /**
  * The audit log.
@@ -747,6 +840,17 @@ export const AuditService: GenService<{
     methodKind: "unary";
     input: typeof ProveConsistencyRequestSchema;
     output: typeof ProveConsistencyResponseSchema;
+  },
+  /**
+   * The hosts that remember checkpoints of the log, of those that the caller may read, and what each says that it remembers. Ask the
+   * hosts themselves to be sure: loopback-agent status.
+   *
+   * @generated from rpc loopback.v1.AuditService.ListWitnesses
+   */
+  listWitnesses: {
+    methodKind: "unary";
+    input: typeof ListWitnessesRequestSchema;
+    output: typeof ListWitnessesResponseSchema;
   },
   /**
    * How long the bodies of an organisation's entries are kept.
