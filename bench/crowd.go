@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/loopbackd/loopback/section"
@@ -57,11 +59,28 @@ type answer struct {
 	Times []int64 `json:"times,omitempty"` // in nanoseconds since 1970
 }
 
-// A crowd is nice(1): its members would be machines of their own, and must not keep the control plane, or an operator's
+// A crowd stands back: its members would be machines of their own, and must not keep the control plane, or an operator's
 // call, from a processor.
+const standingBack = 10
+
 func (b *bench) startCrowd(ctx context.Context, n int) (*crowd, error) {
-	r, _, err := startRivalBy(exec.CommandContext(ctx, "nice", "-n", "10", b.self, "rival", "crowd"))
+	r, _, err := startRivalBy(exec.CommandContext(ctx, "nice", "-n", strconv.Itoa(standingBack), b.self, "rival", "crowd"))
 	return &crowd{n, r}, err
+}
+
+// renice moves a crowd's threads, those that it will start included, to another niceness.
+func (c *crowd) renice(to int) error {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", c.process.pid()))
+	for _, t := range threads {
+		id, convErr := strconv.Atoi(t.Name())
+		if err = errors.Join(err, convErr); err != nil {
+			break
+		}
+		if e := syscall.Setpriority(syscall.PRIO_PROCESS, id, to); e != nil && !errors.Is(e, syscall.ESRCH) {
+			err = e
+		}
+	}
+	return err
 }
 
 func (c *crowd) ask(o order) (answer, error) {
