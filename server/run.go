@@ -97,7 +97,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("ending reviews of access", s.reviews.Run)
 	work("shipping the audit log", s.shipper.Run)
 	work("looking at vital signs", s.keepVitals)
-	work("keeping room for garbage", keepRoom)
+	work("keeping room for garbage", keepRoom(s.hub.Links))
 	work("keeping tokens", func(ctx context.Context) error { s.tokens.Run(ctx); return nil })
 	if err := s.hear(); err != nil {
 		failed <- wrap("listening to replicas", err)
