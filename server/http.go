@@ -20,6 +20,7 @@ import (
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/rpc/openapi"
 	"github.com/loopbackd/loopback/web"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // handler is everything on the one port.
@@ -69,6 +70,7 @@ func (s *Server) handler() http.Handler {
 	all := http.NewServeMux()
 	all.HandleFunc("/agent/v1/link", s.wire.ServeLink)
 	all.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
+	all.Handle(wire.StreamPath, s.streams)
 	all.Handle("/", patient{s.options.Settings.Limits.ReadTimeout, s.options.Settings.Limits.WriteTimeout, s.meters.cut}.handler(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")

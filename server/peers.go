@@ -20,6 +20,7 @@ import (
 	"github.com/loopbackd/loopback/server/keys"
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // joinReplicas takes this replica's place among the others, where there are any.
@@ -148,13 +149,23 @@ func (s *Server) listenToPeers() (*peers, error) {
 	}
 	mux := http.NewServeMux()
 	short := shortName(s.replica)
-	mux.HandleFunc("/agent/v1/poll", func(w http.ResponseWriter, r *http.Request) {
-		// What came from a replica is not sent on to a third: names in polls are their sender's claim.
-		if to, _, _ := strings.Cut(r.Header.Get(linkHeader), "-"); to != short {
+	// What came from a replica is not sent on to a third: names in polls are their sender's claim.
+	foreign := func(w http.ResponseWriter, r *http.Request) bool {
+		to, _, _ := strings.Cut(r.Header.Get(linkHeader), "-")
+		if to != short {
 			http.Error(w, "link_unknown", http.StatusGone)
-			return
 		}
-		s.wire.ServePoll(w, r)
+		return to != short
+	}
+	mux.HandleFunc("/agent/v1/poll", func(w http.ResponseWriter, r *http.Request) {
+		if !foreign(w, r) {
+			s.wire.ServePoll(w, r)
+		}
+	})
+	mux.HandleFunc(wire.StreamPath, func(w http.ResponseWriter, r *http.Request) {
+		if !wire.Resumes(r) || !foreign(w, r) {
+			s.streams.ServePeer(w, r)
+		}
 	})
 	mux.HandleFunc("GET "+replica.AboutPath, s.about)
 	return &peers{
@@ -188,6 +199,34 @@ func (p *peers) forward(w http.ResponseWriter, r *http.Request, short string) {
 	}
 	defer stop()
 	proxy.ServeHTTP(w, r.WithContext(while))
+}
+
+// forwardPoll is forward for a replica that may be alone.
+func (s *Server) forwardPoll(w http.ResponseWriter, r *http.Request, short string) {
+	if s.peers == nil {
+		http.Error(w, "link_unknown", http.StatusGone)
+		return
+	}
+	s.peers.forward(w, r, short)
+}
+
+// forwardStream sends a stream, unopened, to the replica that its name says; false where that cannot be reached.
+func (p *peers) forwardStream(w http.ResponseWriter, r *http.Request, short string) bool {
+	name, address := p.replicas.Address(short)
+	if address == "" {
+		return false
+	}
+	proxy, err := p.proxy(name, address)
+	if err != nil {
+		return false
+	}
+	while, stop, ok := p.whileReached(r.Context(), name)
+	if !ok {
+		return false
+	}
+	defer stop()
+	proxy.ServeHTTP(w, r.WithContext(while))
+	return true
 }
 
 func (p *peers) proxy(name, address string) (*httputil.ReverseProxy, error) {

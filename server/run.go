@@ -146,7 +146,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	err = errors.Join(err, wrap("parting from agents", s.hub.Close(end)))
-	err = errors.Join(err, wrap("closing links", s.wire.Close(end)))
+	err = errors.Join(err, wrap("closing links", s.wire.Close(end)), wrap("closing streams", s.streams.Close(end)))
 	err = errors.Join(err, ignoreDeadline(wrap("ending calls", public.Shutdown(end))))
 	_ = public.Close()
 	if s.peers != nil {

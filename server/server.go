@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -53,6 +54,7 @@ import (
 	signins "github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/server/stream"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/server/tracing"
@@ -94,6 +96,7 @@ type Server struct {
 	directory *fleet.Directory
 	hub       *link.Hub
 	wire      *wire.Server
+	streams   *stream.Service
 	policy    *access.Policy
 	engine    *rules.Engine
 	questions *rules.Service
@@ -309,6 +312,14 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.directory.Tell(s.hub)
 	s.wire = &wire.Server{Keys: s.linkKeys, TrustedProxies: set.Proxies(), Replica: shortName(s.replica)}
 	s.hub.Attach(s.wire)
+	s.streams = stream.New(stream.Options{
+		Keys: s.linkKeys, Secret: s.keys.Pepper, Replica: shortName(s.replica), Admit: s.hub.Admit, Proven: s.hub.Vouch,
+		TrustedProxies: set.Proxies(), Logger: o.Logger, Registerer: o.Registry,
+		Forward: func(w http.ResponseWriter, r *http.Request, to string) bool {
+			return s.peers != nil && s.peers.forwardStream(w, r, to)
+		},
+		ForwardPoll: s.forwardPoll,
+	})
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})

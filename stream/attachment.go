@@ -56,8 +56,8 @@ func (e *End) Attach(c Carrier) *Attachment {
 		}
 	}
 	e.mu.Unlock()
-	if before != nil {
-		before.Lost(ErrSuperseded)
+	if before != nil && before.lost(ErrSuperseded) {
+		go before.carrier.Close(ErrSuperseded) // it may be a black hole, and take its time
 	}
 	notify(a.wake)
 	return a
@@ -65,19 +65,24 @@ func (e *End) Attach(c Carrier) *Attachment {
 
 // Lost ends the attachment: the connection is gone, or is to go. The session waits for the next one.
 func (a *Attachment) Lost(reason error) {
+	if a.lost(reason) {
+		a.carrier.Close(reason)
+	}
+}
+
+func (a *Attachment) lost(reason error) bool {
 	e := a.end
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if a.why != nil {
-		e.mu.Unlock()
-		return
+		return false
 	}
 	a.why = reason
 	close(a.gone)
 	if e.now == a {
 		e.now = nil
 	}
-	e.mu.Unlock()
-	a.carrier.Close(reason)
+	return true
 }
 
 // Receive takes a message in. It does not wait for readers. An error has ended the attachment.

@@ -195,6 +195,7 @@ func (e *End) finish(reason error) {
 	for _, w := range e.writers {
 		if w != nil {
 			w.ring.trim(w.ring.end())
+			w.sent = w.ring.end()
 		}
 	}
 }

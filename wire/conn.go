@@ -21,6 +21,7 @@ type Conn struct {
 	keyset   trust.Keyset
 	hash     [32]byte
 	fallback error
+	fragment int // bytes of the largest piece
 
 	in    sealing // the receiving goroutine's
 	parts assembly
@@ -50,9 +51,9 @@ type uplink interface {
 	transport() string
 }
 
-func newConn(u uplink, s *session, signed trust.Signed, keyset trust.Keyset) *Conn {
+func newConn(u uplink, s *session, signed trust.Signed, keyset trust.Keyset, fragment int) *Conn {
 	c := &Conn{
-		uplink: u, signed: signed, keyset: keyset, hash: s.hash,
+		uplink: u, signed: signed, keyset: keyset, hash: s.hash, fragment: fragment,
 		in: s.in, out: s.out,
 		sending: make(chan struct{}, 1), frames: make(chan []byte), done: make(chan struct{}), left: make(chan struct{}),
 	}
@@ -87,7 +88,7 @@ func (c *Conn) Send(ctx context.Context, envelope []byte) error {
 		return c.reason()
 	}
 	var messages [][]byte
-	err := c.out.sealEnvelope(envelope, uplinkFragment, func(m []byte) error {
+	err := c.out.sealEnvelope(envelope, c.fragment, func(m []byte) error {
 		messages = append(messages, append([]byte(nil), m...))
 		return nil
 	})

@@ -15,6 +15,9 @@ import (
 	"github.com/loopbackd/loopback/trust"
 )
 
+// StreamPath is where streams are dialled, each at its name.
+const StreamPath = "/agent/v1/stream/"
+
 // Auto tries a WebSocket and polls where something on the way does not let one through.
 const Auto = "auto"
 
@@ -36,6 +39,10 @@ type Dialer struct {
 	Anchor      trust.AnchorHash   // whom to trust
 	AlsoTrusted []trust.AnchorHash // anchors that keysets seen before named as next
 	SeenKeyset  uint64             // version of the keyset held; older ones are refused
+
+	// Stream is the name of the session for which a connection of its own is made, at /agent/v1/stream/NAME; empty: this is
+	// the control link.
+	Stream string
 
 	Transport string // Auto (also when empty), WebSocket or Poll
 	UserAgent string
@@ -130,10 +137,23 @@ func (w way) anchors() []trust.AnchorHash {
 	return append([]trust.AnchorHash{w.Anchor}, w.AlsoTrusted...)
 }
 
+// url is where a transport's door is; all of a stream's are at one path.
 func (w way) url(path string) *url.URL {
+	if w.Stream != "" {
+		path = StreamPath + w.Stream
+	}
 	u := *w.endpoint
 	u.Path = strings.TrimSuffix(u.Path, "/") + path
 	return &u
+}
+
+// fragment is how large the pieces are in which the agent sends. A stream's are as large as they get: what its server
+// spends on a buffer for them is spent on bytes that are to be moved.
+func (w way) fragment() int {
+	if w.Stream != "" {
+		return maxFragment
+	}
+	return uplinkFragment
 }
 
 func hostPort(u *url.URL) string {

@@ -66,7 +66,7 @@ func (w way) dialPoll(ctx context.Context) (*Conn, error) {
 		p.cut()
 		return nil, err
 	}
-	return newConn(p, s, signed, keyset), nil
+	return newConn(p, s, signed, keyset, w.fragment()), nil
 }
 
 // orConn keeps a nil *tls.Conn from becoming a net.Conn that is not nil.

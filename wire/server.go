@@ -14,7 +14,8 @@ import (
 )
 
 // Server is the control plane's end of all links. Keys and Accept are needed, the rest has defaults; fields are set
-// before the first request and left alone. ServeLink and ServePoll are its two doors.
+// before the first request and left alone. ServeLink and ServePoll are its two doors, of
+// control links and of streams (ServeStream) alike.
 type Server struct {
 	// Keys answers handshakes. It is asked for each, so that rotated keys are taken up; links that stand are kept.
 	Keys func() ServerKeys

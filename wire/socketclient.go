@@ -66,7 +66,7 @@ func (w way) openSocket(ctx context.Context, socket *agentSocket) (*Conn, error)
 		return nil, err
 	}
 	_ = socket.conn.SetDeadline(time.Time{})
-	return newConn(socket, s, signed, keyset), nil
+	return newConn(socket, s, signed, keyset, w.fragment()), nil
 }
 
 // upgrade asks for a WebSocket.

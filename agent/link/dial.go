@@ -42,21 +42,25 @@ const endpointSessions = 4
 func Dialler(c config.Config) Dial {
 	sessions := tls.NewLRUClientSessionCache(endpointSessions)
 	return func(ctx context.Context, endpoint string, anchors []trust.AnchorHash, seen uint64) (Conn, error) {
-		outer, err := TLS(c)
+		d, err := dialler(c, endpoint, anchors, seen)
 		if err != nil {
 			return nil, err
 		}
-		outer.ClientSessionCache = sessions
-		d := wire.Dialer{
-			Endpoint: endpoint, TLS: outer, Proxy: Proxy(c), Anchor: anchors[0], AlsoTrusted: anchors[1:],
-			SeenKeyset: seen, Transport: c.Transport, AnyTime: true,
-		}
+		d.TLS.ClientSessionCache = sessions
 		conn, err := d.Dial(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return conn, nil
 	}
+}
+
+func dialler(c config.Config, endpoint string, anchors []trust.AnchorHash, seen uint64) (wire.Dialer, error) {
+	outer, err := TLS(c)
+	return wire.Dialer{
+		Endpoint: endpoint, TLS: outer, Proxy: Proxy(c), Anchor: anchors[0], AlsoTrusted: anchors[1:],
+		SeenKeyset: seen, Transport: c.Transport, AnyTime: true,
+	}, err
 }
 
 // Open makes a TLS connection to an endpoint by the way that a link would take, for what is fetched beside it.

@@ -228,6 +228,9 @@ func (h *Hub) proven(remote netip.Addr) {
 	h.Proven(remote)
 }
 
+// Vouch says that a connection beside the links, which Admit let in, has proved itself.
+func (h *Hub) Vouch(remote netip.Addr) { h.proven(remote) }
+
 // Links counts the hosts that are linked here.
 func (h *Hub) Links() int { return int(h.links.Load()) }
 

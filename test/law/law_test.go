@@ -20,7 +20,7 @@ const module = "github.com/loopbackd/loopback/"
 // nouns are the packages that say what a thing is. They know the standard library and each other, nothing else.
 var nouns = []string{
 	"access", "apikey", "audit", "durable", "fault", "grant", "host", "id", "label", "ledger", "operation", "policy", "principal", "provider", "query", "release", "replica",
-	"review", "secret", "section", "settings", "signin", "sink", "tenant", "token", "trust", "webhook", "witness",
+	"review", "secret", "section", "settings", "signin", "sink", "stream", "tenant", "token", "trust", "webhook", "witness",
 }
 
 // A rule says what the packages under a folder may import of this module; the longest matching folder decides. What is
@@ -45,6 +45,7 @@ var rules = map[string]struct {
 	"server/bus":     {may: []string{"nouns"}},
 	"server/storage": {may: []string{"nouns", "server/feed", "server/storage"}},
 	"server/link":    {may: []string{"nouns", "api", "wire"}},
+	"server/stream":  {may: []string{"nouns", "api", "wire"}},
 
 	"server/link/linktest": {may: []string{"nouns", "server/link"}},                       // the rest of a control plane, in memory
 	"server/sink/sinktest": {may: []string{"nouns"}},                                      // receivers

@@ -2545,6 +2545,107 @@ func (x *SplitKey) GetCeiling() *Ceiling {
 	return nil
 }
 
+// First message of a stream: a connection of its own for one session. See package stream for what follows the answer.
+type StreamOpen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The session.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// That was given with it to whoever is to dial.
+	Credential []byte `protobuf:"bytes,2,opt,name=credential,proto3" json:"credential,omitempty"`
+	// 16 bytes that the host's end chose when it began. A session has one host's end: another one is refused.
+	Instance      []byte `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamOpen) Reset() {
+	*x = StreamOpen{}
+	mi := &file_loopback_v1_link_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamOpen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamOpen) ProtoMessage() {}
+
+func (x *StreamOpen) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamOpen.ProtoReflect.Descriptor instead.
+func (*StreamOpen) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *StreamOpen) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *StreamOpen) GetCredential() []byte {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *StreamOpen) GetInstance() []byte {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+// The control plane takes the stream. Refusals are said by the link's end.
+type StreamOpened struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamOpened) Reset() {
+	*x = StreamOpened{}
+	mi := &file_loopback_v1_link_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamOpened) ProtoMessage() {}
+
+func (x *StreamOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamOpened.ProtoReflect.Descriptor instead.
+func (*StreamOpened) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{33}
+}
+
 var File_loopback_v1_link_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_link_proto_rawDesc = "" +
@@ -2742,7 +2843,15 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\thost_name\x18\x02 \x01(\tR\bhostName\x12#\n" +
 	"\ragent_version\x18\x03 \x01(\tR\fagentVersion\x124\n" +
 	"\tinventory\x18\x04 \x01(\v2\x16.loopback.v1.InventoryR\tinventory\x12.\n" +
-	"\aceiling\x18\x05 \x01(\v2\x14.loopback.v1.CeilingR\aceilingB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
+	"\aceiling\x18\x05 \x01(\v2\x14.loopback.v1.CeilingR\aceiling\"X\n" +
+	"\n" +
+	"StreamOpen\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x02 \x01(\fR\n" +
+	"credential\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\fR\binstance\"\x0e\n" +
+	"\fStreamOpenedB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
 	file_loopback_v1_link_proto_rawDescOnce sync.Once
@@ -2756,7 +2865,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -2790,13 +2899,15 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*Rekey)(nil),                 // 29: loopback.v1.Rekey
 	(*Split)(nil),                 // 30: loopback.v1.Split
 	(*SplitKey)(nil),              // 31: loopback.v1.SplitKey
-	nil,                           // 32: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 33: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 34: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 37: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 38: loopback.v1.ModuleHealth
+	(*StreamOpen)(nil),            // 32: loopback.v1.StreamOpen
+	(*StreamOpened)(nil),          // 33: loopback.v1.StreamOpened
+	nil,                           // 34: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 35: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 36: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 39: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 40: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -2826,20 +2937,20 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	19, // 24: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
 	16, // 25: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
 	2,  // 26: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	33, // 27: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	34, // 28: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	32, // 29: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	35, // 27: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	36, // 28: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	34, // 29: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
 	2,  // 30: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
 	7,  // 31: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	35, // 32: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	37, // 32: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
 	6,  // 33: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
 	8,  // 34: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	36, // 35: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	35, // 36: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	36, // 37: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	37, // 38: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	35, // 39: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	35, // 40: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	38, // 35: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	37, // 36: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	38, // 37: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	39, // 38: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	37, // 39: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	37, // 40: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
 	7,  // 41: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
 	8,  // 42: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
 	8,  // 43: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
@@ -2849,14 +2960,14 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	8,  // 47: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
 	8,  // 48: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
 	17, // 49: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	33, // 50: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	34, // 51: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	38, // 52: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	35, // 50: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	36, // 51: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	40, // 52: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
 	25, // 53: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
-	36, // 54: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	38, // 54: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
 	2,  // 55: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	33, // 56: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	34, // 57: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	35, // 56: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	36, // 57: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
 	58, // [58:58] is the sub-list for method output_type
 	58, // [58:58] is the sub-list for method input_type
 	58, // [58:58] is the sub-list for extension type_name
@@ -2907,7 +3018,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
