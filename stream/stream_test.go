@@ -39,7 +39,7 @@ func newPipe(depth int) *pipe {
 	return &pipe{cut: make(chan struct{}), up: make(chan []byte, depth), down: make(chan []byte, depth)}
 }
 
-func (p *pipe) break_() { p.once.Do(func() { close(p.cut) }) }
+func (p *pipe) snap() { p.once.Do(func() { close(p.cut) }) }
 
 func (p *pipe) swallow() {
 	p.mu.Lock()
@@ -91,7 +91,7 @@ func (s side) Receive(ctx context.Context) ([]byte, error) {
 	}
 }
 
-func (s side) Close() error { s.break_(); return nil }
+func (s side) Close() error { s.snap(); return nil }
 
 func (p *pipe) host() side  { return side{p, p.up, p.down} }
 func (p *pipe) plane() side { return side{p, p.down, p.up} }
@@ -182,6 +182,7 @@ func cutAtRandom(t *testing.T, r *rand.Rand) (cuts int) {
 	var stored, stored2 []byte
 	finished := make(chan struct{})
 	var plane *End
+	var readers *sync.WaitGroup // of the plane's, which a dead one takes with it
 	start := func() {
 		plane = New(Options{Window: planeWindow})
 		read := func(plane *End, channel byte, into *[]byte, rr *rand.Rand) error {
@@ -208,7 +209,8 @@ func cutAtRandom(t *testing.T, r *rand.Rand) (cuts int) {
 			}
 		}
 		e, one, two := plane, fork(), fork()
-		var both sync.WaitGroup
+		both := new(sync.WaitGroup)
+		readers = both
 		ok := [2]bool{}
 		// Readers must be there before the first attachment.
 		e.ReaderAt(1, uint64(len(stored)))
@@ -253,7 +255,7 @@ func cutAtRandom(t *testing.T, r *rand.Rand) (cuts int) {
 		}
 		switch r.IntN(5) {
 		case 0, 1, 2:
-			p.break_()
+			p.snap()
 			cuts++
 		case 3:
 			p.swallow()
@@ -261,9 +263,9 @@ func cutAtRandom(t *testing.T, r *rand.Rand) (cuts int) {
 		case 4:
 			dead := plane
 			n.serve(nil)
-			p.break_()
+			p.snap()
 			dead.fail(errCut)
-			synctest.Wait()
+			readers.Wait()
 			time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
 			start()
 			cuts++
@@ -434,7 +436,7 @@ func TestAnEndThatForgotIsFoundOut(t *testing.T) {
 		_, _ = plane.Reader(1).Read(make([]byte, 8))
 		time.Sleep(time.Second)
 		n.serve(New(Options{})) // whose offset is 0 again
-		n.now().break_()
+		n.now().snap()
 		<-host.Done()
 		if !errors.Is(host.Err(), ErrGone) {
 			t.Errorf("Err = %v, want ErrGone", host.Err())
