@@ -116,6 +116,7 @@ type Actor struct {
 	alone     bool
 
 	// What conditions of rules look at, and what the audit log says of the act.
+	Method string    // how somebody signed in, and "device" where a browser let a command line in (package signin); empty: by no sign-in
 	MFA    time.Time // when the second factor was given; zero: it was not
 	Ticket string    // that the caller names; empty: none
 	Reason string    // that the caller gives; empty: none
@@ -313,6 +314,14 @@ func NotFound(what string) error {
 // ErrUnauthenticated is the answer to a call without a valid credential.
 var ErrUnauthenticated = fault.New(fault.Unauthenticated, "not_signed_in", "you are not signed in").
 	WithHint("run: loopback login, or set LOOPBACK_API_KEY")
+
+type anewKey struct{}
+
+// Anew is a context in which a credential is read anew, past what is remembered of it: what it may do has just changed.
+func Anew(ctx context.Context) context.Context { return context.WithValue(ctx, anewKey{}, true) }
+
+// IsAnew tells whether Anew was asked.
+func IsAnew(ctx context.Context) bool { return ctx.Value(anewKey{}) != nil }
 
 type againKey struct{}
 

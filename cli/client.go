@@ -28,6 +28,7 @@ type api struct {
 	timeout       time.Duration // of --timeout; 0: none was given
 	http          *http.Client
 	caller        *caller
+	stepUp        *stepUp // nil: nobody is asked for a passkey
 	organisations loopbackv1connect.OrganisationServiceClient
 	projects      loopbackv1connect.ProjectServiceClient
 	workspaces    loopbackv1connect.WorkspaceServiceClient
@@ -52,6 +53,7 @@ type api struct {
 	replicas      loopbackv1connect.ReplicaServiceClient
 	signIns       loopbackv1connect.SignInServiceClient
 	providers     loopbackv1connect.ProviderServiceClient
+	passkeys      loopbackv1connect.PasskeyServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -66,7 +68,7 @@ func (a *app) dial() (*api, error) {
 	if a.api, err = newAPI(s, a.Version); err != nil {
 		return nil, err
 	}
-	a.api.timeout = a.flags.timeout
+	a.api.timeout, a.api.stepUp = a.flags.timeout, &stepUp{hint: a.hint}
 	a.api.caller.reason = first(a.flags.reason, a.Getenv("LOOPBACK_REASON"))
 	a.api.caller.ticket = first(a.flags.ticket, a.Getenv("LOOPBACK_TICKET"))
 	a.api.caller.told = func(wait time.Duration, why error) {
@@ -118,6 +120,7 @@ func newAPI(s account, version string) (*api, error) {
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
 		providers:     loopbackv1connect.NewProviderServiceClient(c, u, o),
+		passkeys:      loopbackv1connect.NewPasskeyServiceClient(c, u, o),
 		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),
 	}, nil
 }
@@ -181,8 +184,13 @@ func pause(ctx context.Context, why error) bool {
 // retry is how long what waits does so before it asks anew.
 const retry = time.Second
 
-// call makes one unary call. It ends after --timeout, or a minute.
+// call makes one unary call. It ends after --timeout, or a minute. Where a passkey has to be shown for it, it waits for that and
+// calls again.
 func call[Q, A any](ctx context.Context, s *api, method func(context.Context, *connect.Request[Q]) (*connect.Response[A], error), q *Q) (*A, error) {
+	return steppingUp(ctx, s, func() (*A, error) { return callOnce(ctx, s, method, q) })
+}
+
+func callOnce[Q, A any](ctx context.Context, s *api, method func(context.Context, *connect.Request[Q]) (*connect.Response[A], error), q *Q) (*A, error) {
 	ctx, cancel := s.deadline(ctx, false)
 	defer cancel()
 	r, err := method(ctx, connect.NewRequest(q))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/console"
+	"github.com/loopbackd/loopback/server/passkey"
 	providers "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/rpc"
 	signins "github.com/loopbackd/loopback/server/signin"
@@ -36,6 +38,7 @@ func (c credentials) Authenticate(ctx context.Context, credential string, from n
 type browsers struct {
 	credentials
 	providers *providers.Service
+	passkeys  *passkey.Service
 }
 
 var (
@@ -75,6 +78,14 @@ func (b browsers) WithKey(ctx context.Context, key, agent string) (console.Begun
 		return console.Begun{}, err
 	}
 	return begun(b.signIns.Begin(ctx, signins.Start{User: actor.Principal, Method: signin.APIKey, Via: actor.ID, KeyID: actor.ID, Agent: agent}))
+}
+
+func (b browsers) WithPasskey(ctx context.Context, ceremony, response, agent string) (console.Begun, error) {
+	proved, err := b.passkeys.FinishSignIn(ctx, ceremony, response)
+	if err != nil {
+		return console.Begun{}, b.signIns.Refused(ctx, signin.Passkey, cmp.Or(proved.Passkey, "passkey"), err)
+	}
+	return begun(b.signIns.Begin(ctx, signins.Start{User: proved.User, Method: signin.Passkey, Via: proved.Passkey, Agent: agent, ProvedAt: proved.At, MFAAt: proved.At}))
 }
 
 func (b browsers) End(ctx context.Context, secret string, everywhere bool) error {

@@ -40,13 +40,14 @@ func (s *Server) handler() http.Handler {
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},
+		Passkeys:        rpc.Passkeys{Service: s.passkeys},
 		Projects:        rpc.Projects{Service: s.tenants},
 		Providers:       rpc.Providers{Service: s.providers},
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
 		Replicas:        rpc.Replicas{Service: s.replicas},
 		Sessions:        rpc.Sessions{Service: s.apikeys, SignIns: s.signIns, Deployment: s.deployment.ID, Version: s.options.Version},
 		Settings:        rpc.Settings{Service: s.settings},
-		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers, PublicURL: s.options.Settings.PublicURL},
+		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers, PublicURL: s.options.Settings.PublicURL, Domain: s.passkeys.Domain()},
 		Sinks:           rpc.Sinks{Service: s.sinks},
 		Tokens:          rpc.Tokens{Service: s.tokens},
 		Workspaces:      rpc.Workspaces{Service: s.tenants},
@@ -54,7 +55,7 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
 	mux.Handle("/session", s.anonymous(s.sessions))
-	way := console.Providers{Sessions: s.sessions, Journeys: browsers{s.credentials, s.providers}, Patience: int(providers.Patience.Seconds())}
+	way := console.Providers{Sessions: s.sessions, Journeys: browsers{s.credentials, s.providers, s.passkeys}, Patience: int(providers.Patience.Seconds())}
 	mux.Handle("GET /oidc/begin", s.anonymous(http.HandlerFunc(way.Begin)))
 	mux.Handle("GET /oidc/callback/{provider}", s.anonymous(http.HandlerFunc(way.Return)))
 	description := s.anonymous(http.StripPrefix("/api", openapi.Handler()))

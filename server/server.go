@@ -43,6 +43,7 @@ import (
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/link"
 	"github.com/loopbackd/loopback/server/operation"
+	"github.com/loopbackd/loopback/server/passkey"
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
 	providers "github.com/loopbackd/loopback/server/provider"
@@ -110,6 +111,7 @@ type Server struct {
 	apikeys   *apikey.Service
 	signIns   *signins.Service
 	providers *providers.Service
+	passkeys  *passkey.Service
 	audit     *audit.Service
 	reads     *audit.Reads
 	retention *audit.Retention
@@ -262,7 +264,6 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Watch: s.meters.signIn,
 	})
 	s.credentials = credentials{s.apikeys, s.signIns}
-	s.sessions = console.NewSessions(browsers{s.credentials, nil}, s.address, now)
 	s.audit = audit.NewService(storage.Bind[audit.Reader, any](s.db), s.tenants)
 	s.reads = audit.NewReads(storage.Bind[any, audit.Appender](s.db), now, o.Logger)
 	s.audit.Record(s.reads)
@@ -284,6 +285,12 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		return err
 	}
 	s.reviews = review.NewService(storage.Bind[review.Reader, review.Tx](s.db), places{s.policies}, now, o.Logger)
+	if s.passkeys, err = passkey.NewService(storage.Bind[passkey.Reader, passkey.Tx](s.db), passkey.Options{
+		PublicURL: set.PublicURL, Users: s.people, Seal: seal, Logger: o.Logger, Now: now,
+	}); err != nil {
+		return err
+	}
+	s.sessions = console.NewSessions(browsers{s.credentials, nil, s.passkeys}, s.address, now)
 	if s.providers, err = providers.NewService(storage.Bind[providers.Reader, providers.Tx](s.db), s.tenants, s.people, providers.Options{
 		PublicURL: set.PublicURL, Seal: seal, Logger: o.Logger, Now: now,
 	}); err != nil {

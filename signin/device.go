@@ -20,6 +20,11 @@ const (
 	DeviceInterval = 5 * time.Second // between questions whether it was approved
 	MaxDevices     = 1000            // that wait, in the whole deployment
 	MaxDevicesHere = 20              // that wait, from one network
+
+	StepUpInterval = 2 * time.Second
+	// MaxGuesses are the wrong codes that one person may type in the life of a code, on all replicas together: of 20^8, with a
+	// thousand devices waiting, somebody who types all of them hits one with a chance of 4 in ten million.
+	MaxGuesses = 10
 )
 
 // Device is one that waits to be signed in, or was.
@@ -39,7 +44,11 @@ type Device struct {
 	SignInID  string // by which it was approved
 	KeyID     string
 	ProvedAt  time.Time
+	MFAAt     time.Time
 	UsedAt    time.Time
+
+	// StepUp is the sign-in that asks for a fresh passkey of its user's, instead of a new sign-in; empty: a new one is asked for.
+	StepUp string
 }
 
 // Waits tells whether somebody can still decide.
@@ -110,6 +119,8 @@ var (
 			WithHint("begin again on the device: loopback login --browser")
 	ErrDevice = fault.New(fault.Unauthenticated, "device_unknown", "this sign-in is not known, or took longer than ten minutes").
 			WithHint("begin again: loopback login --browser")
+	ErrDeviceUser = fault.New(fault.Denied, "device_other_user", "this asks for the passkey of another user").
+			WithHint("sign in as who runs the command, and open the page again")
 	ErrDeviceDenied = fault.New(fault.Denied, "device_denied", "the sign-in was denied in the browser")
 	ErrDevicesMany  = fault.New(fault.Exhausted, "devices_many", "too many devices wait to be signed in").WithRetryAfter(time.Minute).
 			WithHint("approve or deny those that wait, or try again in some minutes")

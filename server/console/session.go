@@ -13,6 +13,9 @@ import (
 	"github.com/loopbackd/loopback/fault"
 )
 
+// maxBody is more than any authenticator answers.
+const maxBody = 32 << 10
+
 // cookieName: the prefix makes browsers refuse it from anybody but this very host, over TLS.
 const cookieName = "__Host-loopback"
 
@@ -26,6 +29,8 @@ type Begun struct {
 type SignIns interface {
 	// WithKey begins one with an API key.
 	WithKey(ctx context.Context, key, agent string) (Begun, error)
+	// WithPasskey begins one with what a passkey answered to a ceremony.
+	WithPasskey(ctx context.Context, ceremony, response, agent string) (Begun, error)
 	// End ends the one whose string this is: it alone, or all of its user. Of what opens nothing there is nothing to end.
 	End(ctx context.Context, secret string, everywhere bool) error
 	// Replace ends the one that a browser held when it signed in anew.
@@ -59,7 +64,7 @@ func (s *Sessions) anonymous(r *http.Request) context.Context {
 	return access.WithActor(r.Context(), actor)
 }
 
-// ServeHTTP signs in (POST with {"key": "lbk_…"}) and out (DELETE; with ?everywhere=true, wherever one is signed in).
+// ServeHTTP signs in (POST with {"key": "lbk_…"}, or {"passkey": {"ceremony": "…", "response": "{…}"}}) and out (DELETE; with ?everywhere=true, wherever one is signed in).
 func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	if err := s.origin.Check(r); err != nil {
@@ -70,13 +75,23 @@ func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
 		var in struct {
-			Key string `json:"key"`
+			Key     string `json:"key"`
+			Passkey *struct {
+				Ceremony string `json:"ceremony"`
+				Response string `json:"response"`
+			} `json:"passkey"`
 		}
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&in); err != nil {
-			refuse(w, fault.New(fault.Invalid, "body_invalid", "the body is not JSON with a key"))
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in); err != nil {
+			refuse(w, fault.New(fault.Invalid, "body_invalid", "the body is not JSON with a key or a passkey's answer"))
 			return
 		}
-		begun, err := s.signIns.WithKey(ctx, strings.TrimSpace(in.Key), r.UserAgent())
+		var begun Begun
+		var err error
+		if in.Passkey != nil {
+			begun, err = s.signIns.WithPasskey(ctx, in.Passkey.Ceremony, in.Passkey.Response, r.UserAgent())
+		} else {
+			begun, err = s.signIns.WithKey(ctx, strings.TrimSpace(in.Key), r.UserAgent())
+		}
 		if err != nil {
 			refuse(w, err)
 			return

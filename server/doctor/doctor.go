@@ -82,6 +82,7 @@ func Examine(ctx context.Context, o Options) Report {
 	x.clock()
 	x.database(ctx)
 	x.certificate()
+	x.passkeys()
 	x.ports(ctx)
 	x.descriptors()
 	x.replicas(ctx)

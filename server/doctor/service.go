@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/server/storage"
 )
 
@@ -95,6 +96,20 @@ func (x *examination) certificate() {
 		x.found(Warning, "certificate", "tls_certificate_expiring", "renew it", "%s is valid until %s", name, until)
 	default:
 		x.ok("certificate", "%s is valid until %s", name, until)
+	}
+}
+
+// passkeys looks whether people can have some where they open the console.
+func (x *examination) passkeys() {
+	domain := passkey.Domain(x.Settings.PublicURL)
+	switch {
+	case domain == "":
+		x.found(Warning, "passkeys", "passkeys_unavailable", "give it a name that people reach it by: --public-url https://NAME, with a certificate that browsers trust",
+			"the public URL %s is no domain name: browsers have no passkeys for it", x.Settings.PublicURL)
+	case x.Settings.TLSCertificate == "":
+		x.ok("passkeys", "good for %s; browsers have them only where they trust %s", domain, filepath.Join(x.Settings.DataDir, "keys", "ca.crt"))
+	default:
+		x.ok("passkeys", "good for %s", domain)
 	}
 }
 

@@ -38,6 +38,7 @@ const (
 	Witness      Kind = "witness" // what a host is to remember of the audit log; ID is the host
 	Provider     Kind = "provider"
 	Identity     Kind = "identity" // who somebody is at a provider
+	Passkey      Kind = "passkey"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

@@ -19,9 +19,10 @@ type ended struct {
 	Groups   []string `json:"groups,omitempty"`
 	APIKeys  []string `json:"apiKeys,omitempty"`
 	SignIns  []string `json:"signIns,omitempty"`
+	Passkeys []string `json:"passkeys,omitempty"`
 }
 
-// Delete deletes a user or a service account, with its bindings, memberships, API keys and sign-ins.
+// Delete deletes a user or a service account, with its bindings, memberships, API keys, passkeys and sign-ins.
 func (s *Service) Delete(ctx context.Context, kind access.SubjectKind, ref string) error {
 	p := permissions[kind].remove
 	found, err := s.find(ctx, kind, ref, p)
@@ -49,6 +50,9 @@ func (s *Service) Delete(ctx context.Context, kind access.SubjectKind, ref strin
 				return err
 			}
 			if gone.SignIns, err = tx.EndSignIns(ctx, before.ID, s.now(), signin.UserGone); err != nil {
+				return err
+			}
+			if gone.Passkeys, err = tx.DeletePasskeys(ctx, before.ID); err != nil {
 				return err
 			}
 			if err := tx.DeletePrincipal(ctx, before); err != nil {

@@ -3,7 +3,7 @@
 // Each belongs to the deployment or to an organisation; its permissions are asked for there. A principal that is disabled
 // may do nothing from the next snapshot of the rules on, on every replica, and is signed out for good; enabled again it may
 // do what it could. One
-// that is deleted takes along its bindings, its memberships and its API keys, in one transaction. Nobody is put into a
+// that is deleted takes along its bindings, its memberships, its API keys and its passkeys, in one transaction. Nobody is put into a
 // group whose bindings give what the caller does not hold. What would leave the deployment without an owner is refused:
 // owners are counted in the transaction, and transactions take turns.
 package principal
@@ -41,6 +41,7 @@ type Ends interface {
 	Keys(ctx context.Context, q apikey.Query) ([]apikey.Key, string, error)
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
 	EndSignIns(ctx context.Context, user string, at time.Time, why string) ([]string, error)
+	DeletePasskeys(ctx context.Context, user string) ([]string, error)
 }
 
 // Tx changes them.

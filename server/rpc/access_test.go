@@ -32,7 +32,7 @@ import (
 var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
-	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
+	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
 	"subject": "user", "remove_bindings": "binding",
 }
@@ -46,7 +46,8 @@ var plain = map[protoreflect.Name]string{
 	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",
 	"comment": "x", "identity": "", "state": "", "webhook": "", "ticket_pattern": "",
 	"answer": "keep", "answers": "", "rationale": "x",
-	"agent":  "x",
+	"agent":    "x",
+	"ceremony": "x", "response": "{}",
 	"issuer": "https://idp.example", "client_id": "x", "scopes": "", "domains": "", "groups_claim": "", "mfa_values": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace

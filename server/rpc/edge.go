@@ -145,11 +145,18 @@ func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (
 	switch {
 	case need == "":
 		return actor, fault.New(fault.Internal, "internal", "the method has no permission")
-	case actor.Touches(need):
-		return actor, nil
-	default:
+	case !actor.Touches(need):
 		return actor, actor.Refused(need)
+	case actor.StepUp(need) == nil:
+		return actor, nil
 	}
+	// The passkey may have been shown a moment ago, to another replica.
+	now, err := e.authenticate.Authenticate(access.Anew(ctx), credential, o.address)
+	if err != nil {
+		return actor, err
+	}
+	actor.MFA = now.MFA
+	return actor, actor.StepUp(need)
 }
 
 // why is the reason and the ticket that a caller gives.

@@ -7,6 +7,7 @@ import (
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/provider"
@@ -108,8 +109,10 @@ var Permissions = []Permission{
 	{provider.Delete, "remove providers; takes everything besides"},
 	{signin.Read, "see who is signed in, how and from where"},
 	{signin.Revoke, "end other people's sign-ins"},
+	{passkey.Read, "see other people's passkeys: how they are called and when they were used"},
+	{passkey.Revoke, "remove other people's passkeys"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},
-	{access.SelfManage, "manage one's own sign-ins; who signed in as themselves holds it, API keys never do"},
+	{access.SelfManage, "manage one's own sign-ins and passkeys; who signed in as themselves holds it, API keys never do"},
 	{access.SignInBegin, "sign in; everybody holds it"},
 	{access.BootstrapRedeem, "trade the bootstrap code for the first administrator's key; everybody holds it, the code is the credential"},
 }

@@ -45,6 +45,7 @@ type Services struct {
 	Hosts           loopbackv1connect.HostServiceHandler
 	Operations      loopbackv1connect.OperationServiceHandler
 	Organisations   loopbackv1connect.OrganisationServiceHandler
+	Passkeys        loopbackv1connect.PasskeyServiceHandler
 	Projects        loopbackv1connect.ProjectServiceHandler
 	Releases        loopbackv1connect.ReleaseServiceHandler
 	Sessions        loopbackv1connect.SessionServiceHandler
@@ -121,6 +122,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOrganisationServiceHandler(or[loopbackv1connect.OrganisationServiceHandler](s.Organisations, loopbackv1connect.UnimplementedOrganisationServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewPasskeyServiceHandler(or[loopbackv1connect.PasskeyServiceHandler](s.Passkeys, loopbackv1connect.UnimplementedPasskeyServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewProjectServiceHandler(or[loopbackv1connect.ProjectServiceHandler](s.Projects, loopbackv1connect.UnimplementedProjectServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewReleaseServiceHandler(or[loopbackv1connect.ReleaseServiceHandler](s.Releases, loopbackv1connect.UnimplementedReleaseServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSessionServiceHandler(or[loopbackv1connect.SessionServiceHandler](s.Sessions, loopbackv1connect.UnimplementedSessionServiceHandler{}), opts...))

@@ -17,6 +17,7 @@ type SignIns struct {
 	Service   *signin.Service
 	Providers *provider.Service
 	PublicURL string
+	Domain    string // that passkeys are good for; empty: none
 }
 
 // BeginDeviceSignIn notes a device.
@@ -27,11 +28,19 @@ func (h SignIns) BeginDeviceSignIn(ctx context.Context, r *connect.Request[v1.Be
 		Interval: duration(noun.DeviceInterval)}, err)
 }
 
+// BeginDeviceStepUp notes that a command line asks for a passkey.
+func (h SignIns) BeginDeviceStepUp(ctx context.Context, _ *connect.Request[v1.BeginDeviceStepUpRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
+	d, code, secret, err := h.Service.BeginStepUp(ctx)
+	url := h.PublicURL + "/device"
+	return answer(&v1.BeginDeviceSignInResponse{Secret: secret, Code: code, Url: url, UrlComplete: url + "?code=" + code, ExpiresAt: timestamp(d.ExpiresAt),
+		Interval: duration(noun.StepUpInterval)}, err)
+}
+
 // PollDeviceSignIn tells a device whether it was approved.
 func (h SignIns) PollDeviceSignIn(ctx context.Context, r *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error) {
 	in, secret, waits, err := h.Service.PollDevice(ctx, r.Msg.GetSecret())
 	out := &v1.PollDeviceSignInResponse{Pending: waits, Secret: secret}
-	if secret != "" {
+	if in.ID != "" {
 		out.SignIn = signIn(in)
 	}
 	return answer(out, err)
@@ -50,13 +59,13 @@ func (h SignIns) DecideDevice(ctx context.Context, r *connect.Request[v1.DecideD
 }
 
 func device(d noun.Device) *v1.Device {
-	return &v1.Device{Id: d.ID, Address: d.Address, Agent: d.Agent, CreatedAt: timestamp(d.CreatedAt), ExpiresAt: timestamp(d.ExpiresAt), Approved: d.Approved}
+	return &v1.Device{Id: d.ID, Address: d.Address, Agent: d.Agent, CreatedAt: timestamp(d.CreatedAt), ExpiresAt: timestamp(d.ExpiresAt), Approved: d.Approved, StepUp: d.StepUp != ""}
 }
 
 // ListSignInMethods is what the sign-in page offers.
 func (h SignIns) ListSignInMethods(ctx context.Context, _ *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error) {
 	all, err := h.Providers.Offered(ctx)
-	return answer(&v1.ListSignInMethodsResponse{Providers: each(all, func(p nouns.Provider) *v1.OfferedProvider {
+	return answer(&v1.ListSignInMethodsResponse{PasskeyDomain: h.Domain, Url: h.PublicURL, Providers: each(all, func(p nouns.Provider) *v1.OfferedProvider {
 		return &v1.OfferedProvider{Id: p.ID, Name: p.Name}
 	})}, err)
 }

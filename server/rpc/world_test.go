@@ -19,6 +19,7 @@ import (
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/operation"
+	keypair "github.com/loopbackd/loopback/passkey"
 	written "github.com/loopbackd/loopback/policy"
 	person "github.com/loopbackd/loopback/principal"
 	issuer "github.com/loopbackd/loopback/provider"
@@ -33,6 +34,7 @@ import (
 	machines "github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/ledger"
+	"github.com/loopbackd/loopback/server/passkey"
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
 	"github.com/loopbackd/loopback/server/provider"
@@ -95,7 +97,12 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pairs, err := passkey.NewService(storage.Bind[passkey.Reader, passkey.Tx](p.DB), passkey.Options{PublicURL: "https://loopback.example", Users: people, Seal: make([]byte, 32), Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.services = rpc.Services{
+		Passkeys:      rpc.Passkeys{Service: pairs},
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
 		SignIns: rpc.SignIns{Service: entries, Providers: idps}, Providers: rpc.Providers{Service: idps},
@@ -181,6 +188,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	role := written.Role{Meta: place.Meta{ID: id.New("rol", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Permissions: []access.Permission{"hosts.read"}}
 	binding := written.Binding{Meta: place.Meta{ID: id.New("bnd", w.plane.Clock.Now())}, Scope: at, Description: name, Subject: user.Subject(), RoleID: role.ID}
 	receiver := drain.Sink{Meta: place.Meta{ID: id.New("snk", w.plane.Clock.Now()), Name: name}, Organisation: at.Organisation, Kind: drain.Webhook, Target: "https://siem.example", Format: drain.JSON}
+	pair := keypair.Passkey{Meta: place.Meta{ID: id.New("psk", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, CredentialID: []byte(name), PublicKey: []byte{}}
 	stay := visit.SignIn{Meta: place.Meta{ID: id.New("sgn", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, Method: visit.OIDC, Agent: name,
 		ExpiresAt: w.plane.Clock.Now().Add(time.Hour), Idle: time.Hour, LastUsedAt: w.plane.Clock.Now()}
 	offer := lent.Policy{Meta: place.Meta{ID: id.New("gpo", w.plane.Clock.Now()), Name: name}, Scope: at, Description: name, RoleID: role.ID, Terms: lent.Terms{Approvals: 1, MaxDuration: time.Hour, Wait: time.Hour}}
@@ -222,6 +230,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutSignIn(t.Context(), stay); err != nil {
 			return err
 		}
+		if _, err := tx.PutPasskey(t.Context(), pair); err != nil {
+			return err
+		}
 		if _, err := tx.PutGrantPolicy(t.Context(), offer); err != nil {
 			return err
 		}
@@ -256,6 +267,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"entry":        {"id": entry.ID},
 		"sink":         {"id": receiver.ID},
 		"sign-in":      {"id": stay.ID},
+		"passkey":      {"id": pair.ID},
 		"grant":        {"id": loan.ID},
 		"grant policy": {"id": offer.ID},
 		"review":       {"id": look.ID},

@@ -3,7 +3,6 @@ package signin
 import (
 	"context"
 	"crypto/hmac"
-	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -20,43 +19,20 @@ type Devices interface {
 	WaitingDevices(ctx context.Context, network string, now time.Time) (all, here int64, err error)
 }
 
-// guesses are codes that were wrong, by who typed them.
-type guesses struct {
-	mu    sync.Mutex
-	since time.Time
-	wrong map[string]int
-}
-
-// maxGuesses are the wrong codes that one person may type in the life of a code: of 20^8, with a thousand devices waiting,
-// somebody who types all of them hits one with a chance of 4 in ten million.
-const maxGuesses = 10
-
-// full tells whether somebody typed too many wrong codes; wrong notes one.
-func (g *guesses) full(who string, now time.Time) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if now.Sub(g.since) >= signin.DeviceLife {
-		g.since, g.wrong = now, map[string]int{}
-	}
-	return g.wrong[who] >= maxGuesses
-}
-
-func (g *guesses) note(who string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.wrong[who]++
-}
-
 // BeginDevice notes a device that wants to be signed in. The code is for its user, the string for itself.
 func (s *Service) BeginDevice(ctx context.Context, agent string) (d signin.Device, code, text string, err error) {
+	return s.beginDevice(ctx, signin.Device{Agent: agent})
+}
+
+func (s *Service) beginDevice(ctx context.Context, d signin.Device) (_ signin.Device, code, text string, err error) {
 	actor, now := access.ActorFrom(ctx), s.options.Now()
 	code = signin.NewCode()
 	plain, err := signin.ParseCode(code)
 	if err != nil {
 		return d, "", "", err
 	}
-	d = signin.Device{Address: actor.Address, Network: audit.Network(fromOf(actor)), Agent: cleaned(agent), CreatedAt: now, ExpiresAt: now.Add(signin.DeviceLife),
-		CodeHash: secret.Hash(s.options.Pepper, "device code "+plain)}
+	d.Address, d.Network, d.Agent, d.CreatedAt, d.ExpiresAt = actor.Address, audit.Network(fromOf(actor)), cleaned(d.Agent), now, now.Add(signin.DeviceLife)
+	d.CodeHash = secret.Hash(s.options.Pepper, "device code "+plain)
 	d.ID, text = signin.NewDevice(now)
 	d.Hash = secret.Hash(s.options.Pepper, text)
 	err = s.store.Observe(ctx, func(tx Tx) error {
@@ -93,48 +69,107 @@ func (s *Service) PollDevice(ctx context.Context, text string) (in signin.SignIn
 	case !d.Approved:
 		return in, "", false, s.Refused(ctx, signin.ByDevice, d.SignInID, signin.ErrDeviceDenied)
 	}
-	err = s.store.Observe(ctx, func(tx Tx) error {
-		d, err := tx.Device(ctx, deviceID)
-		if err != nil {
-			return err
-		}
-		if !d.UsedAt.IsZero() {
-			return signin.ErrDevice
-		}
-		// Who approved it and was sent away since approved nothing.
-		by, err := tx.SignIn(ctx, d.SignInID)
-		if err != nil || by.Refusal(now, now) != nil {
-			return signin.ErrDevice
-		}
-		d.UsedAt = now
-		return tx.PutDevice(ctx, d)
-	})
-	if err != nil {
+	if d.StepUp != "" {
+		in, err = s.store.View().SignIn(ctx, d.StepUp)
 		return in, "", false, err
 	}
-	in, credential, err = s.Begin(ctx, Start{User: d.UserID, Method: signin.ByDevice, Via: d.SignInID, KeyID: d.KeyID, Agent: d.Agent, ProvedAt: d.ProvedAt})
+	in, credential, err = s.Begin(ctx, Start{User: d.UserID, Method: signin.ByDevice, Via: d.SignInID, KeyID: d.KeyID, Agent: d.Agent, ProvedAt: d.ProvedAt, MFAAt: d.MFAAt,
+		with: func(tx Tx) error {
+			d, err := tx.Device(ctx, deviceID)
+			if err != nil {
+				return err
+			}
+			if !d.UsedAt.IsZero() {
+				return signin.ErrDevice
+			}
+			// Who approved it and was sent away since approved nothing.
+			by, err := tx.SignIn(ctx, d.SignInID)
+			if err != nil || by.Refusal(now, now) != nil {
+				return signin.ErrDevice
+			}
+			d.UsedAt = now
+			return tx.PutDevice(ctx, d)
+		}})
 	return in, credential, false, err
 }
 
-// WaitingDevice is the one that waits for a code, for who is to approve it.
-func (s *Service) WaitingDevice(ctx context.Context, code string) (signin.Device, error) {
+// WaitingDevice is the one that waits for a code, for who is to approve it. A wrong code counts, on whichever replica it is typed.
+func (s *Service) WaitingDevice(ctx context.Context, code string) (d signin.Device, err error) {
 	actor := access.ActorFrom(ctx)
 	if actor.Kind != access.SignIn {
 		return signin.Device{}, access.Denied(access.SelfManage)
-	}
-	if s.guesses.full(actor.Principal, s.options.Now()) {
-		return signin.Device{}, signin.ErrGuesses
 	}
 	plain, err := signin.ParseCode(code)
 	if err != nil {
 		return signin.Device{}, err // it cannot be any device's: no guess
 	}
-	d, err := s.store.View().DeviceByCode(ctx, secret.Hash(s.options.Pepper, "device code "+plain))
-	if fault.KindOf(err) == fault.NotFound || err == nil && !d.Waits(s.options.Now()) {
-		s.guesses.note(actor.Principal)
-		return signin.Device{}, signin.ErrDeviceCode
+	now := s.options.Now()
+	var wrong error
+	err = s.store.Observe(ctx, func(tx Tx) error {
+		wrong = nil
+		n, err := tx.Guess(ctx, actor.Principal, now.Add(-signin.DeviceLife))
+		if err != nil {
+			return err
+		}
+		if n > signin.MaxGuesses {
+			wrong = signin.ErrGuesses
+			return tx.Unguess(ctx, actor.Principal) // it was not looked at
+		}
+		d, err = tx.DeviceByCode(ctx, secret.Hash(s.options.Pepper, "device code "+plain))
+		switch {
+		case fault.KindOf(err) == fault.NotFound || err == nil && !d.Waits(now):
+			wrong = signin.ErrDeviceCode
+			return nil
+		case err != nil:
+			return err
+		}
+		return tx.Unguess(ctx, actor.Principal)
+	})
+	if err == nil {
+		err = wrong
 	}
-	return d, err
+	if err == nil && d.StepUp != "" && d.UserID != actor.Principal {
+		err = signin.ErrDeviceUser
+	}
+	if err != nil {
+		return signin.Device{}, err
+	}
+	return d, nil
+}
+
+// lend gives the sign-in that asked for it the passkey that its user showed for it: one that was shown before it asked does not
+// count, so that somebody looks each time.
+func (s *Service) lend(ctx context.Context, tx Tx, d signin.Device, by signin.SignIn) error {
+	if now := s.options.Now(); by.MFAAt.Before(d.CreatedAt) || now.Sub(by.MFAAt) > access.StepUpWithin {
+		return access.ErrStepUp
+	}
+	in, err := tx.SignIn(ctx, d.StepUp)
+	if err != nil {
+		return err
+	}
+	if in.UserID != by.UserID {
+		return signin.ErrDeviceUser
+	}
+	if why := in.Refusal(s.options.Now(), s.options.Now()); why != nil {
+		return why
+	}
+	in.MFAAt = by.MFAAt
+	_, err = tx.PutSignIn(ctx, in)
+	return err
+}
+
+// BeginStepUp notes that the caller, who has no browser, wants to show a passkey. Its user does so in any browser that is signed in
+// as them, and approves the code there.
+func (s *Service) BeginStepUp(ctx context.Context) (d signin.Device, code, text string, err error) {
+	actor := access.ActorFrom(ctx)
+	if actor.Kind != access.SignIn {
+		return d, "", "", access.Denied(access.SelfManage)
+	}
+	in, err := s.store.View().SignIn(ctx, actor.ID)
+	if err != nil {
+		return d, "", "", err
+	}
+	return s.beginDevice(ctx, signin.Device{Agent: in.Agent, StepUp: in.ID, UserID: in.UserID})
 }
 
 // DecideDevice approves or denies the device that waits for a code. Approved, it acts as the caller does: for the same user, no
@@ -160,12 +195,21 @@ func (s *Service) DecideDevice(ctx context.Context, code string, approve bool) (
 		if why := by.Refusal(now, now); why != nil {
 			return why
 		}
-		d.DecidedAt, d.Approved, d.UserID, d.SignInID, d.KeyID, d.ProvedAt = now, approve, by.UserID, by.ID, by.KeyID, by.ProvedAt
+		d.DecidedAt, d.Approved, d.UserID, d.SignInID, d.KeyID, d.ProvedAt, d.MFAAt = now, approve, by.UserID, by.ID, by.KeyID, by.ProvedAt, by.MFAAt
+		if d.StepUp != "" && approve {
+			if err := s.lend(ctx, tx, d, by); err != nil {
+				return err
+			}
+		}
 		if err := tx.PutDevice(ctx, d); err != nil {
 			return err
 		}
-		return tx.Audit(ctx, audit.Of(actor, access.SelfManage, by.Scope, d.ID, "device").Change(nil, map[string]any{
-			"approved": approve, "address": d.Address, "agent": d.Agent}))
+		return tx.Audit(ctx, audit.Of(actor, access.SelfManage, by.Scope, d.ID, "device").Change(nil, struct {
+			Approved bool   `json:"approved"`
+			Address  string `json:"address"`
+			Agent    string `json:"agent"`
+			StepUp   string `json:"stepUp,omitempty"`
+		}{approve, d.Address, d.Agent, d.StepUp}))
 	})
 	return d, err
 }

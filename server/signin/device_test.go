@@ -9,6 +9,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
 	slice "github.com/loopbackd/loopback/server/signin"
+	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/signin"
 )
 
@@ -118,13 +119,15 @@ func TestCodesAreNotGuessedAndDevicesDoNotPileUp(t *testing.T) {
 	if _, _, _, err := b.BeginDevice(from(t.Context()), "x"); code(err) != "devices_many" {
 		t.Errorf("one more from here: got %v", err)
 	}
+	// They are counted on all replicas together.
+	replica := b.replica()
 	elsewhere := access.WithActor(t.Context(), access.Actor{Kind: access.Anonymous, Address: "192.0.2.1"})
 	if _, _, _, err := b.BeginDevice(elsewhere, "x"); err != nil {
 		t.Errorf("from elsewhere: %v", err)
 	}
 	tried := 0
 	for {
-		_, err := b.WaitingDevice(ada, signin.NewCode())
+		_, err := []*slice.Service{b.Service, replica}[tried%2].WaitingDevice(ada, signin.NewCode())
 		if code(err) == "device_code_guesses" {
 			break
 		}
@@ -132,7 +135,7 @@ func TestCodesAreNotGuessedAndDevicesDoNotPileUp(t *testing.T) {
 			t.Fatalf("guess %d: got %v", tried, err)
 		}
 	}
-	if tried != 10 {
+	if tried != signin.MaxGuesses {
 		t.Errorf("%d guesses were allowed", tried)
 	}
 	if _, err := b.DecideDevice(ada, last, true); code(err) != "device_code_guesses" {
@@ -161,5 +164,67 @@ func TestCodes(t *testing.T) {
 		if _, err := signin.ParseCode(c); err == nil {
 			t.Errorf("%q was taken", c)
 		}
+	}
+}
+
+// What a command line asks for is shown by its own user, for this very request, and counts on both sides.
+func TestACommandLineGetsThePasskeyThatItsUserShowed(t *testing.T) {
+	b := open(t)
+	cli, asking, _ := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.ByDevice})
+	browser, in, _ := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.OIDC})
+	bob, _, _ := b.begin(t, slice.Start{User: b.bob.ID, Method: signin.OIDC})
+	show := func() {
+		t.Helper()
+		in.MFAAt = b.clock.Now()
+		if err := b.db.Observe(t.Context(), func(tx *storage.Tx) (err error) { in, err = tx.PutSignIn(t.Context(), in); return }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	show()
+	b.clock.Advance(time.Second)
+	d, typed, text, err := b.BeginStepUp(cli)
+	if err != nil || d.StepUp != asking.ID {
+		t.Fatalf("got %+v, %v", d, err)
+	}
+	if _, err := b.DecideDevice(bob, typed, true); code(err) != "device_other_user" {
+		t.Errorf("somebody else approves: got %v", err)
+	}
+	if _, err := b.DecideDevice(browser, typed, true); code(err) != "step_up_required" {
+		t.Errorf("with a passkey that was shown before: got %v", err)
+	}
+	if _, _, waits, err := b.PollDevice(from(t.Context()), text); err != nil || !waits {
+		t.Errorf("meanwhile: waits %v, %v", waits, err)
+	}
+	show()
+	if _, err := b.DecideDevice(browser, typed, true); err != nil {
+		t.Fatal(err)
+	}
+	got, credential, waits, err := b.PollDevice(from(t.Context()), text)
+	if err != nil || waits || credential != "" || got.ID != asking.ID || !got.MFAAt.Equal(in.MFAAt) {
+		t.Errorf("got %+v, a credential %v, waits %v, %v", got, credential != "", waits, err)
+	}
+	if _, err := b.DecideDevice(browser, typed, true); code(err) != "device_code_unknown" {
+		t.Errorf("approved again: got %v", err)
+	}
+	// Too late, or for a sign-in that ended: nothing.
+	_, typed, _, err = b.BeginStepUp(cli)
+	if err != nil {
+		t.Fatal(err)
+	}
+	show()
+	b.clock.Advance(access.StepUpWithin + time.Second)
+	if _, err := b.DecideDevice(browser, typed, true); code(err) != "step_up_required" {
+		t.Errorf("a minute after the passkey was shown: got %v", err)
+	}
+	if err := b.End(cli, ""); err != nil {
+		t.Fatal(err)
+	}
+	show()
+	if _, err := b.DecideDevice(browser, typed, true); code(err) != "sign_in_ended" {
+		t.Errorf("for a sign-in that ended: got %v", err)
+	}
+	key := access.WithActor(t.Context(), access.Actor{Kind: access.APIKey, ID: "key_1", Principal: b.ada.ID})
+	if _, _, _, err := b.BeginStepUp(key); code(err) != "permission_denied" {
+		t.Errorf("an API key asks: got %v", err)
 	}
 }

@@ -46,6 +46,8 @@ type Tx interface {
 	TouchSignIn(ctx context.Context, id string, at time.Time) error
 	PruneSignIns(ctx context.Context, before time.Time) error
 	PutDevice(ctx context.Context, d signin.Device) error
+	Guess(ctx context.Context, who string, since time.Time) (int64, error)
+	Unguess(ctx context.Context, who string) error
 	Audit(ctx context.Context, e audit.Entry) error
 }
 
@@ -86,7 +88,6 @@ type Service struct {
 	options  Options
 	cache    *recent.Cache[signin.SignIn]
 	refusals *audit.Repeats[refusal]
-	guesses  guesses
 }
 
 // What is held in memory, and for how long.
@@ -120,6 +121,9 @@ type Start struct {
 	Agent    string    // as the program calls itself
 	ProvedAt time.Time // zero: now
 	MFAAt    time.Time
+
+	// with is done in the transaction that makes the sign-in; an error of it makes none.
+	with func(Tx) error
 }
 
 const maxAgent = 200
@@ -148,11 +152,17 @@ func (s *Service) Begin(ctx context.Context, b Start) (_ signin.SignIn, text str
 			return err
 		}
 		in.Name, in.Scope = user.Name, user.Scope
+		if b.with != nil {
+			if err := b.with(tx); err != nil {
+				return err
+			}
+		}
 		if in, err = tx.PutSignIn(ctx, in); err != nil {
 			return err
 		}
 		who := actor
 		who.Kind, who.ID, who.Name, who.Principal, who.Method = access.SignIn, in.ID, in.Name, in.UserID, string(in.Method)
+		who.MFA = in.MFAAt
 		return tx.Audit(ctx, audit.Of(who, access.SignInBegin, in.Scope, in.ID, in.Name).Change(nil, describe(in)))
 	})
 	if fault.Of(err) != nil && fault.Of(err).Code == signin.ErrUser.Code {
@@ -263,6 +273,9 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 }
 
 func (s *Service) lookup(ctx context.Context, signInID string, now time.Time) (signin.SignIn, error) {
+	if access.IsAnew(ctx) {
+		s.cache.Drop(signInID)
+	}
 	in, ok, generation := s.cache.Get(signInID, now)
 	if ok {
 		return in, nil

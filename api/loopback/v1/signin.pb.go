@@ -157,6 +157,42 @@ func (x *BeginDeviceSignInResponse) GetInterval() *durationpb.Duration {
 	return nil
 }
 
+type BeginDeviceStepUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginDeviceStepUpRequest) Reset() {
+	*x = BeginDeviceStepUpRequest{}
+	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginDeviceStepUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginDeviceStepUpRequest) ProtoMessage() {}
+
+func (x *BeginDeviceStepUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginDeviceStepUpRequest.ProtoReflect.Descriptor instead.
+func (*BeginDeviceStepUpRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{2}
+}
+
 type PollDeviceSignInRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Secret        string                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
@@ -166,7 +202,7 @@ type PollDeviceSignInRequest struct {
 
 func (x *PollDeviceSignInRequest) Reset() {
 	*x = PollDeviceSignInRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	mi := &file_loopback_v1_signin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -178,7 +214,7 @@ func (x *PollDeviceSignInRequest) String() string {
 func (*PollDeviceSignInRequest) ProtoMessage() {}
 
 func (x *PollDeviceSignInRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[2]
+	mi := &file_loopback_v1_signin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -191,7 +227,7 @@ func (x *PollDeviceSignInRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollDeviceSignInRequest.ProtoReflect.Descriptor instead.
 func (*PollDeviceSignInRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PollDeviceSignInRequest) GetSecret() string {
@@ -205,7 +241,7 @@ type PollDeviceSignInResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Nobody decided yet.
 	Pending bool `protobuf:"varint,1,opt,name=pending,proto3" json:"pending,omitempty"`
-	// The sign-in's string ("lbs_…").
+	// The sign-in's string ("lbs_…"); empty where a passkey was asked for.
 	Secret        string  `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	SignIn        *SignIn `protobuf:"bytes,3,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -214,7 +250,7 @@ type PollDeviceSignInResponse struct {
 
 func (x *PollDeviceSignInResponse) Reset() {
 	*x = PollDeviceSignInResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	mi := &file_loopback_v1_signin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -226,7 +262,7 @@ func (x *PollDeviceSignInResponse) String() string {
 func (*PollDeviceSignInResponse) ProtoMessage() {}
 
 func (x *PollDeviceSignInResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[3]
+	mi := &file_loopback_v1_signin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -239,7 +275,7 @@ func (x *PollDeviceSignInResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollDeviceSignInResponse.ProtoReflect.Descriptor instead.
 func (*PollDeviceSignInResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PollDeviceSignInResponse) GetPending() bool {
@@ -272,7 +308,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	mi := &file_loopback_v1_signin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +320,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[4]
+	mi := &file_loopback_v1_signin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +333,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetDeviceRequest) GetCode() string {
@@ -317,7 +353,7 @@ type DecideDeviceRequest struct {
 
 func (x *DecideDeviceRequest) Reset() {
 	*x = DecideDeviceRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	mi := &file_loopback_v1_signin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +365,7 @@ func (x *DecideDeviceRequest) String() string {
 func (*DecideDeviceRequest) ProtoMessage() {}
 
 func (x *DecideDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[5]
+	mi := &file_loopback_v1_signin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +378,7 @@ func (x *DecideDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideDeviceRequest.ProtoReflect.Descriptor instead.
 func (*DecideDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DecideDeviceRequest) GetCode() string {
@@ -363,18 +399,20 @@ type Device struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Where the request came from.
-	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	Agent         string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	Approved      bool                   `protobuf:"varint,6,opt,name=approved,proto3" json:"approved,omitempty"`
+	Address   string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Agent     string                 `protobuf:"bytes,3,opt,name=agent,proto3" json:"agent,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Approved  bool                   `protobuf:"varint,6,opt,name=approved,proto3" json:"approved,omitempty"`
+	// It asks for a fresh passkey, not for a sign-in: who approves it shows one first.
+	StepUp        bool `protobuf:"varint,7,opt,name=step_up,json=stepUp,proto3" json:"step_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	mi := &file_loopback_v1_signin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -386,7 +424,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[6]
+	mi := &file_loopback_v1_signin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -399,7 +437,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Device) GetId() string {
@@ -444,6 +482,13 @@ func (x *Device) GetApproved() bool {
 	return false
 }
 
+func (x *Device) GetStepUp() bool {
+	if x != nil {
+		return x.StepUp
+	}
+	return false
+}
+
 type ListSignInMethodsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -452,7 +497,7 @@ type ListSignInMethodsRequest struct {
 
 func (x *ListSignInMethodsRequest) Reset() {
 	*x = ListSignInMethodsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[7]
+	mi := &file_loopback_v1_signin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +509,7 @@ func (x *ListSignInMethodsRequest) String() string {
 func (*ListSignInMethodsRequest) ProtoMessage() {}
 
 func (x *ListSignInMethodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[7]
+	mi := &file_loopback_v1_signin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,20 +522,25 @@ func (x *ListSignInMethodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInMethodsRequest.ProtoReflect.Descriptor instead.
 func (*ListSignInMethodsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{8}
 }
 
 type ListSignInMethodsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Providers that let people in; a browser goes to /oidc/begin?provider=ID.
-	Providers     []*OfferedProvider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	Providers []*OfferedProvider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	// Domain that passkeys are good for: pages of other names cannot ask for them. Empty: the control plane's address is none that
+	// passkeys can be had for.
+	PasskeyDomain string `protobuf:"bytes,2,opt,name=passkey_domain,json=passkeyDomain,proto3" json:"passkey_domain,omitempty"`
+	// Where people are to open the console.
+	Url           string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSignInMethodsResponse) Reset() {
 	*x = ListSignInMethodsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[8]
+	mi := &file_loopback_v1_signin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +552,7 @@ func (x *ListSignInMethodsResponse) String() string {
 func (*ListSignInMethodsResponse) ProtoMessage() {}
 
 func (x *ListSignInMethodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[8]
+	mi := &file_loopback_v1_signin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +565,7 @@ func (x *ListSignInMethodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInMethodsResponse.ProtoReflect.Descriptor instead.
 func (*ListSignInMethodsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListSignInMethodsResponse) GetProviders() []*OfferedProvider {
@@ -523,6 +573,20 @@ func (x *ListSignInMethodsResponse) GetProviders() []*OfferedProvider {
 		return x.Providers
 	}
 	return nil
+}
+
+func (x *ListSignInMethodsResponse) GetPasskeyDomain() string {
+	if x != nil {
+		return x.PasskeyDomain
+	}
+	return ""
+}
+
+func (x *ListSignInMethodsResponse) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
 }
 
 type OfferedProvider struct {
@@ -535,7 +599,7 @@ type OfferedProvider struct {
 
 func (x *OfferedProvider) Reset() {
 	*x = OfferedProvider{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[9]
+	mi := &file_loopback_v1_signin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +611,7 @@ func (x *OfferedProvider) String() string {
 func (*OfferedProvider) ProtoMessage() {}
 
 func (x *OfferedProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[9]
+	mi := &file_loopback_v1_signin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +624,7 @@ func (x *OfferedProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferedProvider.ProtoReflect.Descriptor instead.
 func (*OfferedProvider) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OfferedProvider) GetId() string {
@@ -615,7 +679,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[10]
+	mi := &file_loopback_v1_signin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +691,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[10]
+	mi := &file_loopback_v1_signin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +704,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SignIn) GetId() string {
@@ -787,7 +851,7 @@ type ListSignInsRequest struct {
 
 func (x *ListSignInsRequest) Reset() {
 	*x = ListSignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[11]
+	mi := &file_loopback_v1_signin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +863,7 @@ func (x *ListSignInsRequest) String() string {
 func (*ListSignInsRequest) ProtoMessage() {}
 
 func (x *ListSignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[11]
+	mi := &file_loopback_v1_signin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +876,7 @@ func (x *ListSignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInsRequest.ProtoReflect.Descriptor instead.
 func (*ListSignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListSignInsRequest) GetUser() string {
@@ -839,7 +903,7 @@ type ListSignInsResponse struct {
 
 func (x *ListSignInsResponse) Reset() {
 	*x = ListSignInsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[12]
+	mi := &file_loopback_v1_signin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +915,7 @@ func (x *ListSignInsResponse) String() string {
 func (*ListSignInsResponse) ProtoMessage() {}
 
 func (x *ListSignInsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[12]
+	mi := &file_loopback_v1_signin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +928,7 @@ func (x *ListSignInsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSignInsResponse.ProtoReflect.Descriptor instead.
 func (*ListSignInsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListSignInsResponse) GetItems() []*SignIn {
@@ -890,7 +954,7 @@ type RevokeSignInRequest struct {
 
 func (x *RevokeSignInRequest) Reset() {
 	*x = RevokeSignInRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[13]
+	mi := &file_loopback_v1_signin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +966,7 @@ func (x *RevokeSignInRequest) String() string {
 func (*RevokeSignInRequest) ProtoMessage() {}
 
 func (x *RevokeSignInRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[13]
+	mi := &file_loopback_v1_signin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +979,7 @@ func (x *RevokeSignInRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSignInRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RevokeSignInRequest) GetSignIn() string {
@@ -935,7 +999,7 @@ type RevokeSignInsRequest struct {
 
 func (x *RevokeSignInsRequest) Reset() {
 	*x = RevokeSignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[14]
+	mi := &file_loopback_v1_signin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1011,7 @@ func (x *RevokeSignInsRequest) String() string {
 func (*RevokeSignInsRequest) ProtoMessage() {}
 
 func (x *RevokeSignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[14]
+	mi := &file_loopback_v1_signin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1024,7 @@ func (x *RevokeSignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInsRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RevokeSignInsRequest) GetUser() string {
@@ -979,7 +1043,7 @@ type RevokeSignInsResponse struct {
 
 func (x *RevokeSignInsResponse) Reset() {
 	*x = RevokeSignInsResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[15]
+	mi := &file_loopback_v1_signin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1055,7 @@ func (x *RevokeSignInsResponse) String() string {
 func (*RevokeSignInsResponse) ProtoMessage() {}
 
 func (x *RevokeSignInsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[15]
+	mi := &file_loopback_v1_signin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1068,7 @@ func (x *RevokeSignInsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSignInsResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSignInsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RevokeSignInsResponse) GetEnded() int32 {
@@ -1023,7 +1087,7 @@ type ListMySignInsRequest struct {
 
 func (x *ListMySignInsRequest) Reset() {
 	*x = ListMySignInsRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[16]
+	mi := &file_loopback_v1_signin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1099,7 @@ func (x *ListMySignInsRequest) String() string {
 func (*ListMySignInsRequest) ProtoMessage() {}
 
 func (x *ListMySignInsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[16]
+	mi := &file_loopback_v1_signin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1112,7 @@ func (x *ListMySignInsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMySignInsRequest.ProtoReflect.Descriptor instead.
 func (*ListMySignInsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListMySignInsRequest) GetPage() *Page {
@@ -1070,7 +1134,7 @@ type SignOutRequest struct {
 
 func (x *SignOutRequest) Reset() {
 	*x = SignOutRequest{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[17]
+	mi := &file_loopback_v1_signin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1146,7 @@ func (x *SignOutRequest) String() string {
 func (*SignOutRequest) ProtoMessage() {}
 
 func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[17]
+	mi := &file_loopback_v1_signin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1159,7 @@ func (x *SignOutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutRequest.ProtoReflect.Descriptor instead.
 func (*SignOutRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignOutRequest) GetSignIn() string {
@@ -1121,7 +1185,7 @@ type SignOutResponse struct {
 
 func (x *SignOutResponse) Reset() {
 	*x = SignOutResponse{}
-	mi := &file_loopback_v1_signin_proto_msgTypes[18]
+	mi := &file_loopback_v1_signin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1197,7 @@ func (x *SignOutResponse) String() string {
 func (*SignOutResponse) ProtoMessage() {}
 
 func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_signin_proto_msgTypes[18]
+	mi := &file_loopback_v1_signin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1210,7 @@ func (x *SignOutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignOutResponse.ProtoReflect.Descriptor instead.
 func (*SignOutResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_signin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SignOutResponse) GetEnded() int32 {
@@ -1170,7 +1234,8 @@ const file_loopback_v1_signin_proto_rawDesc = "" +
 	"\furl_complete\x18\x04 \x01(\tR\vurlComplete\x129\n" +
 	"\n" +
 	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x125\n" +
-	"\binterval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\binterval\"1\n" +
+	"\binterval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\x1a\n" +
+	"\x18BeginDeviceStepUpRequest\"1\n" +
 	"\x17PollDeviceSignInRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\tR\x06secret\"z\n" +
 	"\x18PollDeviceSignInResponse\x12\x18\n" +
@@ -1181,7 +1246,7 @@ const file_loopback_v1_signin_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\"C\n" +
 	"\x13DecideDeviceRequest\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\aapprove\x18\x02 \x01(\bR\aapprove\"\xda\x01\n" +
+	"\aapprove\x18\x02 \x01(\bR\aapprove\"\xf3\x01\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
@@ -1190,10 +1255,13 @@ const file_loopback_v1_signin_proto_rawDesc = "" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
 	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1a\n" +
-	"\bapproved\x18\x06 \x01(\bR\bapproved\"\x1a\n" +
-	"\x18ListSignInMethodsRequest\"W\n" +
+	"\bapproved\x18\x06 \x01(\bR\bapproved\x12\x17\n" +
+	"\astep_up\x18\a \x01(\bR\x06stepUp\"\x1a\n" +
+	"\x18ListSignInMethodsRequest\"\x90\x01\n" +
 	"\x19ListSignInMethodsResponse\x12:\n" +
-	"\tproviders\x18\x01 \x03(\v2\x1c.loopback.v1.OfferedProviderR\tproviders\"5\n" +
+	"\tproviders\x18\x01 \x03(\v2\x1c.loopback.v1.OfferedProviderR\tproviders\x12%\n" +
+	"\x0epasskey_domain\x18\x02 \x01(\tR\rpasskeyDomain\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\"5\n" +
 	"\x0fOfferedProvider\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x9c\x06\n" +
@@ -1246,10 +1314,11 @@ const file_loopback_v1_signin_proto_rawDesc = "" +
 	"everywhere\x18\x02 \x01(\bR\n" +
 	"everywhere\"'\n" +
 	"\x0fSignOutResponse\x12\x14\n" +
-	"\x05ended\x18\x01 \x01(\x05R\x05ended2\x96\b\n" +
+	"\x05ended\x18\x01 \x01(\x05R\x05ended2\x8b\t\n" +
 	"\rSignInService\x12y\n" +
 	"\x11ListSignInMethods\x12%.loopback.v1.ListSignInMethodsRequest\x1a&.loopback.v1.ListSignInMethodsResponse\"\x15\x8a\xb5\x18\x0esign_ins.begin\x90\x02\x01\x12v\n" +
 	"\x11BeginDeviceSignIn\x12%.loopback.v1.BeginDeviceSignInRequest\x1a&.loopback.v1.BeginDeviceSignInResponse\"\x12\x8a\xb5\x18\x0esign_ins.begin\x12s\n" +
+	"\x11BeginDeviceStepUp\x12%.loopback.v1.BeginDeviceStepUpRequest\x1a&.loopback.v1.BeginDeviceSignInResponse\"\x0f\x8a\xb5\x18\vself.manage\x12s\n" +
 	"\x10PollDeviceSignIn\x12$.loopback.v1.PollDeviceSignInRequest\x1a%.loopback.v1.PollDeviceSignInResponse\"\x12\x8a\xb5\x18\x0esign_ins.begin\x12S\n" +
 	"\tGetDevice\x12\x1d.loopback.v1.GetDeviceRequest\x1a\x13.loopback.v1.Device\"\x12\x8a\xb5\x18\vself.manage\x90\x02\x01\x12V\n" +
 	"\fDecideDevice\x12 .loopback.v1.DecideDeviceRequest\x1a\x13.loopback.v1.Device\"\x0f\x8a\xb5\x18\vself.manage\x12f\n" +
@@ -1271,74 +1340,77 @@ func file_loopback_v1_signin_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_signin_proto_rawDescData
 }
 
-var file_loopback_v1_signin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_loopback_v1_signin_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_loopback_v1_signin_proto_goTypes = []any{
 	(*BeginDeviceSignInRequest)(nil),  // 0: loopback.v1.BeginDeviceSignInRequest
 	(*BeginDeviceSignInResponse)(nil), // 1: loopback.v1.BeginDeviceSignInResponse
-	(*PollDeviceSignInRequest)(nil),   // 2: loopback.v1.PollDeviceSignInRequest
-	(*PollDeviceSignInResponse)(nil),  // 3: loopback.v1.PollDeviceSignInResponse
-	(*GetDeviceRequest)(nil),          // 4: loopback.v1.GetDeviceRequest
-	(*DecideDeviceRequest)(nil),       // 5: loopback.v1.DecideDeviceRequest
-	(*Device)(nil),                    // 6: loopback.v1.Device
-	(*ListSignInMethodsRequest)(nil),  // 7: loopback.v1.ListSignInMethodsRequest
-	(*ListSignInMethodsResponse)(nil), // 8: loopback.v1.ListSignInMethodsResponse
-	(*OfferedProvider)(nil),           // 9: loopback.v1.OfferedProvider
-	(*SignIn)(nil),                    // 10: loopback.v1.SignIn
-	(*ListSignInsRequest)(nil),        // 11: loopback.v1.ListSignInsRequest
-	(*ListSignInsResponse)(nil),       // 12: loopback.v1.ListSignInsResponse
-	(*RevokeSignInRequest)(nil),       // 13: loopback.v1.RevokeSignInRequest
-	(*RevokeSignInsRequest)(nil),      // 14: loopback.v1.RevokeSignInsRequest
-	(*RevokeSignInsResponse)(nil),     // 15: loopback.v1.RevokeSignInsResponse
-	(*ListMySignInsRequest)(nil),      // 16: loopback.v1.ListMySignInsRequest
-	(*SignOutRequest)(nil),            // 17: loopback.v1.SignOutRequest
-	(*SignOutResponse)(nil),           // 18: loopback.v1.SignOutResponse
-	nil,                               // 19: loopback.v1.SignIn.LabelsEntry
-	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 21: google.protobuf.Duration
-	(*Scope)(nil),                     // 22: loopback.v1.Scope
-	(*Page)(nil),                      // 23: loopback.v1.Page
+	(*BeginDeviceStepUpRequest)(nil),  // 2: loopback.v1.BeginDeviceStepUpRequest
+	(*PollDeviceSignInRequest)(nil),   // 3: loopback.v1.PollDeviceSignInRequest
+	(*PollDeviceSignInResponse)(nil),  // 4: loopback.v1.PollDeviceSignInResponse
+	(*GetDeviceRequest)(nil),          // 5: loopback.v1.GetDeviceRequest
+	(*DecideDeviceRequest)(nil),       // 6: loopback.v1.DecideDeviceRequest
+	(*Device)(nil),                    // 7: loopback.v1.Device
+	(*ListSignInMethodsRequest)(nil),  // 8: loopback.v1.ListSignInMethodsRequest
+	(*ListSignInMethodsResponse)(nil), // 9: loopback.v1.ListSignInMethodsResponse
+	(*OfferedProvider)(nil),           // 10: loopback.v1.OfferedProvider
+	(*SignIn)(nil),                    // 11: loopback.v1.SignIn
+	(*ListSignInsRequest)(nil),        // 12: loopback.v1.ListSignInsRequest
+	(*ListSignInsResponse)(nil),       // 13: loopback.v1.ListSignInsResponse
+	(*RevokeSignInRequest)(nil),       // 14: loopback.v1.RevokeSignInRequest
+	(*RevokeSignInsRequest)(nil),      // 15: loopback.v1.RevokeSignInsRequest
+	(*RevokeSignInsResponse)(nil),     // 16: loopback.v1.RevokeSignInsResponse
+	(*ListMySignInsRequest)(nil),      // 17: loopback.v1.ListMySignInsRequest
+	(*SignOutRequest)(nil),            // 18: loopback.v1.SignOutRequest
+	(*SignOutResponse)(nil),           // 19: loopback.v1.SignOutResponse
+	nil,                               // 20: loopback.v1.SignIn.LabelsEntry
+	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 22: google.protobuf.Duration
+	(*Scope)(nil),                     // 23: loopback.v1.Scope
+	(*Page)(nil),                      // 24: loopback.v1.Page
 }
 var file_loopback_v1_signin_proto_depIdxs = []int32{
-	20, // 0: loopback.v1.BeginDeviceSignInResponse.expires_at:type_name -> google.protobuf.Timestamp
-	21, // 1: loopback.v1.BeginDeviceSignInResponse.interval:type_name -> google.protobuf.Duration
-	10, // 2: loopback.v1.PollDeviceSignInResponse.sign_in:type_name -> loopback.v1.SignIn
-	20, // 3: loopback.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	20, // 4: loopback.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	9,  // 5: loopback.v1.ListSignInMethodsResponse.providers:type_name -> loopback.v1.OfferedProvider
-	19, // 6: loopback.v1.SignIn.labels:type_name -> loopback.v1.SignIn.LabelsEntry
-	20, // 7: loopback.v1.SignIn.created_at:type_name -> google.protobuf.Timestamp
-	20, // 8: loopback.v1.SignIn.updated_at:type_name -> google.protobuf.Timestamp
-	22, // 9: loopback.v1.SignIn.scope:type_name -> loopback.v1.Scope
-	20, // 10: loopback.v1.SignIn.expires_at:type_name -> google.protobuf.Timestamp
-	21, // 11: loopback.v1.SignIn.idle:type_name -> google.protobuf.Duration
-	20, // 12: loopback.v1.SignIn.last_used_at:type_name -> google.protobuf.Timestamp
-	20, // 13: loopback.v1.SignIn.mfa_at:type_name -> google.protobuf.Timestamp
-	20, // 14: loopback.v1.SignIn.ended_at:type_name -> google.protobuf.Timestamp
-	23, // 15: loopback.v1.ListSignInsRequest.page:type_name -> loopback.v1.Page
-	10, // 16: loopback.v1.ListSignInsResponse.items:type_name -> loopback.v1.SignIn
-	23, // 17: loopback.v1.ListMySignInsRequest.page:type_name -> loopback.v1.Page
-	7,  // 18: loopback.v1.SignInService.ListSignInMethods:input_type -> loopback.v1.ListSignInMethodsRequest
+	21, // 0: loopback.v1.BeginDeviceSignInResponse.expires_at:type_name -> google.protobuf.Timestamp
+	22, // 1: loopback.v1.BeginDeviceSignInResponse.interval:type_name -> google.protobuf.Duration
+	11, // 2: loopback.v1.PollDeviceSignInResponse.sign_in:type_name -> loopback.v1.SignIn
+	21, // 3: loopback.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	21, // 4: loopback.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	10, // 5: loopback.v1.ListSignInMethodsResponse.providers:type_name -> loopback.v1.OfferedProvider
+	20, // 6: loopback.v1.SignIn.labels:type_name -> loopback.v1.SignIn.LabelsEntry
+	21, // 7: loopback.v1.SignIn.created_at:type_name -> google.protobuf.Timestamp
+	21, // 8: loopback.v1.SignIn.updated_at:type_name -> google.protobuf.Timestamp
+	23, // 9: loopback.v1.SignIn.scope:type_name -> loopback.v1.Scope
+	21, // 10: loopback.v1.SignIn.expires_at:type_name -> google.protobuf.Timestamp
+	22, // 11: loopback.v1.SignIn.idle:type_name -> google.protobuf.Duration
+	21, // 12: loopback.v1.SignIn.last_used_at:type_name -> google.protobuf.Timestamp
+	21, // 13: loopback.v1.SignIn.mfa_at:type_name -> google.protobuf.Timestamp
+	21, // 14: loopback.v1.SignIn.ended_at:type_name -> google.protobuf.Timestamp
+	24, // 15: loopback.v1.ListSignInsRequest.page:type_name -> loopback.v1.Page
+	11, // 16: loopback.v1.ListSignInsResponse.items:type_name -> loopback.v1.SignIn
+	24, // 17: loopback.v1.ListMySignInsRequest.page:type_name -> loopback.v1.Page
+	8,  // 18: loopback.v1.SignInService.ListSignInMethods:input_type -> loopback.v1.ListSignInMethodsRequest
 	0,  // 19: loopback.v1.SignInService.BeginDeviceSignIn:input_type -> loopback.v1.BeginDeviceSignInRequest
-	2,  // 20: loopback.v1.SignInService.PollDeviceSignIn:input_type -> loopback.v1.PollDeviceSignInRequest
-	4,  // 21: loopback.v1.SignInService.GetDevice:input_type -> loopback.v1.GetDeviceRequest
-	5,  // 22: loopback.v1.SignInService.DecideDevice:input_type -> loopback.v1.DecideDeviceRequest
-	11, // 23: loopback.v1.SignInService.ListSignIns:input_type -> loopback.v1.ListSignInsRequest
-	13, // 24: loopback.v1.SignInService.RevokeSignIn:input_type -> loopback.v1.RevokeSignInRequest
-	14, // 25: loopback.v1.SignInService.RevokeSignIns:input_type -> loopback.v1.RevokeSignInsRequest
-	16, // 26: loopback.v1.SignInService.ListMySignIns:input_type -> loopback.v1.ListMySignInsRequest
-	17, // 27: loopback.v1.SignInService.SignOut:input_type -> loopback.v1.SignOutRequest
-	8,  // 28: loopback.v1.SignInService.ListSignInMethods:output_type -> loopback.v1.ListSignInMethodsResponse
-	1,  // 29: loopback.v1.SignInService.BeginDeviceSignIn:output_type -> loopback.v1.BeginDeviceSignInResponse
-	3,  // 30: loopback.v1.SignInService.PollDeviceSignIn:output_type -> loopback.v1.PollDeviceSignInResponse
-	6,  // 31: loopback.v1.SignInService.GetDevice:output_type -> loopback.v1.Device
-	6,  // 32: loopback.v1.SignInService.DecideDevice:output_type -> loopback.v1.Device
-	12, // 33: loopback.v1.SignInService.ListSignIns:output_type -> loopback.v1.ListSignInsResponse
-	10, // 34: loopback.v1.SignInService.RevokeSignIn:output_type -> loopback.v1.SignIn
-	15, // 35: loopback.v1.SignInService.RevokeSignIns:output_type -> loopback.v1.RevokeSignInsResponse
-	12, // 36: loopback.v1.SignInService.ListMySignIns:output_type -> loopback.v1.ListSignInsResponse
-	18, // 37: loopback.v1.SignInService.SignOut:output_type -> loopback.v1.SignOutResponse
-	28, // [28:38] is the sub-list for method output_type
-	18, // [18:28] is the sub-list for method input_type
+	2,  // 20: loopback.v1.SignInService.BeginDeviceStepUp:input_type -> loopback.v1.BeginDeviceStepUpRequest
+	3,  // 21: loopback.v1.SignInService.PollDeviceSignIn:input_type -> loopback.v1.PollDeviceSignInRequest
+	5,  // 22: loopback.v1.SignInService.GetDevice:input_type -> loopback.v1.GetDeviceRequest
+	6,  // 23: loopback.v1.SignInService.DecideDevice:input_type -> loopback.v1.DecideDeviceRequest
+	12, // 24: loopback.v1.SignInService.ListSignIns:input_type -> loopback.v1.ListSignInsRequest
+	14, // 25: loopback.v1.SignInService.RevokeSignIn:input_type -> loopback.v1.RevokeSignInRequest
+	15, // 26: loopback.v1.SignInService.RevokeSignIns:input_type -> loopback.v1.RevokeSignInsRequest
+	17, // 27: loopback.v1.SignInService.ListMySignIns:input_type -> loopback.v1.ListMySignInsRequest
+	18, // 28: loopback.v1.SignInService.SignOut:input_type -> loopback.v1.SignOutRequest
+	9,  // 29: loopback.v1.SignInService.ListSignInMethods:output_type -> loopback.v1.ListSignInMethodsResponse
+	1,  // 30: loopback.v1.SignInService.BeginDeviceSignIn:output_type -> loopback.v1.BeginDeviceSignInResponse
+	1,  // 31: loopback.v1.SignInService.BeginDeviceStepUp:output_type -> loopback.v1.BeginDeviceSignInResponse
+	4,  // 32: loopback.v1.SignInService.PollDeviceSignIn:output_type -> loopback.v1.PollDeviceSignInResponse
+	7,  // 33: loopback.v1.SignInService.GetDevice:output_type -> loopback.v1.Device
+	7,  // 34: loopback.v1.SignInService.DecideDevice:output_type -> loopback.v1.Device
+	13, // 35: loopback.v1.SignInService.ListSignIns:output_type -> loopback.v1.ListSignInsResponse
+	11, // 36: loopback.v1.SignInService.RevokeSignIn:output_type -> loopback.v1.SignIn
+	16, // 37: loopback.v1.SignInService.RevokeSignIns:output_type -> loopback.v1.RevokeSignInsResponse
+	13, // 38: loopback.v1.SignInService.ListMySignIns:output_type -> loopback.v1.ListSignInsResponse
+	19, // 39: loopback.v1.SignInService.SignOut:output_type -> loopback.v1.SignOutResponse
+	29, // [29:40] is the sub-list for method output_type
+	18, // [18:29] is the sub-list for method input_type
 	18, // [18:18] is the sub-list for extension type_name
 	18, // [18:18] is the sub-list for extension extendee
 	0,  // [0:18] is the sub-list for field type_name
@@ -1356,7 +1428,7 @@ func file_loopback_v1_signin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_signin_proto_rawDesc), len(file_loopback_v1_signin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

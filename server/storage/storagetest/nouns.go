@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
+	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/provider"
@@ -266,6 +269,117 @@ var nouns = []test{
 		}
 		if all, here, err := b.DB.View().WaitingDevices(t.Context(), "there", b.now().Add(time.Hour)); err != nil || all != 0 || here != 0 {
 			t.Errorf("an hour later %d wait, %d there, %v", all, here, err)
+		}
+	}},
+	{"passkey", func(t *testing.T, b *bench) {
+		kept(t, b, func(p *passkey.Passkey, id string) {
+			p.ID, p.UserID, p.CredentialID, p.PublicKey = id, "usr_1", []byte(id), []byte{1}
+		},
+			func(ctx context.Context, tx *storage.Tx, p passkey.Passkey) (passkey.Passkey, error) {
+				return tx.PutPasskey(ctx, p)
+			}, b.DB.View().Passkey)
+		if p, err := b.DB.View().PasskeyByCredential(t.Context(), []byte("id_full")); err != nil || p.ID != "id_full" {
+			t.Errorf("by credential: %+v, %v", p, err)
+		}
+		if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error {
+			_, err := tx.PutPasskey(t.Context(), passkey.Passkey{Meta: tenant.Meta{ID: "id_twin"}, CredentialID: []byte("id_full"), PublicKey: []byte{1}})
+			return err
+		}); err == nil {
+			t.Error("two passkeys have one credential id")
+		}
+		if l, _, err := b.DB.View().Passkeys(t.Context(), passkey.Query{Readable: everything, User: "usr_1"}); err != nil || len(l) != 2 {
+			t.Errorf("listed are %+v, %v", l, err)
+		}
+		var gone []string
+		b.write(t, func(ctx context.Context, tx *storage.Tx) (err error) {
+			gone, err = tx.DeletePasskeys(ctx, "usr_1")
+			return
+		})
+		if _, err := b.DB.View().Passkey(t.Context(), "id_full"); len(gone) != 2 || fault.KindOf(err) != fault.NotFound {
+			t.Errorf("deleted %v, then %v", gone, err)
+		}
+	}},
+	{"other ways in", func(t *testing.T, b *bench) {
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			for _, p := range []provider.Provider{{Meta: tenant.Meta{ID: "idp_on", Name: "on"}}, {Meta: tenant.Meta{ID: "idp_off", Name: "off"}, Disabled: true}} {
+				if _, err := tx.PutProvider(ctx, p); err != nil {
+					return err
+				}
+				if _, err := tx.PutIdentity(ctx, provider.Identity{Meta: tenant.Meta{ID: "idn_" + p.Name}, ProviderID: p.ID, UserID: "usr_1"}); err != nil {
+					return err
+				}
+			}
+			for id, k := range map[string]apikey.Key{"key_live": {ExpiresAt: b.now().Add(time.Hour)}, "key_over": {ExpiresAt: b.now().Add(-time.Hour)}, "key_gone": {ExpiresAt: b.now().Add(time.Hour), RevokedAt: b.now()}} {
+				k.ID, k.OwnerID = id, "usr_1"
+				if _, err := tx.PutKey(ctx, k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		for user, want := range map[string]int64{"usr_1": 2, "usr_2": 0} {
+			if n, err := b.DB.View().OtherWaysIn(t.Context(), user, b.now()); err != nil || n != want {
+				t.Errorf("%s has %d, %v; want %d", user, n, err, want)
+			}
+		}
+	}},
+	{"a ceremony is used up once, whichever replica asks", func(t *testing.T, b *bench) {
+		other := b.open(t)
+		var first atomic.Int64
+		var all sync.WaitGroup
+		until := b.now().Add(time.Minute)
+		for i := range 16 {
+			db := []*storage.DB{b.DB, other}[i%2]
+			all.Go(func() {
+				err := db.Observe(t.Context(), func(tx *storage.Tx) error {
+					ok, err := tx.SpendCeremony(t.Context(), "cer_1", until)
+					if err == nil && !ok {
+						return fault.New(fault.Conflict, "spent", "spent")
+					}
+					return err
+				})
+				if err == nil {
+					first.Add(1)
+				} else if fault.Of(err).Code != "spent" {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if first.Load() != 1 {
+			t.Errorf("%d times", first.Load())
+		}
+	}},
+	{"guesses are counted together, whichever replica they are made on", func(t *testing.T, b *bench) {
+		other := b.open(t)
+		var all sync.WaitGroup
+		for i := range 12 {
+			db := []*storage.DB{b.DB, other}[i%2]
+			all.Go(func() {
+				if err := db.Observe(t.Context(), func(tx *storage.Tx) error {
+					_, err := tx.Guess(t.Context(), "usr_1", epoch.Add(-time.Hour))
+					if err == nil && i >= 8 {
+						err = tx.Unguess(t.Context(), "usr_1")
+					}
+					return err
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		guess := func(who string, since time.Time) (n int64) {
+			t.Helper()
+			if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) (err error) { n, err = tx.Guess(t.Context(), who, since); return }); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if n, theirs := guess("usr_1", epoch.Add(-time.Hour)), guess("usr_2", epoch.Add(-time.Hour)); n != 9 || theirs != 1 {
+			t.Errorf("after 8 wrong ones the next is number %d, somebody else's number %d", n, theirs)
+		}
+		if n := guess("usr_1", b.now()); n != 1 {
+			t.Errorf("later it is number %d", n)
 		}
 	}},
 	{"provider", func(t *testing.T, b *bench) {

@@ -39,6 +39,9 @@ const (
 	// SignInServiceBeginDeviceSignInProcedure is the fully-qualified name of the SignInService's
 	// BeginDeviceSignIn RPC.
 	SignInServiceBeginDeviceSignInProcedure = "/loopback.v1.SignInService/BeginDeviceSignIn"
+	// SignInServiceBeginDeviceStepUpProcedure is the fully-qualified name of the SignInService's
+	// BeginDeviceStepUp RPC.
+	SignInServiceBeginDeviceStepUpProcedure = "/loopback.v1.SignInService/BeginDeviceStepUp"
 	// SignInServicePollDeviceSignInProcedure is the fully-qualified name of the SignInService's
 	// PollDeviceSignIn RPC.
 	SignInServicePollDeviceSignInProcedure = "/loopback.v1.SignInService/PollDeviceSignIn"
@@ -69,6 +72,9 @@ type SignInServiceClient interface {
 	ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error)
 	// A device without a browser asks to be signed in (the shape of RFC 8628): its user types the code at the URL.
 	BeginDeviceSignIn(context.Context, *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error)
+	// A command line that is signed in asks that its user shows a passkey in a browser: as BeginDeviceSignIn, but what comes of it is
+	// that the sign-in that calls may do acts of tier 0 for a minute.
+	BeginDeviceStepUp(context.Context, *connect.Request[v1.BeginDeviceStepUpRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error)
 	// Whether it was approved. The sign-in's string is in the answer once.
 	PollDeviceSignIn(context.Context, *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error)
 	// The device that waits for a code, for who is to approve it.
@@ -109,6 +115,12 @@ func NewSignInServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			httpClient,
 			baseURL+SignInServiceBeginDeviceSignInProcedure,
 			connect.WithSchema(signInServiceMethods.ByName("BeginDeviceSignIn")),
+			connect.WithClientOptions(opts...),
+		),
+		beginDeviceStepUp: connect.NewClient[v1.BeginDeviceStepUpRequest, v1.BeginDeviceSignInResponse](
+			httpClient,
+			baseURL+SignInServiceBeginDeviceStepUpProcedure,
+			connect.WithSchema(signInServiceMethods.ByName("BeginDeviceStepUp")),
 			connect.WithClientOptions(opts...),
 		),
 		pollDeviceSignIn: connect.NewClient[v1.PollDeviceSignInRequest, v1.PollDeviceSignInResponse](
@@ -169,6 +181,7 @@ func NewSignInServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 type signInServiceClient struct {
 	listSignInMethods *connect.Client[v1.ListSignInMethodsRequest, v1.ListSignInMethodsResponse]
 	beginDeviceSignIn *connect.Client[v1.BeginDeviceSignInRequest, v1.BeginDeviceSignInResponse]
+	beginDeviceStepUp *connect.Client[v1.BeginDeviceStepUpRequest, v1.BeginDeviceSignInResponse]
 	pollDeviceSignIn  *connect.Client[v1.PollDeviceSignInRequest, v1.PollDeviceSignInResponse]
 	getDevice         *connect.Client[v1.GetDeviceRequest, v1.Device]
 	decideDevice      *connect.Client[v1.DecideDeviceRequest, v1.Device]
@@ -187,6 +200,11 @@ func (c *signInServiceClient) ListSignInMethods(ctx context.Context, req *connec
 // BeginDeviceSignIn calls loopback.v1.SignInService.BeginDeviceSignIn.
 func (c *signInServiceClient) BeginDeviceSignIn(ctx context.Context, req *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
 	return c.beginDeviceSignIn.CallUnary(ctx, req)
+}
+
+// BeginDeviceStepUp calls loopback.v1.SignInService.BeginDeviceStepUp.
+func (c *signInServiceClient) BeginDeviceStepUp(ctx context.Context, req *connect.Request[v1.BeginDeviceStepUpRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
+	return c.beginDeviceStepUp.CallUnary(ctx, req)
 }
 
 // PollDeviceSignIn calls loopback.v1.SignInService.PollDeviceSignIn.
@@ -235,6 +253,9 @@ type SignInServiceHandler interface {
 	ListSignInMethods(context.Context, *connect.Request[v1.ListSignInMethodsRequest]) (*connect.Response[v1.ListSignInMethodsResponse], error)
 	// A device without a browser asks to be signed in (the shape of RFC 8628): its user types the code at the URL.
 	BeginDeviceSignIn(context.Context, *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error)
+	// A command line that is signed in asks that its user shows a passkey in a browser: as BeginDeviceSignIn, but what comes of it is
+	// that the sign-in that calls may do acts of tier 0 for a minute.
+	BeginDeviceStepUp(context.Context, *connect.Request[v1.BeginDeviceStepUpRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error)
 	// Whether it was approved. The sign-in's string is in the answer once.
 	PollDeviceSignIn(context.Context, *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error)
 	// The device that waits for a code, for who is to approve it.
@@ -271,6 +292,12 @@ func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOp
 		SignInServiceBeginDeviceSignInProcedure,
 		svc.BeginDeviceSignIn,
 		connect.WithSchema(signInServiceMethods.ByName("BeginDeviceSignIn")),
+		connect.WithHandlerOptions(opts...),
+	)
+	signInServiceBeginDeviceStepUpHandler := connect.NewUnaryHandler(
+		SignInServiceBeginDeviceStepUpProcedure,
+		svc.BeginDeviceStepUp,
+		connect.WithSchema(signInServiceMethods.ByName("BeginDeviceStepUp")),
 		connect.WithHandlerOptions(opts...),
 	)
 	signInServicePollDeviceSignInHandler := connect.NewUnaryHandler(
@@ -330,6 +357,8 @@ func NewSignInServiceHandler(svc SignInServiceHandler, opts ...connect.HandlerOp
 			signInServiceListSignInMethodsHandler.ServeHTTP(w, r)
 		case SignInServiceBeginDeviceSignInProcedure:
 			signInServiceBeginDeviceSignInHandler.ServeHTTP(w, r)
+		case SignInServiceBeginDeviceStepUpProcedure:
+			signInServiceBeginDeviceStepUpHandler.ServeHTTP(w, r)
 		case SignInServicePollDeviceSignInProcedure:
 			signInServicePollDeviceSignInHandler.ServeHTTP(w, r)
 		case SignInServiceGetDeviceProcedure:
@@ -361,6 +390,10 @@ func (UnimplementedSignInServiceHandler) ListSignInMethods(context.Context, *con
 
 func (UnimplementedSignInServiceHandler) BeginDeviceSignIn(context.Context, *connect.Request[v1.BeginDeviceSignInRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.BeginDeviceSignIn is not implemented"))
+}
+
+func (UnimplementedSignInServiceHandler) BeginDeviceStepUp(context.Context, *connect.Request[v1.BeginDeviceStepUpRequest]) (*connect.Response[v1.BeginDeviceSignInResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.SignInService.BeginDeviceStepUp is not implemented"))
 }
 
 func (UnimplementedSignInServiceHandler) PollDeviceSignIn(context.Context, *connect.Request[v1.PollDeviceSignInRequest]) (*connect.Response[v1.PollDeviceSignInResponse], error) {

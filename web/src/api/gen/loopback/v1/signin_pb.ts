@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/signin.proto.
  */
 export const file_loopback_v1_signin: GenFile = /*@__PURE__*/
-  fileDesc("Chhsb29wYmFjay92MS9zaWduaW4ucHJvdG8SC2xvb3BiYWNrLnYxIikKGEJlZ2luRGV2aWNlU2lnbkluUmVxdWVzdBINCgVhZ2VudBgBIAEoCSK5AQoZQmVnaW5EZXZpY2VTaWduSW5SZXNwb25zZRIOCgZzZWNyZXQYASABKAkSDAoEY29kZRgCIAEoCRILCgN1cmwYAyABKAkSFAoMdXJsX2NvbXBsZXRlGAQgASgJEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGludGVydmFsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIikKF1BvbGxEZXZpY2VTaWduSW5SZXF1ZXN0Eg4KBnNlY3JldBgBIAEoCSJhChhQb2xsRGV2aWNlU2lnbkluUmVzcG9uc2USDwoHcGVuZGluZxgBIAEoCBIOCgZzZWNyZXQYAiABKAkSJAoHc2lnbl9pbhgDIAEoCzITLmxvb3BiYWNrLnYxLlNpZ25JbiIgChBHZXREZXZpY2VSZXF1ZXN0EgwKBGNvZGUYASABKAkiNAoTRGVjaWRlRGV2aWNlUmVxdWVzdBIMCgRjb2RlGAEgASgJEg8KB2FwcHJvdmUYAiABKAgipgEKBkRldmljZRIKCgJpZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEg0KBWFnZW50GAMgASgJEi4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGFwcHJvdmVkGAYgASgIIhoKGExpc3RTaWduSW5NZXRob2RzUmVxdWVzdCJMChlMaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlEi8KCXByb3ZpZGVycxgBIAMoCzIcLmxvb3BiYWNrLnYxLk9mZmVyZWRQcm92aWRlciIrCg9PZmZlcmVkUHJvdmlkZXISCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCSLxBAoGU2lnbkluEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSLwoGbGFiZWxzGAMgAygLMh8ubG9vcGJhY2sudjEuU2lnbkluLkxhYmVsc0VudHJ5Ei4KCmNyZWF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCHJldmlzaW9uGAYgASgDEiEKBXNjb3BlGAcgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDwoHdXNlcl9pZBgIIAEoCRIOCgZtZXRob2QYCSABKAkSCwoDdmlhGAogASgJEhIKCmFwaV9rZXlfaWQYCyABKAkSDwoHYWRkcmVzcxgMIAEoCRINCgVhZ2VudBgNIAEoCRIuCgpleHBpcmVzX2F0GA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBInCgRpZGxlGA8gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDGxhc3RfdXNlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoGbWZhX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRlZF9hdBgSIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJZW5kZWRfZm9yGBMgASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiQwoSTGlzdFNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkSHwoEcGFnZRgCIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiUgoTTGlzdFNpZ25JbnNSZXNwb25zZRIiCgVpdGVtcxgBIAMoCzITLmxvb3BiYWNrLnYxLlNpZ25JbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiJgoTUmV2b2tlU2lnbkluUmVxdWVzdBIPCgdzaWduX2luGAEgASgJIiQKFFJldm9rZVNpZ25JbnNSZXF1ZXN0EgwKBHVzZXIYASABKAkiJgoVUmV2b2tlU2lnbkluc1Jlc3BvbnNlEg0KBWVuZGVkGAEgASgFIjcKFExpc3RNeVNpZ25JbnNSZXF1ZXN0Eh8KBHBhZ2UYASABKAsyES5sb29wYmFjay52MS5QYWdlIjUKDlNpZ25PdXRSZXF1ZXN0Eg8KB3NpZ25faW4YASABKAkSEgoKZXZlcnl3aGVyZRgCIAEoCCIgCg9TaWduT3V0UmVzcG9uc2USDQoFZW5kZWQYASABKAUylggKDVNpZ25JblNlcnZpY2USeQoRTGlzdFNpZ25Jbk1ldGhvZHMSJS5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1JlcXVlc3QaJi5sb29wYmFjay52MS5MaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlIhWQAgGKtRgOc2lnbl9pbnMuYmVnaW4SdgoRQmVnaW5EZXZpY2VTaWduSW4SJS5sb29wYmFjay52MS5CZWdpbkRldmljZVNpZ25JblJlcXVlc3QaJi5sb29wYmFjay52MS5CZWdpbkRldmljZVNpZ25JblJlc3BvbnNlIhKKtRgOc2lnbl9pbnMuYmVnaW4ScwoQUG9sbERldmljZVNpZ25JbhIkLmxvb3BiYWNrLnYxLlBvbGxEZXZpY2VTaWduSW5SZXF1ZXN0GiUubG9vcGJhY2sudjEuUG9sbERldmljZVNpZ25JblJlc3BvbnNlIhKKtRgOc2lnbl9pbnMuYmVnaW4SUwoJR2V0RGV2aWNlEh0ubG9vcGJhY2sudjEuR2V0RGV2aWNlUmVxdWVzdBoTLmxvb3BiYWNrLnYxLkRldmljZSISkAIBirUYC3NlbGYubWFuYWdlElYKDERlY2lkZURldmljZRIgLmxvb3BiYWNrLnYxLkRlY2lkZURldmljZVJlcXVlc3QaEy5sb29wYmFjay52MS5EZXZpY2UiD4q1GAtzZWxmLm1hbmFnZRJmCgtMaXN0U2lnbklucxIfLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVzcG9uc2UiFJACAYq1GA1zaWduX2lucy5yZWFkEloKDFJldm9rZVNpZ25JbhIgLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JblJlcXVlc3QaEy5sb29wYmFjay52MS5TaWduSW4iE4q1GA9zaWduX2lucy5yZXZva2USawoNUmV2b2tlU2lnbklucxIhLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JbnNSZXF1ZXN0GiIubG9vcGJhY2sudjEuUmV2b2tlU2lnbkluc1Jlc3BvbnNlIhOKtRgPc2lnbl9pbnMucmV2b2tlEmgKDUxpc3RNeVNpZ25JbnMSIS5sb29wYmFjay52MS5MaXN0TXlTaWduSW5zUmVxdWVzdBogLmxvb3BiYWNrLnYxLkxpc3RTaWduSW5zUmVzcG9uc2UiEpACAYq1GAtzZWxmLm1hbmFnZRJVCgdTaWduT3V0EhsubG9vcGJhY2sudjEuU2lnbk91dFJlcXVlc3QaHC5sb29wYmFjay52MS5TaWduT3V0UmVzcG9uc2UiD4q1GAtzZWxmLm1hbmFnZUI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chhsb29wYmFjay92MS9zaWduaW4ucHJvdG8SC2xvb3BiYWNrLnYxIikKGEJlZ2luRGV2aWNlU2lnbkluUmVxdWVzdBINCgVhZ2VudBgBIAEoCSK5AQoZQmVnaW5EZXZpY2VTaWduSW5SZXNwb25zZRIOCgZzZWNyZXQYASABKAkSDAoEY29kZRgCIAEoCRILCgN1cmwYAyABKAkSFAoMdXJsX2NvbXBsZXRlGAQgASgJEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKCGludGVydmFsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIhoKGEJlZ2luRGV2aWNlU3RlcFVwUmVxdWVzdCIpChdQb2xsRGV2aWNlU2lnbkluUmVxdWVzdBIOCgZzZWNyZXQYASABKAkiYQoYUG9sbERldmljZVNpZ25JblJlc3BvbnNlEg8KB3BlbmRpbmcYASABKAgSDgoGc2VjcmV0GAIgASgJEiQKB3NpZ25faW4YAyABKAsyEy5sb29wYmFjay52MS5TaWduSW4iIAoQR2V0RGV2aWNlUmVxdWVzdBIMCgRjb2RlGAEgASgJIjQKE0RlY2lkZURldmljZVJlcXVlc3QSDAoEY29kZRgBIAEoCRIPCgdhcHByb3ZlGAIgASgIIrcBCgZEZXZpY2USCgoCaWQYASABKAkSDwoHYWRkcmVzcxgCIAEoCRINCgVhZ2VudBgDIAEoCRIuCgpjcmVhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpleHBpcmVzX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghhcHByb3ZlZBgGIAEoCBIPCgdzdGVwX3VwGAcgASgIIhoKGExpc3RTaWduSW5NZXRob2RzUmVxdWVzdCJxChlMaXN0U2lnbkluTWV0aG9kc1Jlc3BvbnNlEi8KCXByb3ZpZGVycxgBIAMoCzIcLmxvb3BiYWNrLnYxLk9mZmVyZWRQcm92aWRlchIWCg5wYXNza2V5X2RvbWFpbhgCIAEoCRILCgN1cmwYAyABKAkiKwoPT2ZmZXJlZFByb3ZpZGVyEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAki8QQKBlNpZ25JbhIKCgJpZBgBIAEoCRIMCgRuYW1lGAIgASgJEi8KBmxhYmVscxgDIAMoCzIfLmxvb3BiYWNrLnYxLlNpZ25Jbi5MYWJlbHNFbnRyeRIuCgpjcmVhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAxIhCgVzY29wZRgHIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEg8KB3VzZXJfaWQYCCABKAkSDgoGbWV0aG9kGAkgASgJEgsKA3ZpYRgKIAEoCRISCgphcGlfa2V5X2lkGAsgASgJEg8KB2FkZHJlc3MYDCABKAkSDQoFYWdlbnQYDSABKAkSLgoKZXhwaXJlc19hdBgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASJwoEaWRsZRgPIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCgxsYXN0X3VzZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBm1mYV9hdBgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWVuZGVkX2ZvchgTIAEoCRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkMKEkxpc3RTaWduSW5zUmVxdWVzdBIMCgR1c2VyGAEgASgJEh8KBHBhZ2UYAiABKAsyES5sb29wYmFjay52MS5QYWdlIlIKE0xpc3RTaWduSW5zUmVzcG9uc2USIgoFaXRlbXMYASADKAsyEy5sb29wYmFjay52MS5TaWduSW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiYKE1Jldm9rZVNpZ25JblJlcXVlc3QSDwoHc2lnbl9pbhgBIAEoCSIkChRSZXZva2VTaWduSW5zUmVxdWVzdBIMCgR1c2VyGAEgASgJIiYKFVJldm9rZVNpZ25JbnNSZXNwb25zZRINCgVlbmRlZBgBIAEoBSI3ChRMaXN0TXlTaWduSW5zUmVxdWVzdBIfCgRwYWdlGAEgASgLMhEubG9vcGJhY2sudjEuUGFnZSI1Cg5TaWduT3V0UmVxdWVzdBIPCgdzaWduX2luGAEgASgJEhIKCmV2ZXJ5d2hlcmUYAiABKAgiIAoPU2lnbk91dFJlc3BvbnNlEg0KBWVuZGVkGAEgASgFMosJCg1TaWduSW5TZXJ2aWNlEnkKEUxpc3RTaWduSW5NZXRob2RzEiUubG9vcGJhY2sudjEuTGlzdFNpZ25Jbk1ldGhvZHNSZXF1ZXN0GiYubG9vcGJhY2sudjEuTGlzdFNpZ25Jbk1ldGhvZHNSZXNwb25zZSIVkAIBirUYDnNpZ25faW5zLmJlZ2luEnYKEUJlZ2luRGV2aWNlU2lnbkluEiUubG9vcGJhY2sudjEuQmVnaW5EZXZpY2VTaWduSW5SZXF1ZXN0GiYubG9vcGJhY2sudjEuQmVnaW5EZXZpY2VTaWduSW5SZXNwb25zZSISirUYDnNpZ25faW5zLmJlZ2luEnMKEUJlZ2luRGV2aWNlU3RlcFVwEiUubG9vcGJhY2sudjEuQmVnaW5EZXZpY2VTdGVwVXBSZXF1ZXN0GiYubG9vcGJhY2sudjEuQmVnaW5EZXZpY2VTaWduSW5SZXNwb25zZSIPirUYC3NlbGYubWFuYWdlEnMKEFBvbGxEZXZpY2VTaWduSW4SJC5sb29wYmFjay52MS5Qb2xsRGV2aWNlU2lnbkluUmVxdWVzdBolLmxvb3BiYWNrLnYxLlBvbGxEZXZpY2VTaWduSW5SZXNwb25zZSISirUYDnNpZ25faW5zLmJlZ2luElMKCUdldERldmljZRIdLmxvb3BiYWNrLnYxLkdldERldmljZVJlcXVlc3QaEy5sb29wYmFjay52MS5EZXZpY2UiEpACAYq1GAtzZWxmLm1hbmFnZRJWCgxEZWNpZGVEZXZpY2USIC5sb29wYmFjay52MS5EZWNpZGVEZXZpY2VSZXF1ZXN0GhMubG9vcGJhY2sudjEuRGV2aWNlIg+KtRgLc2VsZi5tYW5hZ2USZgoLTGlzdFNpZ25JbnMSHy5sb29wYmFjay52MS5MaXN0U2lnbkluc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0U2lnbkluc1Jlc3BvbnNlIhSQAgGKtRgNc2lnbl9pbnMucmVhZBJaCgxSZXZva2VTaWduSW4SIC5sb29wYmFjay52MS5SZXZva2VTaWduSW5SZXF1ZXN0GhMubG9vcGJhY2sudjEuU2lnbkluIhOKtRgPc2lnbl9pbnMucmV2b2tlEmsKDVJldm9rZVNpZ25JbnMSIS5sb29wYmFjay52MS5SZXZva2VTaWduSW5zUmVxdWVzdBoiLmxvb3BiYWNrLnYxLlJldm9rZVNpZ25JbnNSZXNwb25zZSITirUYD3NpZ25faW5zLnJldm9rZRJoCg1MaXN0TXlTaWduSW5zEiEubG9vcGJhY2sudjEuTGlzdE15U2lnbkluc1JlcXVlc3QaIC5sb29wYmFjay52MS5MaXN0U2lnbkluc1Jlc3BvbnNlIhKQAgGKtRgLc2VsZi5tYW5hZ2USVQoHU2lnbk91dBIbLmxvb3BiYWNrLnYxLlNpZ25PdXRSZXF1ZXN0GhwubG9vcGJhY2sudjEuU2lnbk91dFJlc3BvbnNlIg+KtRgLc2VsZi5tYW5hZ2VCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.BeginDeviceSignInRequest
@@ -88,6 +88,19 @@ export const BeginDeviceSignInResponseSchema: GenMessage<BeginDeviceSignInRespon
   messageDesc(file_loopback_v1_signin, 1);
 
 /**
+ * @generated from message loopback.v1.BeginDeviceStepUpRequest
+ */
+export type BeginDeviceStepUpRequest = Message<"loopback.v1.BeginDeviceStepUpRequest"> & {
+};
+
+/**
+ * Describes the message loopback.v1.BeginDeviceStepUpRequest.
+ * Use `create(BeginDeviceStepUpRequestSchema)` to create a new message.
+ */
+export const BeginDeviceStepUpRequestSchema: GenMessage<BeginDeviceStepUpRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_signin, 2);
+
+/**
  * @generated from message loopback.v1.PollDeviceSignInRequest
  */
 export type PollDeviceSignInRequest = Message<"loopback.v1.PollDeviceSignInRequest"> & {
@@ -102,7 +115,7 @@ export type PollDeviceSignInRequest = Message<"loopback.v1.PollDeviceSignInReque
  * Use `create(PollDeviceSignInRequestSchema)` to create a new message.
  */
 export const PollDeviceSignInRequestSchema: GenMessage<PollDeviceSignInRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 2);
+  messageDesc(file_loopback_v1_signin, 3);
 
 /**
  * @generated from message loopback.v1.PollDeviceSignInResponse
@@ -116,7 +129,7 @@ export type PollDeviceSignInResponse = Message<"loopback.v1.PollDeviceSignInResp
   pending: boolean;
 
   /**
-   * The sign-in's string ("lbs_…").
+   * The sign-in's string ("lbs_…"); empty where a passkey was asked for.
    *
    * @generated from field: string secret = 2;
    */
@@ -133,7 +146,7 @@ export type PollDeviceSignInResponse = Message<"loopback.v1.PollDeviceSignInResp
  * Use `create(PollDeviceSignInResponseSchema)` to create a new message.
  */
 export const PollDeviceSignInResponseSchema: GenMessage<PollDeviceSignInResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 3);
+  messageDesc(file_loopback_v1_signin, 4);
 
 /**
  * @generated from message loopback.v1.GetDeviceRequest
@@ -150,7 +163,7 @@ export type GetDeviceRequest = Message<"loopback.v1.GetDeviceRequest"> & {
  * Use `create(GetDeviceRequestSchema)` to create a new message.
  */
 export const GetDeviceRequestSchema: GenMessage<GetDeviceRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 4);
+  messageDesc(file_loopback_v1_signin, 5);
 
 /**
  * @generated from message loopback.v1.DecideDeviceRequest
@@ -172,7 +185,7 @@ export type DecideDeviceRequest = Message<"loopback.v1.DecideDeviceRequest"> & {
  * Use `create(DecideDeviceRequestSchema)` to create a new message.
  */
 export const DecideDeviceRequestSchema: GenMessage<DecideDeviceRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 5);
+  messageDesc(file_loopback_v1_signin, 6);
 
 /**
  * @generated from message loopback.v1.Device
@@ -209,6 +222,13 @@ export type Device = Message<"loopback.v1.Device"> & {
    * @generated from field: bool approved = 6;
    */
   approved: boolean;
+
+  /**
+   * It asks for a fresh passkey, not for a sign-in: who approves it shows one first.
+   *
+   * @generated from field: bool step_up = 7;
+   */
+  stepUp: boolean;
 };
 
 /**
@@ -216,7 +236,7 @@ export type Device = Message<"loopback.v1.Device"> & {
  * Use `create(DeviceSchema)` to create a new message.
  */
 export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 6);
+  messageDesc(file_loopback_v1_signin, 7);
 
 /**
  * @generated from message loopback.v1.ListSignInMethodsRequest
@@ -229,7 +249,7 @@ export type ListSignInMethodsRequest = Message<"loopback.v1.ListSignInMethodsReq
  * Use `create(ListSignInMethodsRequestSchema)` to create a new message.
  */
 export const ListSignInMethodsRequestSchema: GenMessage<ListSignInMethodsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 7);
+  messageDesc(file_loopback_v1_signin, 8);
 
 /**
  * @generated from message loopback.v1.ListSignInMethodsResponse
@@ -241,6 +261,21 @@ export type ListSignInMethodsResponse = Message<"loopback.v1.ListSignInMethodsRe
    * @generated from field: repeated loopback.v1.OfferedProvider providers = 1;
    */
   providers: OfferedProvider[];
+
+  /**
+   * Domain that passkeys are good for: pages of other names cannot ask for them. Empty: the control plane's address is none that
+   * passkeys can be had for.
+   *
+   * @generated from field: string passkey_domain = 2;
+   */
+  passkeyDomain: string;
+
+  /**
+   * Where people are to open the console.
+   *
+   * @generated from field: string url = 3;
+   */
+  url: string;
 };
 
 /**
@@ -248,7 +283,7 @@ export type ListSignInMethodsResponse = Message<"loopback.v1.ListSignInMethodsRe
  * Use `create(ListSignInMethodsResponseSchema)` to create a new message.
  */
 export const ListSignInMethodsResponseSchema: GenMessage<ListSignInMethodsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 8);
+  messageDesc(file_loopback_v1_signin, 9);
 
 /**
  * @generated from message loopback.v1.OfferedProvider
@@ -270,7 +305,7 @@ export type OfferedProvider = Message<"loopback.v1.OfferedProvider"> & {
  * Use `create(OfferedProviderSchema)` to create a new message.
  */
 export const OfferedProviderSchema: GenMessage<OfferedProvider> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 9);
+  messageDesc(file_loopback_v1_signin, 10);
 
 /**
  * @generated from message loopback.v1.SignIn
@@ -399,7 +434,7 @@ export type SignIn = Message<"loopback.v1.SignIn"> & {
  * Use `create(SignInSchema)` to create a new message.
  */
 export const SignInSchema: GenMessage<SignIn> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 10);
+  messageDesc(file_loopback_v1_signin, 11);
 
 /**
  * @generated from message loopback.v1.ListSignInsRequest
@@ -423,7 +458,7 @@ export type ListSignInsRequest = Message<"loopback.v1.ListSignInsRequest"> & {
  * Use `create(ListSignInsRequestSchema)` to create a new message.
  */
 export const ListSignInsRequestSchema: GenMessage<ListSignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 11);
+  messageDesc(file_loopback_v1_signin, 12);
 
 /**
  * @generated from message loopback.v1.ListSignInsResponse
@@ -445,7 +480,7 @@ export type ListSignInsResponse = Message<"loopback.v1.ListSignInsResponse"> & {
  * Use `create(ListSignInsResponseSchema)` to create a new message.
  */
 export const ListSignInsResponseSchema: GenMessage<ListSignInsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 12);
+  messageDesc(file_loopback_v1_signin, 13);
 
 /**
  * @generated from message loopback.v1.RevokeSignInRequest
@@ -462,7 +497,7 @@ export type RevokeSignInRequest = Message<"loopback.v1.RevokeSignInRequest"> & {
  * Use `create(RevokeSignInRequestSchema)` to create a new message.
  */
 export const RevokeSignInRequestSchema: GenMessage<RevokeSignInRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 13);
+  messageDesc(file_loopback_v1_signin, 14);
 
 /**
  * @generated from message loopback.v1.RevokeSignInsRequest
@@ -481,7 +516,7 @@ export type RevokeSignInsRequest = Message<"loopback.v1.RevokeSignInsRequest"> &
  * Use `create(RevokeSignInsRequestSchema)` to create a new message.
  */
 export const RevokeSignInsRequestSchema: GenMessage<RevokeSignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 14);
+  messageDesc(file_loopback_v1_signin, 15);
 
 /**
  * @generated from message loopback.v1.RevokeSignInsResponse
@@ -498,7 +533,7 @@ export type RevokeSignInsResponse = Message<"loopback.v1.RevokeSignInsResponse">
  * Use `create(RevokeSignInsResponseSchema)` to create a new message.
  */
 export const RevokeSignInsResponseSchema: GenMessage<RevokeSignInsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 15);
+  messageDesc(file_loopback_v1_signin, 16);
 
 /**
  * @generated from message loopback.v1.ListMySignInsRequest
@@ -515,7 +550,7 @@ export type ListMySignInsRequest = Message<"loopback.v1.ListMySignInsRequest"> &
  * Use `create(ListMySignInsRequestSchema)` to create a new message.
  */
 export const ListMySignInsRequestSchema: GenMessage<ListMySignInsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 16);
+  messageDesc(file_loopback_v1_signin, 17);
 
 /**
  * @generated from message loopback.v1.SignOutRequest
@@ -541,7 +576,7 @@ export type SignOutRequest = Message<"loopback.v1.SignOutRequest"> & {
  * Use `create(SignOutRequestSchema)` to create a new message.
  */
 export const SignOutRequestSchema: GenMessage<SignOutRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 17);
+  messageDesc(file_loopback_v1_signin, 18);
 
 /**
  * @generated from message loopback.v1.SignOutResponse
@@ -558,7 +593,7 @@ export type SignOutResponse = Message<"loopback.v1.SignOutResponse"> & {
  * Use `create(SignOutResponseSchema)` to create a new message.
  */
 export const SignOutResponseSchema: GenMessage<SignOutResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_signin, 18);
+  messageDesc(file_loopback_v1_signin, 19);
 
 /**
  * Who is signed in, and how they are sent away. Sign-ins begin in the console, or by loopback login.
@@ -584,6 +619,17 @@ export const SignInService: GenService<{
   beginDeviceSignIn: {
     methodKind: "unary";
     input: typeof BeginDeviceSignInRequestSchema;
+    output: typeof BeginDeviceSignInResponseSchema;
+  },
+  /**
+   * A command line that is signed in asks that its user shows a passkey in a browser: as BeginDeviceSignIn, but what comes of it is
+   * that the sign-in that calls may do acts of tier 0 for a minute.
+   *
+   * @generated from rpc loopback.v1.SignInService.BeginDeviceStepUp
+   */
+  beginDeviceStepUp: {
+    methodKind: "unary";
+    input: typeof BeginDeviceStepUpRequestSchema;
     output: typeof BeginDeviceSignInResponseSchema;
   },
   /**
