@@ -116,7 +116,6 @@ type Actor struct {
 	alone     bool
 
 	// What conditions of rules look at, and what the audit log says of the act.
-	Method string    // how somebody signed in, and "device" where a browser let a command line in (package signin); empty: by no sign-in
 	MFA    time.Time // when the second factor was given; zero: it was not
 	Ticket string    // that the caller names; empty: none
 	Reason string    // that the caller gives; empty: none

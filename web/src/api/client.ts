@@ -6,6 +6,7 @@ import { AuditService } from "./gen/loopback/v1/audit_pb";
 import { ErrorDetailSchema, type ErrorDetail } from "./gen/loopback/v1/common_pb";
 import { HostService } from "./gen/loopback/v1/host_pb";
 import { OperationService } from "./gen/loopback/v1/operation_pb";
+import { PasskeyService } from "./gen/loopback/v1/passkey_pb";
 import { ReleaseService } from "./gen/loopback/v1/release_pb";
 import { ReplicaService } from "./gen/loopback/v1/replica_pb";
 import { SettingsService } from "./gen/loopback/v1/settings_pb";
@@ -20,6 +21,38 @@ export function onSignedOut(call: () => void): () => void {
   signedOut.add(call);
   return () => signedOut.delete(call);
 }
+
+let asker: ((ask: { done: () => void; give: () => void }) => void) | undefined;
+
+/** `ask` is called when a call is refused until a passkey is shown; it has the person show it (done) or leave it (give). */
+export function onStepUp(ask: NonNullable<typeof asker>): () => void {
+  asker = ask;
+  return () => {
+    if (asker === ask) asker = undefined;
+  };
+}
+
+let asking: Promise<boolean> | undefined;
+
+/** Has the person show their passkey, once for all calls that wait for it; false where they leave it. */
+export function showPasskey(): Promise<boolean> {
+  asking ??= new Promise<boolean>((settled) => {
+    if (!asker) return settled(false);
+    asker({ done: () => settled(true), give: () => settled(false) });
+  }).finally(() => (asking = undefined));
+  return asking;
+}
+
+// A call that takes a fresh passkey was refused before anything was done: the person shows it in place, and the very same call is
+// made once more. Streams are not; who opens one calls showPasskey and opens it again.
+const freshly: Interceptor = (next) => async (request) => {
+  try {
+    return await next(request);
+  } catch (error) {
+    if (request.stream || troubleOf(error).code !== "step_up_required" || !(await showPasskey())) throw error;
+    return next(request);
+  }
+};
 
 /** By how much the control plane's clock is ahead of this computer's, in milliseconds: what is shown as "ago" is by its clock. */
 export const clock = { ahead: 0 };
@@ -39,7 +72,7 @@ const notice: Interceptor = (next) => async (request) => {
   }
 };
 
-const transport = createConnectTransport({ baseUrl: "/api", interceptors: [notice], useHttpGet: false });
+const transport = createConnectTransport({ baseUrl: "/api", interceptors: [freshly, notice], useHttpGet: false });
 
 export const api = {
   apiKeys: createClient(ApiKeyService, transport),
@@ -47,6 +80,7 @@ export const api = {
   hosts: createClient(HostService, transport),
   operations: createClient(OperationService, transport),
   organisations: createClient(OrganisationService, transport),
+  passkeys: createClient(PasskeyService, transport),
   projects: createClient(ProjectService, transport),
   releases: createClient(ReleaseService, transport),
   replicas: createClient(ReplicaService, transport),
@@ -87,10 +121,15 @@ function isTrouble(error: unknown): error is Trouble {
 }
 
 /** Trades an API key for the session's cookie. */
-export async function signIn(key: string): Promise<void> {
+export function signIn(key: string): Promise<void> {
+  return fetchSession({ key });
+}
+
+/** Trades what shows who one is for the session's cookie. */
+export async function fetchSession(shown: object): Promise<void> {
   let answer: Response;
   try {
-    answer = await fetch("/session", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key }) });
+    answer = await fetch("/session", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(shown) });
   } catch (error) {
     throw troubleOf(error);
   }

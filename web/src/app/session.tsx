@@ -1,9 +1,10 @@
 // Who is signed in, and what they may do.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useState, type FormEvent, type ReactNode } from "react";
-import { api, leaveFor, onSignedOut, refusal, signIn, signOut, troubleOf, type Trouble } from "../api/client";
+import { api, leaveFor, onSignedOut, onStepUp, refusal, signIn, signOut, troubleOf, type Trouble } from "../api/client";
+import { signInByPasskey, stepUp, without } from "../api/passkey";
 import type { WhoAmIResponse } from "../api/gen/loopback/v1/apikey_pb";
-import { Button, Copy, Field, Input, Problem, Spinner } from "../ui/basics";
+import { Button, Copy, Dialog, Field, Input, Problem, Spinner } from "../ui/basics";
 
 export interface Session {
   who: WhoAmIResponse;
@@ -59,6 +60,7 @@ export function SignedIn({ children }: { children: ReactNode }) {
     <SessionContext value={session}>
       {children}
       {/* The page stays as it is behind it: nothing that was typed is lost. */}
+      <StepUp />
       {over && <SignInAgain done={async () => setOver(false)} />}
     </SessionContext>
   );
@@ -71,8 +73,7 @@ function SignInAgain({ done }: { done: () => Promise<void> }) {
       <div className="w-full max-w-sm rounded-xl border border-line bg-card p-6 shadow-2xl">
         <h2 className="text-[16px] font-semibold">Your session has ended</h2>
         <p className="mb-4 text-soft">Sign in again to go on where you were. What you typed is still there.</p>
-        <Providers />
-        <SignInForm
+        <WaysIn
           done={async () => {
             await done();
             await queries.invalidateQueries();
@@ -104,8 +105,7 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
               <Problem error={refused} />
             </div>
           )}
-          <Providers />
-          <SignInForm done={done} />
+          <WaysIn done={done} />
         </div>
         <p className="mt-4 text-[12px] text-soft">
           First time? Until there is an administrator, each start of loopbackd prints a one-time code: enter that. Later,{" "}
@@ -116,30 +116,113 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
   );
 }
 
-/** The identity providers that let people in; nothing where there are none, or while they are not known. */
-function Providers() {
+/** Every way in: passkey and providers, then a key. */
+function WaysIn({ done }: { done: () => Promise<void> }) {
   const offered = useQuery({ queryKey: ["ways in"], queryFn: () => api.signIns.listSignInMethods({}), staleTime: 60_000 });
-  const [left, setLeft] = useState("");
-  if (!offered.data?.providers.length) return null;
+  const [going, setGoing] = useState("");
+  const [error, setError] = useState<unknown>();
+  const unavailable = offered.data && without(offered.data.passkeyDomain, offered.data.url);
+  async function byPasskey() {
+    setGoing("passkey");
+    setError(undefined);
+    try {
+      await signInByPasskey();
+      await done();
+    } catch (problem) {
+      setError(problem);
+    } finally {
+      setGoing("");
+    }
+  }
+  const providers = offered.data?.providers ?? [];
   return (
     <>
-      <div className="flex flex-col gap-2">
-        {offered.data.providers.map((p) => (
-          <Button
-            key={p.id}
-            kind="primary"
-            busy={left === p.id}
-            onClick={() => {
-              setLeft(p.id);
-              leaveFor(p.id);
-            }}
-          >
-            Continue with {p.name}
-          </Button>
-        ))}
-      </div>
-      <p className="my-4 flex items-center gap-3 text-[12px] text-soft before:h-px before:flex-1 before:bg-line after:h-px after:flex-1 after:bg-line">or</p>
+      {offered.data && (
+        <>
+          <div className="flex flex-col gap-2">
+            {!unavailable && (
+              <Button kind="primary" busy={going === "passkey"} onClick={() => void byPasskey()} className="h-9">
+                Continue with a passkey
+              </Button>
+            )}
+            {providers.map((p) => (
+              <Button
+                key={p.id}
+                kind={unavailable && providers.length === 1 ? "primary" : "plain"}
+                busy={going === p.id}
+                title={p.name}
+                className="h-9 min-w-0"
+                onClick={() => {
+                  setGoing(p.id);
+                  leaveFor(p.id);
+                }}
+              >
+                <span className="min-w-0 truncate">Continue with {p.name}</span>
+              </Button>
+            ))}
+          </div>
+          {error !== undefined && (
+            <div className="mt-3">
+              <Problem error={error} />
+            </div>
+          )}
+          {(!unavailable || providers.length > 0) && (
+            <p className="my-4 flex items-center gap-3 text-[12px] text-soft before:h-px before:flex-1 before:bg-line after:h-px after:flex-1 after:bg-line">or</p>
+          )}
+        </>
+      )}
+      <SignInForm done={done} plain={offered.data !== undefined && (!unavailable || providers.length > 0)} />
+      {unavailable && (
+        <p className="mt-4 text-[12px] text-soft">
+          {unavailable.message} {unavailable.hint}
+        </p>
+      )}
     </>
+  );
+}
+
+/** Asks for a passkey in place where a call needs a fresh one. The page stays as it is behind it. */
+function StepUp() {
+  const [ask, setAsk] = useState<{ done: () => void; give: () => void }>();
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>();
+  useEffect(
+    () =>
+      onStepUp((next) => {
+        setError(undefined);
+        setAsk(next);
+      }),
+    [],
+  );
+  const leave = () => {
+    ask?.give();
+    setAsk(undefined);
+  };
+  async function show() {
+    setBusy(true);
+    setError(undefined);
+    try {
+      await stepUp();
+      ask?.done();
+      setAsk(undefined);
+    } catch (problem) {
+      setError(problem);
+    } finally {
+      setBusy(false);
+    }
+  }
+  if (!ask) return null;
+  return (
+    <Dialog title="Show that it is you" open close={leave}>
+      <p>This takes your passkey, shown within the last minute. What you typed stays; it goes on by itself afterwards.</p>
+      {error !== undefined && <Problem error={error} />}
+      <div className="flex justify-end gap-2">
+        <Button onClick={leave}>Cancel</Button>
+        <Button kind="primary" busy={busy} onClick={() => void show()} autoFocus>
+          Show passkey
+        </Button>
+      </div>
+    </Dialog>
   );
 }
 
@@ -152,7 +235,7 @@ export function Wordmark() {
   );
 }
 
-function SignInForm({ done }: { done: () => Promise<void> }) {
+function SignInForm({ done, plain }: { done: () => Promise<void>; plain: boolean }) {
   const [text, setText] = useState("");
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
@@ -202,9 +285,9 @@ function SignInForm({ done }: { done: () => Promise<void> }) {
   }
   return (
     <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
-      <Field label="API key or one-time code">{(at) => <Input {...at} type="password" autoFocus required placeholder="lbk_…" value={text} onChange={(e) => setText(e.target.value)} />}</Field>
+      <Field label="API key or one-time code">{(at) => <Input {...at} type="password" autoFocus={!plain} required placeholder="lbk_…" value={text} onChange={(e) => setText(e.target.value)} />}</Field>
       {error !== undefined && <Problem error={error} />}
-      <Button type="submit" kind="primary" busy={busy}>
+      <Button type="submit" kind={plain ? "plain" : "primary"} busy={busy} className="h-9">
         Sign in
       </Button>
     </form>

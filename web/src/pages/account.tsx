@@ -1,11 +1,13 @@
 // Where one is signed in, and ending that.
-import { useQueryClient } from "@tanstack/react-query";
-import { useState } from "react";
-import { api, signOut } from "../api/client";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useState, type FormEvent } from "react";
+import { api, signOut, troubleOf } from "../api/client";
 import type { SignIn } from "../api/gen/loopback/v1/signin_pb";
+import type { Passkey } from "../api/gen/loopback/v1/passkey_pb";
+import { register, without } from "../api/passkey";
 import { usePages } from "../app/list";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Dialog, Empty, Page, Problem, Waiting } from "../ui/basics";
+import { Ago, Button, Card, Dialog, Empty, Field, Input, Page, Problem, Waiting } from "../ui/basics";
 import { Table, type Column } from "../ui/table";
 
 const said: Record<string, string> = { api_key: "API key", oidc: "identity provider", passkey: "passkey", bootstrap: "one-time code", device: "approved device" };
@@ -68,8 +70,8 @@ export function Account() {
   ];
   return (
     <Page
-      title="Your sign-ins"
-      about="Browsers and command lines that act as you."
+      title="Your account"
+      about="How you sign in, and the browsers and command lines that act as you."
       actions={
         <Button kind="danger" onClick={() => setAll(true)}>
           Sign out everywhere
@@ -78,7 +80,8 @@ export function Account() {
     >
       {error !== undefined && <Problem error={error} />}
       {list.error && <Problem error={list.error} retry={list.again} />}
-      <Card flush>{list.pending ? <Waiting /> : <Table label="Your sign-ins" columns={columns} rows={list.rows} id={(s) => s.id} more={list.more} empty={<Empty title="None" />} />}</Card>
+      <Passkeys />
+      <Card flush title="Your sign-ins">{list.pending ? <Waiting /> : <Table label="Your sign-ins" columns={columns} rows={list.rows} id={(s) => s.id} more={list.more} empty={<Empty title="None" />} />}</Card>
       {all && (
         <Dialog title="Sign out everywhere" open close={() => setAll(false)}>
           <p>Every browser and command line that acts as you is turned away at once, this one included. API keys stay.</p>
@@ -101,5 +104,141 @@ export function Account() {
         </Dialog>
       )}
     </Page>
+  );
+}
+
+/** One's passkeys: made, named and removed. */
+function Passkeys() {
+  const queries = useQueryClient();
+  const { who } = useSession();
+  const ways = useQuery({ queryKey: ["ways in"], queryFn: () => api.signIns.listSignInMethods({}), staleTime: 60_000 });
+  const list = usePages(["my passkeys"], (token) => api.passkeys.listMyPasskeys({ page: { size: 200, token } }));
+  const [making, setMaking] = useState(false);
+  const [naming, setNaming] = useState<Passkey>();
+  const [removing, setRemoving] = useState<Passkey>();
+  const again = () => queries.invalidateQueries({ queryKey: ["my passkeys"] });
+  const unavailable = ways.data && without(ways.data.passkeyDomain, ways.data.url);
+  const byKey = who.signIn?.apiKeyId ? "who signed in with an API key cannot make a passkey: have somebody invite you, or sign in by a provider" : "";
+  const columns: Column<Passkey>[] = [
+    { key: "name", head: "Name", width: "minmax(9rem,3fr)", cell: (p) => <span className="truncate" title={p.name}>{p.name}</span> },
+    { key: "kept", head: "Kept", width: "11rem", narrow: "hide", cell: (p) => (p.backedUp ? "in an account, with copies" : "on one device") },
+    { key: "made", head: "Made", width: "7rem", narrow: "hide", cell: (p) => <Ago at={p.createdAt} /> },
+    { key: "used", head: "Last used", width: "7rem", cell: (p) => <Ago at={p.lastUsedAt} /> },
+    {
+      key: "act",
+      head: <span className="sr-only">acts</span>,
+      width: "12rem",
+      cell: (p) => (
+        <span className="flex gap-2">
+          <Button onClick={() => setNaming(p)}>Rename</Button>
+          <Button kind="danger" onClick={() => setRemoving(p)}>
+            Remove
+          </Button>
+        </span>
+      ),
+    },
+  ];
+  return (
+    <>
+      <Card
+        flush
+        title="Your passkeys"
+        actions={
+          <Button why={unavailable?.message ?? byKey} onClick={() => setMaking(true)}>
+            Add a passkey
+          </Button>
+        }
+      >
+        {unavailable && (
+          <p className="border-b border-line px-4 py-2.5 text-soft">
+            {unavailable.message} {unavailable.hint}
+          </p>
+        )}
+        {list.error && <Problem error={list.error} retry={list.again} />}
+        {list.pending ? (
+          <Waiting rows={2} />
+        ) : (
+          <Table
+            label="Your passkeys"
+            columns={columns}
+            rows={list.rows}
+            id={(p) => p.id}
+            more={list.more}
+            empty={<Empty title="No passkeys">{byKey ? <p>{byKey}</p> : <p>A passkey signs you in by finger, face or PIN, and cannot be phished. Some acts take one.</p>}</Empty>}
+          />
+        )}
+      </Card>
+      {making && <Naming title="Add a passkey" act="Make passkey" first="" does={register} close={() => setMaking(false)} done={again} />}
+      {naming && (
+        <Naming title="Rename a passkey" act="Rename" first={naming.name} does={async (name) => void (await api.passkeys.renamePasskey({ passkey: naming.id, name }))} close={() => setNaming(undefined)} done={again} />
+      )}
+      {removing && <Removing passkey={removing} close={() => setRemoving(undefined)} done={again} />}
+    </>
+  );
+}
+
+function Naming({ title, act, first, does, close, done }: { title: string; act: string; first: string; does: (name: string) => Promise<void>; close: () => void; done: () => Promise<void> }) {
+  const [name, setName] = useState(first);
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>();
+  async function submit(e: FormEvent) {
+    e.preventDefault();
+    setBusy(true);
+    setError(undefined);
+    try {
+      await does(name.trim());
+      await done();
+      close();
+    } catch (problem) {
+      setError(problem);
+    } finally {
+      setBusy(false);
+    }
+  }
+  return (
+    <Dialog title={title} open close={close}>
+      <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
+        <Field label="Name" hint="By which you know it again: the device or the account that keeps it.">
+          {(at) => <Input {...at} autoFocus required maxLength={100} autoComplete="off" placeholder="work laptop" value={name} onChange={(e) => setName(e.target.value)} />}
+        </Field>
+        {error !== undefined && <Problem error={error} />}
+        <div className="flex justify-end gap-2">
+          <Button onClick={close}>Cancel</Button>
+          <Button type="submit" kind="primary" busy={busy}>
+            {act}
+          </Button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+function Removing({ passkey, close, done }: { passkey: Passkey; close: () => void; done: () => Promise<void> }) {
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>();
+  const last = error !== undefined && troubleOf(error).code === "passkey_last";
+  async function remove() {
+    setBusy(true);
+    try {
+      await api.passkeys.removePasskey({ passkey: passkey.id, evenLast: last });
+      await done();
+      close();
+    } catch (problem) {
+      setError(problem);
+    } finally {
+      setBusy(false);
+    }
+  }
+  return (
+    <Dialog title={`Remove ${passkey.name}`} open close={close}>
+      <p>It signs nobody in any more, and sign-ins that began with it end, but for this one. Delete it where you keep it, too.</p>
+      {error !== undefined && <Problem error={error} />}
+      <div className="flex justify-end gap-2">
+        <Button onClick={close}>Cancel</Button>
+        <Button kind="danger" busy={busy} onClick={() => void remove()}>
+          {last ? "Remove my last way in" : "Remove"}
+        </Button>
+      </div>
+    </Dialog>
   );
 }

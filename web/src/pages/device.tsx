@@ -66,16 +66,16 @@ function Decide({ code, again }: { code: string; again: () => void }) {
     return (
       <Card>
         <p role="status" className="font-medium">
-          {done === "approve" ? "Approved. The command line goes on by itself; you can close this page." : "Denied. The command line gets nothing."}
+          {done === "approve" ? (found.data.stepUp ? "Shown. " : "Approved. ") + "The command line goes on by itself; you can close this page." : "Denied. The command line gets nothing."}
         </p>
       </Card>
     );
-  const d = found.data;
+  const d = found.data; // what asks for a passkey is approved by showing one: the call is refused until then
   return (
     <Card>
       <div className="flex flex-col gap-4">
         <p>
-          Approve only what you began yourself, just now, on a machine that you know. It will act as <strong>{who.name}</strong>.
+          {d.stepUp && "It asks for your passkey, for something that takes one. "}Approve only what you began yourself, just now, on a machine that you know. It will act as <strong>{who.name}</strong>.
         </p>
         <Facts
           of={[
@@ -89,7 +89,7 @@ function Decide({ code, again }: { code: string; again: () => void }) {
         {error !== undefined && <Problem error={error} />}
         <div className="flex gap-2">
           <Button kind="primary" busy={busy === "approve"} disabled={busy !== undefined} onClick={() => void decide("approve")}>
-            Approve
+            {d.stepUp ? "Show passkey" : "Approve"}
           </Button>
           <Button kind="danger" busy={busy === "deny"} disabled={busy !== undefined} onClick={() => void decide("deny")}>
             Deny
