@@ -23,7 +23,8 @@ area_fleet() { CGO_ENABLED=0 go test -count=1 -v -timeout 1h -run '^TestALargeFl
 # Ten million random decisions, ours and Cedar's.
 area_access() { (cd tools/oracle && LOOPBACK_DECISIONS=10000000 LOOPBACK_SPAN=90m go test -count=1 -v -timeout 2h .); }
 
-# The audit log under attack: every mutation of it found and named, what the owner of the database does, kills.
+# The audit log under attack: every mutation of it found and named, what the owner of the database does, kills. LOOPBACK_KILLS=250
+# runs a slice of the thousand.
 area_audit() { CGO_ENABLED=0 go test -count=1 -v -timeout 2h ./ledger ./server/ledger ./test/audit; }
 
 # Receivers of the audit log, and the control plane that sends to them, killed at random for ten minutes.

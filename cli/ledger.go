@@ -158,7 +158,7 @@ func (c *api) checkpoint(ctx context.Context, number int64) (*pb.AuditCheckpoint
 // bundle writes a whole log. What is missing although its time is not over is a finding, and the rest is written all the same.
 func (c *api) bundle(ctx context.Context, out io.Writer, l *pb.AuditCheckpoint, told func(done int64)) error {
 	var missing *ledger.Finding
-	w, err := ledger.NewWriter(out, ledger.Header{Began: l.Began, Checkpoint: l.Checkpoint, Key: l.Key, Previous: l.Previous})
+	w, err := ledger.NewWriter(out, ledger.Header{Began: l.Began, Checkpoint: l.Checkpoint, Key: l.Key, Previous: l.Previous, Handovers: l.Handovers})
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (a *app) verifyFile(name string, t ledger.Trust) error {
 }
 
 // trusted is the key that checkpoints are checked with, and what is remembered. first is set where nothing was.
-func (a *app) trusted(k ledger.Key, t ledger.Trust) (memory remembered, name string, first bool, err error) {
+func (a *app) trusted(k ledger.Key, handovers []string, t ledger.Trust) (memory remembered, name string, first bool, err error) {
 	if name, err = a.memoryOf(k); err != nil {
 		return memory, name, false, err
 	}
@@ -96,7 +96,10 @@ func (a *app) trusted(k ledger.Key, t ledger.Trust) (memory remembered, name str
 		return memory, name, false, err
 	}
 	for _, want := range []string{keyText(t.Key), memory.Key} {
-		if want != "" && want != k.String() {
+		if want == "" {
+			continue
+		}
+		if held, err := ledger.ParseKey(want); err != nil || held.Chain(handovers).Last().String() != k.String() {
 			return memory, name, false, a.accuse(&ledger.Finding{Kind: ledger.OtherKey, Leaf: -1,
 				Message: fmt.Sprintf("the control plane signs with %s; trusted is %s", k, want), Evidence: []string{memory.Checkpoint}})
 		}
@@ -120,7 +123,7 @@ func (a *app) verifyEntry(ctx context.Context, s *api, entry string, t ledger.Tr
 	if err != nil {
 		return fault.New(fault.Internal, "audit_proof_invalid", "the control plane names no key").WithCause(err)
 	}
-	if _, _, _, err := a.trusted(k, t); err != nil {
+	if _, _, _, err := a.trusted(k, r.Checkpoint.Handovers, t); err != nil {
 		return err
 	}
 	note := r.Checkpoint.Checkpoint
@@ -136,7 +139,7 @@ func (a *app) verifyEntry(ctx context.Context, s *api, entry string, t ledger.Tr
 	if err != nil || e.ID != entry || !ledger.Includes(ledger.LeafHash([]byte(r.Leaf)), r.Index, c.Size, c.Root, hashes) {
 		return a.accuse(&ledger.Finding{Kind: ledger.Altered, Leaf: r.Index, Message: "the entry is not the one that the checkpoint was signed over", Evidence: []string{note}})
 	}
-	if err := a.agree(ctx, s, r.Checkpoint, k, t, false); err != nil {
+	if err := a.agree(ctx, s, r.Checkpoint, k.Chain(r.Checkpoint.Handovers), t, false); err != nil {
 		return err
 	}
 	return a.verified(ledger.Report{Key: k, Checkpoint: c, Bodies: 1}, fmt.Sprintf("it is leaf %d of %d", r.Index, c.Size), "verified")
@@ -147,9 +150,12 @@ func (a *app) verifyLog(ctx context.Context, s *api, t ledger.Trust, quick, rest
 	if err != nil {
 		return err
 	}
-	memory, name, firstTime, err := a.trusted(k, t)
+	memory, name, firstTime, err := a.trusted(k, c.Handovers, t)
 	if err != nil {
 		return err
+	}
+	if memory.Key != "" && memory.Key != k.String() {
+		a.hint("the log's key was rotated since: the one that this machine remembered signed for %s", k)
 	}
 	if firstTime && t.Key.Name == "" {
 		a.hint("the key of the log is seen for the first time: %s", k)
@@ -158,7 +164,8 @@ func (a *app) verifyLog(ctx context.Context, s *api, t ledger.Trust, quick, rest
 	if memory.Checkpoint != "" {
 		t.Checkpoints = append(t.Checkpoints, memory.Checkpoint)
 	}
-	if err := a.agree(ctx, s, c, k, t, restored); err != nil {
+	chain := k.Chain(c.Handovers)
+	if err := a.agree(ctx, s, c, chain, t, restored); err != nil {
 		return err
 	}
 	checkpoint, err := k.Open(c.Checkpoint)
@@ -168,7 +175,7 @@ func (a *app) verifyLog(ctx context.Context, s *api, t ledger.Trust, quick, rest
 	report := ledger.Report{Key: k, Checkpoint: checkpoint}
 	note := "nothing was remembered; it is from now on"
 	for _, outside := range t.Checkpoints {
-		if o, err := k.Open(outside); err == nil && o.Origin == checkpoint.Origin {
+		if o, err := chain.Open(outside); err == nil && o.Origin == checkpoint.Origin {
 			report.Witnessed = max(report.Witnessed, o.Size)
 			note = fmt.Sprintf("it adds to what was remembered of its first %d", report.Witnessed)
 		}
@@ -208,7 +215,7 @@ func (a *app) verifyAll(ctx context.Context, s *api, c *pb.AuditCheckpoint, k le
 }
 
 // agree holds a log's checkpoint against those that are known: each must be one that it adds to, or one of a log before it.
-func (a *app) agree(ctx context.Context, s *api, c *pb.AuditCheckpoint, k ledger.Key, t ledger.Trust, restored bool) error {
+func (a *app) agree(ctx context.Context, s *api, c *pb.AuditCheckpoint, k ledger.Opener, t ledger.Trust, restored bool) error {
 	for _, outside := range t.Checkpoints {
 		if err := a.agreeWith(ctx, s, c, k, outside, restored); err != nil {
 			return a.accuse(err)
@@ -217,7 +224,7 @@ func (a *app) agree(ctx context.Context, s *api, c *pb.AuditCheckpoint, k ledger
 	return nil
 }
 
-func (a *app) agreeWith(ctx context.Context, s *api, c *pb.AuditCheckpoint, k ledger.Key, outside string, restored bool) error {
+func (a *app) agreeWith(ctx context.Context, s *api, c *pb.AuditCheckpoint, k ledger.Opener, outside string, restored bool) error {
 	o, err := k.Open(outside)
 	if err != nil {
 		return &ledger.Finding{Kind: ledger.Unsigned, Leaf: -1, Message: "a checkpoint from elsewhere is not signed by the log's key", Evidence: []string{outside}}
@@ -266,7 +273,7 @@ func (a *app) agreeWith(ctx context.Context, s *api, c *pb.AuditCheckpoint, k le
 }
 
 // grew asks for the proof between two checkpoints of a log and checks it.
-func (c *api) grew(ctx context.Context, k ledger.Key, log int64, from, to string) error {
+func (c *api) grew(ctx context.Context, k ledger.Opener, log int64, from, to string) error {
 	a, err := k.Open(from)
 	if err != nil {
 		return err

@@ -24,6 +24,8 @@ type Header struct {
 	Format     string `json:"format"`
 	Key        string `json:"key"`                // that the log says it signs with
 	Previous   string `json:"previous,omitempty"` // last checkpoint of the log before this one
+	// Checkpoints by which the log's keys gave way to each other, each signed by both.
+	Handovers []string `json:"handovers,omitempty"`
 }
 
 // maxLine bounds an entry; what acts describe is far smaller.

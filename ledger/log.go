@@ -13,9 +13,10 @@ type Log struct {
 	Checkpoint string
 	Signed     int64 // size of Checkpoint: it may lie behind Size for a moment
 	SignedAt   time.Time
-	Previous   string // last checkpoint of the log before; empty: this is the first
-	Pruned     int64  // entries up to this position may have lost their bodies
-	LeaseOwner string // replica that numbers leaves
+	Previous   string   // last checkpoint of the log before; empty: this is the first
+	Handovers  []string // checkpoints by which the deployment's log keys gave way to each other, in order
+	Pruned     int64    // entries up to this position may have lost their bodies
+	LeaseOwner string   // replica that numbers leaves
 	LeaseUntil time.Time
 	CreatedAt  time.Time
 }

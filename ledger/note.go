@@ -19,11 +19,23 @@ type Checkpoint struct {
 	Origin string // which log: "loopback/dep_…/audit/1"
 	Size   int64
 	Root   Hash
+
+	Handover Handover // of the log's key, as an extension line; the zero value in most
 }
+
+// Handover says that a log's key gives way to another: it is signed by both.
+type Handover struct{ From, To string } // as Key.String has them
+
+// handoverWord begins the extension line.
+const handoverWord = "loopback-log-key"
 
 // Text is what is signed.
 func (c Checkpoint) Text() string {
-	return fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, base64.StdEncoding.EncodeToString(c.Root[:]))
+	text := fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, base64.StdEncoding.EncodeToString(c.Root[:]))
+	if c.Handover != (Handover{}) {
+		text += handoverWord + " " + c.Handover.From + " " + c.Handover.To + "\n"
+	}
+	return text
 }
 
 // strict is base64 that has one spelling for every value.
@@ -31,6 +43,15 @@ var strict = base64.StdEncoding.Strict()
 
 func parseText(text string) (Checkpoint, error) {
 	lines := strings.Split(text, "\n")
+	var handover Handover
+	if len(lines) == 5 {
+		word, keys, _ := strings.Cut(lines[3], " ")
+		from, to, _ := strings.Cut(keys, " ")
+		if handover = (Handover{from, to}); word != handoverWord || handover.check() != nil {
+			return Checkpoint{}, errors.New("its fourth line does not hand the key over")
+		}
+		lines = append(lines[:3], lines[4])
+	}
 	if len(lines) != 4 || lines[3] != "" || lines[0] == "" {
 		return Checkpoint{}, errors.New("it is not the three lines of a checkpoint")
 	}
@@ -42,7 +63,7 @@ func parseText(text string) (Checkpoint, error) {
 	if err != nil || len(root) != hashSize {
 		return Checkpoint{}, errors.New("its root is not a hash")
 	}
-	return Checkpoint{Origin: lines[0], Size: size, Root: Hash(root)}, nil
+	return Checkpoint{Origin: lines[0], Size: size, Root: Hash(root), Handover: handover}, nil
 }
 
 // Key is the public half of a log's key, under the name by which its signatures go.
@@ -83,12 +104,82 @@ func nameable(name string) bool {
 	return name != "" && utf8.ValidString(name) && !strings.ContainsAny(name, " \t\r\n+")
 }
 
-// Sign makes a checkpoint a signed note.
-func (c Checkpoint) Sign(name string, key ed25519.PrivateKey) string {
+// Sign makes a checkpoint a signed note, by each of the keys.
+func (c Checkpoint) Sign(name string, keys ...ed25519.PrivateKey) string {
 	text := c.Text()
-	k := Key{Name: name, Public: key.Public().(ed25519.PublicKey)}
-	signature := append(binary.BigEndian.AppendUint32(nil, k.hash()), ed25519.Sign(key, []byte(text))...)
-	return text + "\n— " + name + " " + base64.StdEncoding.EncodeToString(signature) + "\n"
+	note := text + "\n"
+	for _, key := range keys {
+		k := Key{Name: name, Public: key.Public().(ed25519.PublicKey)}
+		signature := append(binary.BigEndian.AppendUint32(nil, k.hash()), ed25519.Sign(key, []byte(text))...)
+		note += "— " + name + " " + base64.StdEncoding.EncodeToString(signature) + "\n"
+	}
+	return note
+}
+
+// check demands two keys of one name, in the one spelling that they have.
+func (h Handover) check() error {
+	from, e1 := ParseKey(h.From)
+	to, e2 := ParseKey(h.To)
+	if e1 != nil || e2 != nil || from.String() != h.From || to.String() != h.To || from.Name != to.Name || h.From == h.To {
+		return errors.New("ledger: it is no handover from one key to another")
+	}
+	return nil
+}
+
+// Opener checks signed notes: a Key, or the keys that a log had one after the other.
+type Opener interface {
+	Open(note string) (Checkpoint, error)
+}
+
+// Chain is the keys that a log was signed with one after the other, the oldest first.
+type Chain []Key
+
+// Chain is the key with those before and after it that handovers lead to and from. A handover counts only where both keys signed
+// it; others are passed over.
+func (k Key) Chain(handovers []string) Chain {
+	out := Chain{k}
+	for range handovers { // whatever their order
+		for _, note := range handovers {
+			from, to, ok := handedOver(note)
+			switch {
+			case !ok || len(out) > len(handovers):
+			case from.String() == out.Last().String():
+				out = append(out, to)
+			case to.String() == out[0].String():
+				out = append(Chain{from}, out...)
+			}
+		}
+	}
+	return out
+}
+
+func handedOver(note string) (from, to Key, ok bool) {
+	c, _, err := parseNote(note)
+	if err != nil || c.Handover == (Handover{}) {
+		return from, to, false
+	}
+	if from, err = ParseKey(c.Handover.From); err == nil {
+		to, err = ParseKey(c.Handover.To)
+	}
+	for _, k := range []Key{from, to} {
+		if err == nil {
+			_, err = k.Open(note)
+		}
+	}
+	return from, to, err == nil
+}
+
+// Last is the key that the log is signed with now.
+func (c Chain) Last() Key { return c[len(c)-1] }
+
+// Open checks a signed note: it is signed by one of the keys.
+func (c Chain) Open(note string) (out Checkpoint, err error) {
+	for i := len(c) - 1; i >= 0; i-- {
+		if out, err = c[i].Open(note); err == nil {
+			return out, nil
+		}
+	}
+	return out, err
 }
 
 // maxNote bounds a note and the signatures on it: others may add theirs.
@@ -122,12 +213,6 @@ type signature struct {
 	name      string
 	hash      uint32
 	signature []byte
-}
-
-// Unverified reads a checkpoint without looking at its signatures.
-func Unverified(note string) (Checkpoint, error) {
-	c, _, err := parseNote(note)
-	return c, err
 }
 
 func parseNote(note string) (Checkpoint, []signature, error) {

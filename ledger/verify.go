@@ -143,18 +143,23 @@ func (t Trust) open(h Header) (Report, []Checkpoint, error) {
 	if err != nil {
 		return report, nil, found(Malformed, nil, "the bundle's key cannot be read: %v", err)
 	}
-	report.Key = t.Key
+	trusted := t.Key
 	if t.Key.Name == "" {
-		report.Key = claimed
+		trusted = claimed
 	}
+	chain := trusted.Chain(h.Handovers)
+	report.Key = chain.Last()
 	if claimed.String() != report.Key.String() {
 		return report, nil, found(OtherKey, []string{h.Checkpoint}, "the bundle says that it is signed with %s; trusted is %s", claimed, report.Key)
+	}
+	if len(chain) != len(h.Handovers)+1 {
+		return report, nil, found(Unsigned, h.Handovers, "of %d handovers of the log's key, %d lead to and from the one that is trusted", len(h.Handovers), len(chain)-1)
 	}
 	if report.Checkpoint, err = openNote(report.Key, h.Checkpoint); err != nil {
 		return report, nil, err
 	}
 	if h.Previous != "" {
-		if _, err := openNote(report.Key, h.Previous); err != nil {
+		if _, err := openNote(chain, h.Previous); err != nil {
 			return report, nil, err
 		}
 	}
@@ -163,7 +168,7 @@ func (t Trust) open(h Header) (Report, []Checkpoint, error) {
 	}
 	var outside []Checkpoint
 	for _, note := range t.Checkpoints {
-		c, err := openNote(report.Key, note)
+		c, err := openNote(chain, note)
 		if err != nil {
 			return report, nil, err
 		}
@@ -175,13 +180,13 @@ func (t Trust) open(h Header) (Report, []Checkpoint, error) {
 	return report, outside, nil
 }
 
-func openNote(k Key, note string) (Checkpoint, error) {
+func openNote(k Opener, note string) (Checkpoint, error) {
 	c, err := k.Open(note)
 	switch {
 	case err == nil:
 		return c, nil
 	case errors.Is(err, ErrSignature):
-		return c, found(Unsigned, []string{note}, "a checkpoint is not signed by %s", k.Name)
+		return c, found(Unsigned, []string{note}, "a checkpoint is not signed by the log's key")
 	}
 	return c, found(Malformed, []string{note}, "a checkpoint cannot be read: %v", err)
 }
@@ -201,8 +206,8 @@ func (c Checkpoint) against(whole Checkpoint, root Hash, note, outside string) e
 }
 
 // Compare holds a new checkpoint against one that is remembered: proof is the consistency proof from the smaller to the
-// larger. Both are signed notes that k signed.
-func Compare(k Key, remembered, latest string, proof []Hash) error {
+// larger. Both are signed notes that k signed, or one of the keys that the log had.
+func Compare(k Opener, remembered, latest string, proof []Hash) error {
 	a, err := openNote(k, remembered)
 	if err != nil {
 		return err

@@ -273,7 +273,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		return err
 	}
 	s.ledger = ledger.NewService(storage.Bind[ledger.Reader, ledger.Tx](s.db), ledger.Options{
-		Deployment: s.deployment.ID, Epoch: int64(s.deployment.Epoch), Key: logKey, Memory: s.keys.AuditMemory(), Owner: s.replica, Now: now, Logger: o.Logger, Read: s.reads.Note,
+		Deployment: s.deployment.ID, Epoch: int64(s.deployment.Epoch), Key: logKey, Memory: s.keys.AuditMemory(), Rotation: s.keys.AuditRotation(), Owner: s.replica, Now: now, Logger: o.Logger, Read: s.reads.Note,
 	})
 	seal, err := s.keys.Seal()
 	if err != nil {

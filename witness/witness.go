@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
@@ -34,7 +35,8 @@ type Step struct {
 	Checkpoint string // signed
 	Base       int64  // size of the checkpoint that the proof begins at; 0: there is no proof
 	Proof      []ledger.Hash
-	Previous   string // last checkpoint of the log before, where this one went on after a restored backup
+	Previous   string   // last checkpoint of the log before, where this one went on after a restored backup
+	Handovers  []string // by which the log's keys gave way to each other
 }
 
 // Stored is the step that a host is to take, or took last.
@@ -53,6 +55,7 @@ const (
 	baseItem       = "base"
 	proofItem      = "proof"
 	previousItem   = "previous"
+	handoverItem   = "handover/" // and a number
 )
 
 // Section is the step as a section.
@@ -67,6 +70,9 @@ func (s Step) Section(r section.Revision) (section.Section, error) {
 	}
 	if s.Previous != "" {
 		items = append(items, section.Item{Key: previousItem, Value: []byte(s.Previous)})
+	}
+	for i, note := range s.Handovers {
+		items = append(items, section.Item{Key: fmt.Sprintf("%s%06d", handoverItem, i), Value: []byte(note)})
 	}
 	return section.New(SectionName, r, items)
 }
@@ -96,7 +102,11 @@ func FromSection(s section.Section) (Step, error) {
 			for rest := it.Value; len(rest) > 0; rest = rest[size:] {
 				out.Proof = append(out.Proof, ledger.Hash(rest))
 			}
-		} // what a later control plane adds is passed over
+		default: // what a later control plane adds is passed over
+			if strings.HasPrefix(it.Key, handoverItem) {
+				out.Handovers = append(out.Handovers, string(it.Value))
+			}
+		}
 	}
 	if out.Key == "" || out.Checkpoint == "" {
 		return Step{}, malformed("it has no key or no checkpoint")
@@ -128,11 +138,12 @@ func Remembers(message string) (size int64, ok bool) {
 // says what of the remembered log is not in the one that goes on after it: that happens when a backup is restored. The error has a
 // stable code, and where two signed checkpoints contradict each other it is caused by a *ledger.Finding with both.
 func Judge(known Memory, s Step) (next Memory, lost string, err error) {
-	k, err := ledger.ParseKey(s.Key)
+	latestKey, err := ledger.ParseKey(s.Key)
 	if err != nil {
 		return known, "", malformed("its key is none")
 	}
-	latest, err := k.Open(s.Checkpoint)
+	k := latestKey.Chain(s.Handovers)
+	latest, err := latestKey.Open(s.Checkpoint)
 	if err != nil {
 		return known, "", refused("audit_log_unsigned", "the checkpoint is not signed by the key that it names", err)
 	}
@@ -140,7 +151,7 @@ func Judge(known Memory, s Step) (next Memory, lost string, err error) {
 	if known.Checkpoint == "" {
 		return next, "", nil
 	}
-	if s.Key != known.Key {
+	if held, err := ledger.ParseKey(known.Key); err != nil || held.Chain(s.Handovers).Last().String() != s.Key {
 		return known, "", refused("audit_log_other_key", "the log is signed by another key than the one that this host remembers",
 			&ledger.Finding{Kind: ledger.OtherKey, Leaf: -1, Evidence: []string{known.Checkpoint, s.Checkpoint}})
 	}
@@ -165,7 +176,7 @@ func Judge(known Memory, s Step) (next Memory, lost string, err error) {
 }
 
 // after judges the first step of a log that goes on after the one that is remembered.
-func after(k ledger.Key, known Memory, held ledger.Checkpoint, next Memory, latest ledger.Checkpoint, s Step) (Memory, string, error) {
+func after(k ledger.Opener, known Memory, held ledger.Checkpoint, next Memory, latest ledger.Checkpoint, s Step) (Memory, string, error) {
 	if !ledger.Follows(latest.Origin, s.Previous) || s.Previous == "" {
 		return known, "", refused("audit_log_other_log", fmt.Sprintf("the checkpoint is of another log (%s) than the one that this host remembers (%s), and does not go on from it", latest.Origin, held.Origin),
 			&ledger.Finding{Kind: ledger.OtherLog, Leaf: -1, Evidence: []string{known.Checkpoint, s.Checkpoint}})

@@ -124,6 +124,51 @@ func message(err error) string {
 	return fault.Of(err).Message
 }
 
+// The log's key gave way to another: a host follows by the signatures of both, and by no other.
+func TestAHostFollowsTheLogsKey(t *testing.T) {
+	h := newHistory(t).grow(40, "a")
+	known, _, err := witness.Judge(witness.Memory{}, h.step(t, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := *newHistory(t)
+	next.leaves = h.after(40).grow(10, "a").leaves
+	size := int64(len(next.leaves))
+	root, err := next.tree().Root(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handover := ledger.Checkpoint{Origin: h.origin, Size: size, Root: root, Handover: ledger.Handover{From: h.public().String(), To: next.public().String()}}
+	s := next.after(50).grow(5, "a").step(t, 40)
+	for name, c := range map[string]struct {
+		handovers []string
+		want      string
+	}{
+		"signed by both":     {[]string{handover.Sign(h.name, h.key, next.key)}, ""},
+		"signed by the old":  {[]string{handover.Sign(h.name, h.key)}, "audit_log_other_key"},
+		"signed by the next": {[]string{handover.Sign(h.name, next.key)}, "audit_log_other_key"},
+		"not handed over":    {nil, "audit_log_other_key"},
+	} {
+		s.Handovers = c.handovers
+		v, err := s.Section(section.Revision{Epoch: 1, Number: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, err := witness.FromSection(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := witness.Judge(known, sent)
+		code := ""
+		if err != nil {
+			code = fault.Of(err).Code
+		}
+		if code != c.want || c.want == "" && got.Key != s.Key || c.want != "" && got != known {
+			t.Errorf("%s: got %v, %q (%v), want %q", name, got, code, err, c.want)
+		}
+	}
+}
+
 // A restored backup begins a log that names the last checkpoint of the one before.
 func TestALogThatGoesOnAfterARestore(t *testing.T) {
 	h := newHistory(t).grow(500, "a")

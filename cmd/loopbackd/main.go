@@ -72,7 +72,7 @@ func Command(out, errs io.Writer) *cobra.Command {
 	root.SetErr(errs)
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(serveCommand(errs), checkCommand(out), doctorCommand(out), backupCommand(errs), restoreCommand(errs),
-		inviteCommand(out, errs), joinCommand(os.Stdin, errs), evictCommand(errs), keysetCommand(out, errs),
+		inviteCommand(out, errs), joinCommand(os.Stdin, errs), evictCommand(errs), keysetCommand(out, errs), rotateLogKeyCommand(out, errs),
 		&cobra.Command{Use: "version", Short: "Show the version of this program", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(out, "loopbackd "+version)
 			return err

@@ -19,6 +19,9 @@ import (
 	"github.com/loopbackd/loopback/server/storage"
 )
 
+// keyTakenUp is how long a control plane may take for that: seconds do.
+const keyTakenUp = 5 * time.Minute
+
 // keys looks at what cannot be made again.
 func (x *examination) keys() {
 	dir := filepath.Join(x.Settings.DataDir, "keys")
@@ -26,7 +29,7 @@ func (x *examination) keys() {
 		x.found(Warning, "keys", "keys_missing", "the first start makes them; where they were there before, restore a backup: loopbackd restore", "there are none in %s", dir)
 		return
 	}
-	for _, name := range []string{"pepper", "link.key"} {
+	for _, name := range []string{"pepper", "link.key", "audit.key"} {
 		st, err := os.Stat(filepath.Join(dir, name))
 		switch {
 		case err != nil:
@@ -36,6 +39,11 @@ func (x *examination) keys() {
 			x.found(Failed, "keys", "keys_open", "chmod 600 "+filepath.Join(dir, "*"), "%s has the mode %o: others may read it", filepath.Join(dir, name), st.Mode().Perm())
 			return
 		}
+	}
+	if st, err := os.Stat(filepath.Join(dir, "audit.next.key")); err == nil && x.Now().Sub(st.ModTime()) > keyTakenUp {
+		x.found(Warning, "keys", "audit_key_waits", "run loopbackd rotate-log-key where the replica that signs the log runs (loopback replica list, LEASES), or remove the file",
+			"a key of the audit log lies ready since %s, and nobody took it up", st.ModTime().UTC().Format(time.RFC3339))
+		return
 	}
 	if _, err := os.Stat(filepath.Join(dir, "anchor.key")); err == nil {
 		x.ok("keys", "whole; the anchor key is on this machine")

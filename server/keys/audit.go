@@ -6,11 +6,40 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+
+	"github.com/loopbackd/loopback/durable"
 )
 
 // AuditKey signs the checkpoints of the audit log. It is made where there is none. A deployment that lost it goes on with
 // another, and whoever pinned the old one is told.
 func (k *Keys) AuditKey() (ed25519.PrivateKey, error) { return k.ed25519("audit.key") }
+
+// AuditRotation is the key that is to follow the log's: a file that StageAuditKey makes.
+type AuditRotation struct{ keys *Keys }
+
+// AuditRotation is that of this folder.
+func (k *Keys) AuditRotation() AuditRotation { return AuditRotation{k} }
+
+const nextAuditKey = "audit.next.key"
+
+// Next is the key; nil where none lies ready.
+func (r AuditRotation) Next() (ed25519.PrivateKey, error) {
+	if _, err := os.Stat(r.keys.path(nextAuditKey)); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return r.keys.ed25519(nextAuditKey)
+}
+
+// Done makes it the log's key. The one before is gone.
+func (r AuditRotation) Done() error {
+	if err := os.Rename(r.keys.path(nextAuditKey), r.keys.path("audit.key")); err != nil {
+		return err
+	}
+	return durable.SyncDir(r.keys.Dir)
+}
+
+// StageAuditKey lays a key ready that is to follow the log's: the one that lies there already, or a new one.
+func (k *Keys) StageAuditKey() (ed25519.PrivateKey, error) { return k.ed25519(nextAuditKey) }
 
 // AuditMemory remembers the last checkpoint of the audit log that this machine signed.
 type AuditMemory struct{ path string }

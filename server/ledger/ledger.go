@@ -38,12 +38,14 @@ type Tx interface {
 	Reader
 	PutAuditLog(ctx context.Context, l ledger.Log) error
 	PutAuditTiles(ctx context.Context, log int64, tiles []ledger.Tile) error
+	Audit(ctx context.Context, e audit.Entry) error
 }
 
 // Store is where they are kept.
 type Store interface {
 	View() Reader
 	Observe(ctx context.Context, change func(Tx) error) error
+	Write(ctx context.Context, change func(Tx) error) error
 }
 
 // Memory keeps the last signed checkpoint outside the database.
@@ -52,13 +54,20 @@ type Memory interface {
 	Store(note string) error
 }
 
+// Rotation is the key that is to follow the log's.
+type Rotation interface {
+	Next() (ed25519.PrivateKey, error) // nil: the key stays
+	Done() error                       // the next is the log's key from now on, and the one before is gone
+}
+
 // Options of the service.
 type Options struct {
 	Deployment string
 	Epoch      int64
 	Key        ed25519.PrivateKey
 	Memory     Memory
-	Owner      string // of the lease: the replica
+	Rotation   Rotation // nil: the key stays as it is
+	Owner      string   // of the lease: the replica
 	Now        func() time.Time
 	Logger     *slog.Logger                                            // nil: slog.Default
 	Read       func(ctx context.Context, at access.Scope, what string) // told of who reads entries; nil: nobody is
@@ -69,9 +78,10 @@ type Options struct {
 type Service struct {
 	store   Store
 	options Options
-	key     ledger.Key
 
 	mu      sync.Mutex
+	key     ledger.Key
+	private ed25519.PrivateKey
 	status  Status
 	checked string // origin of the log that was held against the memory
 }
@@ -92,12 +102,35 @@ func NewService(store Store, o Options) *Service {
 	if o.Every == 0 {
 		o.Every = time.Second
 	}
-	name := ledger.KeyName(o.Deployment)
-	return &Service{store: store, options: o, key: ledger.Key{Name: name, Public: o.Key.Public().(ed25519.PublicKey)}}
+	s := &Service{store: store, options: o}
+	s.use(o.Key)
+	return s
+}
+
+// public is the half of a log key that verifiers have.
+func (s *Service) public(key ed25519.PrivateKey) ledger.Key {
+	return ledger.Key{Name: ledger.KeyName(s.options.Deployment), Public: key.Public().(ed25519.PublicKey)}
+}
+
+func (s *Service) use(key ed25519.PrivateKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key, s.private = s.public(key), key
 }
 
 // Key is what checkpoints are checked with.
-func (s *Service) Key() ledger.Key { return s.key }
+func (s *Service) Key() ledger.Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.key
+}
+
+// signer is the key itself.
+func (s *Service) signer() ed25519.PrivateKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.private
+}
 
 // Status is how far the log is, as this replica last saw it.
 func (s *Service) Status() Status {

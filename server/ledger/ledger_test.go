@@ -44,6 +44,7 @@ func databases(t *testing.T, database func(t testing.TB) string) {
 		"entries come under a checkpoint and can be proved":                            entriesAreProved,
 		"two replicas sign one history":                                                oneHistory,
 		"a database that was changed is not signed":                                    changedIsNotSigned,
+		"the log's key gives way to another, whatever is interrupted":                  keyRotated,
 		"a restored backup begins a log that names the last checkpoint of the old one": restored,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -333,5 +334,109 @@ func restored(t *testing.T, fresh func(t *testing.T) *bench) {
 	}
 	if again, _ := s.Log(as(all), 1); again.Signed != 10 {
 		t.Errorf("the old log grew to %d", again.Signed)
+	}
+}
+
+// staged is the key that lies ready.
+type staged struct {
+	next ed25519.PrivateKey
+	fail error
+	done int
+}
+
+func (s *staged) Next() (ed25519.PrivateKey, error) { return s.next, nil }
+
+func (s *staged) Done() error {
+	if s.fail == nil {
+		s.next, s.done = nil, s.done+1
+	}
+	return s.fail
+}
+
+func keyRotated(t *testing.T, fresh func(t *testing.T) *bench) {
+	b := fresh(t)
+	ready := &staged{}
+	service := func(key ed25519.PrivateKey, owner string, r ledger.Rotation) *ledger.Service {
+		return ledger.NewService(storage.Bind[ledger.Reader, ledger.Tx](b.db), ledger.Options{
+			Deployment: "dep_test", Epoch: 1, Key: key, Memory: b.memory, Rotation: r, Owner: owner, Now: func() time.Time { return b.now },
+			Logger: slog.New(slog.DiscardHandler),
+		})
+	}
+	one, other := service(b.key, "one", ready), service(b.key, "other", nil)
+	advance := func(s *ledger.Service) {
+		t.Helper()
+		b.write(t, 3, mine)
+		if err := s.Advance(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	advance(one)
+	old := one.Key()
+	l, err := one.Current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := l.Checkpoint
+	_, next, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The next key cannot be put in its place: the handover is signed, and that is taken up at the next try, by a new start too.
+	ready.next, ready.fail = next, errors.New("disk full")
+	b.write(t, 3, mine)
+	if err := one.Advance(t.Context()); err == nil {
+		t.Fatal("it was rotated though the key could not be put in its place")
+	}
+	ready.fail = nil
+	one = service(b.key, "one", ready)
+	advance(one)
+	if ready.done != 1 || one.Key().String() == old.String() {
+		t.Fatalf("the key is %s, put in its place %d times", one.Key(), ready.done)
+	}
+	advance(one)
+	l, err = one.Current(t.Context())
+	if err != nil || len(l.Handovers) != 1 {
+		t.Fatalf("got %v, %v: want one handover", l, err)
+	}
+	if old.Chain(l.Handovers).Last().String() != one.Key().String() {
+		t.Error("the old key does not lead to the new one")
+	}
+	if _, err := old.Open(l.Checkpoint); err == nil {
+		t.Error("the old key signs on")
+	}
+	c, err := old.Chain(l.Handovers).Open(l.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := old.Open(outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := one.Consistency(as(all), 0, was.Size, c.Size)
+	if err == nil {
+		err = noun.Compare(old.Chain(l.Handovers), outside, l.Checkpoint, proof)
+	}
+	if err != nil {
+		t.Errorf("who holds the old key and an old checkpoint: %v", err)
+	}
+	entries, err := b.db.View().Entries(t.Context(), audit.Query{Readable: access.Everywhere(), Action: ledger.RotateKey})
+	if err != nil || len(entries) != 1 || !strings.Contains(string(entries[0].After), one.Key().String()) {
+		t.Errorf("the log says %v, %v of it", entries, err)
+	}
+	// A replica that does not have the new key signs nothing, and says why; with it, it goes on.
+	b.now = b.now.Add(time.Hour)
+	if err := other.Advance(t.Context()); fault.Of(err).Code != "audit_key_superseded" {
+		t.Errorf("a replica with the old key: got %v", err)
+	}
+	advance(service(next, "other", nil))
+	// A restored backup's log is followed across rotations as well.
+	b.now = b.now.Add(time.Hour)
+	later := ledger.NewService(storage.Bind[ledger.Reader, ledger.Tx](b.db), ledger.Options{
+		Deployment: "dep_test", Epoch: 2, Key: next, Memory: b.memory, Owner: "one", Now: func() time.Time { return b.now }, Logger: slog.New(slog.DiscardHandler),
+	})
+	advance(later)
+	l, err = later.Current(t.Context())
+	if err != nil || l.Number != 2 || len(l.Handovers) != 1 {
+		t.Errorf("the log after a restore: %v, %v", l, err)
 	}
 }

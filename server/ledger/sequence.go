@@ -63,6 +63,9 @@ func (s *Service) advance(ctx context.Context) (l ledger.Log, waiting int64, err
 	if l, err = s.current(ctx); err != nil {
 		return l, 0, err
 	}
+	if l, err = s.rotate(ctx, l); err != nil {
+		return l, 0, err
+	}
 	for {
 		position, err := s.store.View().AuditPosition(ctx)
 		if err != nil {
@@ -119,7 +122,7 @@ func (s *Service) current(ctx context.Context) (ledger.Log, error) {
 				return nil
 			}
 			// What the old log's checkpoint does not cover is in the new one; it is never signed as the old one's.
-			out.Began, out.Previous, out.Pruned = before.Began+before.Signed, before.Checkpoint, before.Pruned
+			out.Began, out.Previous, out.Pruned, out.Handovers = before.Began+before.Signed, before.Checkpoint, before.Pruned, before.Handovers
 		}
 		out.Origin = ledger.Origin(s.options.Deployment, out.Number, out.Previous)
 		return tx.PutAuditLog(ctx, out)
@@ -170,7 +173,7 @@ func (s *Service) grow(ctx context.Context, l ledger.Log) (ledger.Log, error) {
 
 // sign signs what was swapped in and notes the checkpoint, unless a larger one is there already.
 func (s *Service) sign(ctx context.Context, l ledger.Log) (ledger.Log, error) {
-	note := ledger.Checkpoint{Origin: l.Origin, Size: l.Size, Root: l.Root}.Sign(s.key.Name, s.options.Key)
+	note := ledger.Checkpoint{Origin: l.Origin, Size: l.Size, Root: l.Root}.Sign(s.Key().Name, s.signer())
 	var out ledger.Log
 	err := s.store.Observe(ctx, func(tx Tx) error {
 		var err error
@@ -181,6 +184,9 @@ func (s *Service) sign(ctx context.Context, l ledger.Log) (ledger.Log, error) {
 			return errOther
 		}
 		out.Checkpoint, out.Signed, out.SignedAt = note, l.Size, s.options.Now().UTC()
+		if len(out.Handovers) > 0 && len(s.Key().Chain(out.Handovers)) == 1 {
+			out.Handovers = nil // the key that they led to is lost: nothing leads to this one
+		}
 		return tx.PutAuditLog(ctx, out)
 	})
 	if err != nil {
@@ -222,7 +228,7 @@ func (s *Service) remembered(ctx context.Context, l ledger.Log) error {
 		return err
 	}
 	if note != "" {
-		c, err := s.key.Open(note)
+		c, err := s.Key().Chain(l.Handovers).Open(note)
 		if err != nil {
 			return fault.New(fault.Precondition, "audit_memory_damaged", "the file that remembers the last checkpoint of the audit log is damaged").WithCause(err).
 				WithHint("restore audit.checkpoint among the keys from a backup; without one, move it aside: what this machine saw is forgotten then")

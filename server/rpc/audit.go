@@ -58,7 +58,7 @@ func (h Audit) GetCheckpoint(ctx context.Context, r *connect.Request[v1.GetCheck
 func (h Audit) checkpoint(l evidence.Log) *v1.AuditCheckpoint {
 	return &v1.AuditCheckpoint{
 		Log: l.Number, Size: l.Signed, Checkpoint: l.Checkpoint, Key: h.Ledger.Key().String(), Began: l.Began,
-		Previous: l.Previous, Pruned: l.Pruned, SignedAt: timestamp(l.SignedAt),
+		Previous: l.Previous, Pruned: l.Pruned, SignedAt: timestamp(l.SignedAt), Handovers: l.Handovers,
 	}
 }
 

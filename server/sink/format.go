@@ -236,8 +236,12 @@ func ecs(e audit.Entry) map[string]any {
 
 // witness is a checkpoint of the ledger as an event, which receivers keep: it shows later that nothing was rewritten.
 func witness(l ledger.Log, position int64) Event {
+	body := map[string]any{"id": fmt.Sprintf("checkpoint-%d-%d", l.Number, l.Signed), "action": "audit.checkpoint", "checkpoint": l.Checkpoint}
+	if len(l.Handovers) > 0 {
+		body["handovers"] = l.Handovers // by which the keys of the log gave way to each other
+	}
 	return Event{
 		ID: fmt.Sprintf("checkpoint-%d-%d", l.Number, l.Signed), At: l.SignedAt, Action: "audit.checkpoint", Position: position,
-		Body: marshal(map[string]any{"id": fmt.Sprintf("checkpoint-%d-%d", l.Number, l.Signed), "action": "audit.checkpoint", "checkpoint": l.Checkpoint}),
+		Body: marshal(body),
 	}
 }

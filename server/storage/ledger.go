@@ -12,7 +12,7 @@ import (
 var logsTable = newTable("audit_logs", func(l *ledger.Log) []column {
 	return []column{{"number", &l.Number}, {"origin", &l.Origin}, {"began", &l.Began}, {"size", &l.Size}, {"root", hash{&l.Root}},
 		{"checkpoint", &l.Checkpoint}, {"signed", &l.Signed}, {"signed_at", moment{&l.SignedAt}}, {"previous", &l.Previous},
-		{"pruned", &l.Pruned}, {"lease_owner", &l.LeaseOwner}, {"lease_until", moment{&l.LeaseUntil}}, {"created_at", moment{&l.CreatedAt}}}
+		{"pruned", &l.Pruned}, {"handovers", document{&l.Handovers}}, {"lease_owner", &l.LeaseOwner}, {"lease_until", moment{&l.LeaseUntil}}, {"created_at", moment{&l.CreatedAt}}}
 })
 
 // AuditLogs are the deployment's logs, the latest first; each after the first goes on from the one before.

@@ -164,7 +164,7 @@ func Chosen(hosts []*host.Host) []*host.Host {
 
 // next is the step that a host is to take; nil: none yet.
 func (s *Service) next(ctx context.Context, h *host.Host, row witness.Stored, known bool, l ledger.Log) (*witness.Stored, error) {
-	step := witness.Stored{HostID: h.ID, Scope: h.Scope, Log: l.Number, Size: l.Signed, Step: witness.Step{Key: s.options.Ledger.Key().String(), Checkpoint: l.Checkpoint, Previous: l.Previous}}
+	step := witness.Stored{HostID: h.ID, Scope: h.Scope, Log: l.Number, Size: l.Signed, Step: witness.Step{Key: s.options.Ledger.Key().String(), Checkpoint: l.Checkpoint, Previous: l.Previous, Handovers: l.Handovers}}
 	if !known {
 		return &step, nil
 	}
@@ -175,7 +175,7 @@ func (s *Service) next(ctx context.Context, h *host.Host, row witness.Stored, kn
 	case row.Log == l.Number && row.Size >= l.Signed: // nothing new
 		return nil, nil
 	case row.Log != l.Number: // a backup was restored: what the host remembers is of the log before
-		end, err := s.options.Ledger.Key().Open(l.Previous)
+		end, err := s.options.Ledger.Key().Chain(l.Handovers).Open(l.Previous)
 		if err == nil && row.Log == l.Number-1 && end.Size > row.Size {
 			step.Base = row.Size
 			step.Proof, err = s.options.Ledger.Grown(ctx, row.Log, row.Size, end.Size)

@@ -598,8 +598,10 @@ type AuditCheckpoint struct {
 	// The last checkpoint of the log before; empty for a deployment's first.
 	Previous string `protobuf:"bytes,6,opt,name=previous,proto3" json:"previous,omitempty"`
 	// Entries up to this position may have lost their bodies; their hashes are kept.
-	Pruned        int64                  `protobuf:"varint,7,opt,name=pruned,proto3" json:"pruned,omitempty"`
-	SignedAt      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"`
+	Pruned   int64                  `protobuf:"varint,7,opt,name=pruned,proto3" json:"pruned,omitempty"`
+	SignedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"`
+	// Checkpoints by which the log's keys gave way to each other, the oldest first: each names both keys and is signed by both.
+	Handovers     []string `protobuf:"bytes,9,rep,name=handovers,proto3" json:"handovers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,6 +688,13 @@ func (x *AuditCheckpoint) GetPruned() int64 {
 func (x *AuditCheckpoint) GetSignedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.SignedAt
+	}
+	return nil
+}
+
+func (x *AuditCheckpoint) GetHandovers() []string {
+	if x != nil {
+		return x.Handovers
 	}
 	return nil
 }
@@ -1572,7 +1581,7 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x04page\x18\b \x01(\v2\x11.loopback.v1.PageR\x04page\"l\n" +
 	"\x13ListEntriesResponse\x12-\n" +
 	"\x05items\x18\x01 \x03(\v2\x17.loopback.v1.AuditEntryR\x05items\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xec\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8a\x02\n" +
 	"\x0fAuditCheckpoint\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\x03R\x03log\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1e\n" +
@@ -1583,7 +1592,8 @@ const file_loopback_v1_audit_proto_rawDesc = "" +
 	"\x05began\x18\x05 \x01(\x03R\x05began\x12\x1a\n" +
 	"\bprevious\x18\x06 \x01(\tR\bprevious\x12\x16\n" +
 	"\x06pruned\x18\a \x01(\x03R\x06pruned\x127\n" +
-	"\tsigned_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bsignedAt\"(\n" +
+	"\tsigned_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bsignedAt\x12\x1c\n" +
+	"\thandovers\x18\t \x03(\tR\thandovers\"(\n" +
 	"\x14GetCheckpointRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\x03R\x03log\")\n" +
 	"\x11ProveEntryRequest\x12\x14\n" +
