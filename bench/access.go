@@ -59,5 +59,39 @@ func (b *bench) access(ctx context.Context) ([]Result, error) {
 			}
 		}
 	}
-	return results, nil
+	spread, err := b.spread(ctx)
+	return append(results, spread...), err
+}
+
+// spread measures how long a grant takes to be in force, and its revocation to be refused and to cut streams, on three real replicas on
+// PostgreSQL: test/replicas does it a hundred times, from the call until the slowest replica.
+func (b *bench) spread(ctx context.Context) ([]Result, error) {
+	dir, err := os.MkdirTemp("", "loopback-bench-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "figures.json")
+	run := exec.CommandContext(ctx, "go", "test", "-count=1", "-run", "^TestGrantsAndTheirEndsReachEveryReplica$", "./test/replicas")
+	run.Dir, run.Stdout, run.Stderr, run.Env = b.root, os.Stderr, os.Stderr, append(os.Environ(), "LOOPBACK_FIGURES="+file)
+	if err := run.Run(); err != nil {
+		return nil, fmt.Errorf("grants on three replicas: %w", err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var figures []struct {
+		Name, Unit string
+		Value      float64
+		Runs       int
+	}
+	if err := json.Unmarshal(text, &figures); err != nil {
+		return nil, err
+	}
+	var out []Result
+	for _, f := range figures {
+		out = append(out, Result{Area: "access", Name: f.Name, Unit: f.Unit, Value: f.Value, Target: 250, Better: "lower", Met: f.Value <= 250, Runs: f.Runs})
+	}
+	return out, nil
 }

@@ -30,6 +30,9 @@ type Client struct {
 	Sinks      loopbackv1connect.SinkServiceClient
 	Accounts   loopbackv1connect.ServiceAccountServiceClient
 	Bindings   loopbackv1connect.BindingServiceClient
+	Roles      loopbackv1connect.RoleServiceClient
+	Grants     loopbackv1connect.GrantServiceClient
+	Offers     loopbackv1connect.GrantPolicyServiceClient
 
 	Anchor    trust.AnchorHash // whom agents are to trust
 	Workspace string           // the default one
@@ -70,6 +73,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Releases: loopbackv1connect.NewReleaseServiceClient(h, u), Replicas: loopbackv1connect.NewReplicaServiceClient(h, u),
 		Sinks:    loopbackv1connect.NewSinkServiceClient(h, u),
 		Accounts: loopbackv1connect.NewServiceAccountServiceClient(h, u), Bindings: loopbackv1connect.NewBindingServiceClient(h, u),
+		Roles: loopbackv1connect.NewRoleServiceClient(h, u), Grants: loopbackv1connect.NewGrantServiceClient(h, u), Offers: loopbackv1connect.NewGrantPolicyServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -158,8 +157,11 @@ type Collector struct {
 
 func (c *Collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // whoever sent it died halfway: it comes again
+	}
 	var in logsv1.ExportLogsServiceRequest
-	if err := errors.Join(err, proto.Unmarshal(body, &in)); err != nil || r.URL.Path != "/v1/logs" || r.Header.Get("Authorization") != "Bearer "+c.Token {
+	if err := proto.Unmarshal(body, &in); err != nil || r.URL.Path != "/v1/logs" || r.Header.Get("Authorization") != "Bearer "+c.Token {
 		c.Complain("%s %s: %v", r.URL, r.Header, err)
 		return
 	}

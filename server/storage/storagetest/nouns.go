@@ -33,6 +33,7 @@ import (
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
+	"github.com/loopbackd/loopback/witness"
 )
 
 var prefixes = cmpopts.EquateComparable(netip.Prefix{})
@@ -606,6 +607,34 @@ var nouns = []test{
 		}
 		if use, err := b.DB.View().LastUse(t.Context(), "usr_2"); err != nil || !use.Seen.IsZero() || len(use.Acts) != 0 {
 			t.Errorf("of who did nothing: got %+v, %v", use, err)
+		}
+	}},
+	{"what a host remembers of the audit log, until it is removed", func(t *testing.T, b *bench) {
+		place := b.workspace(t)
+		kept, gone := b.newHost(place), b.newHost(place)
+		gone.Lifecycle = host.LifecycleRemoved
+		w := filled[witness.Stored]()
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			for _, h := range []host.Host{kept, gone} {
+				if _, err := tx.PutHost(ctx, h); err != nil {
+					return err
+				}
+				w.HostID = h.ID
+				if _, err := tx.PutWitness(ctx, w); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		var last witness.Stored
+		b.write(t, func(ctx context.Context, tx *storage.Tx) (err error) {
+			w.HostID, w.Size = kept.ID, 4711
+			last, err = tx.PutWitness(ctx, w)
+			return err
+		})
+		got, err := b.DB.View().Witnesses(t.Context())
+		if diff := cmp.Diff([]witness.Stored{last}, got); err != nil || diff != "" || last.Revision == 0 {
+			t.Errorf("%v (-stored +read):\n%s", err, diff)
 		}
 	}},
 	{"audit entry", func(t *testing.T, b *bench) {
