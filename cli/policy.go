@@ -56,7 +56,7 @@ func (a *app) roleCommand() *cobra.Command {
 		})}
 	update.Flags().StringVar(&description, "description", "", "what it is for")
 	update.Flags().StringSliceVar(&u.Permissions, "permission", nil, "`PERMISSION` that it is to have, all of them (repeatable)")
-	return noun("role", "Roles: named sets of permissions", create, ls, update,
+	return noun("role", "Roles: named sets of permissions", create, ls, update, a.rolePermissions(),
 		&cobra.Command{Use: "show ROLE", Short: "Show a role", Args: args("ROLE"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
 			r, err := call(ctx, s, s.roles.GetRole, &pb.GetRoleRequest{Role: w[0]})
 			if err != nil {
@@ -72,6 +72,17 @@ func (a *app) roleCommand() *cobra.Command {
 			return a.deleted(r, err, "role", w[0])
 		})},
 	)
+}
+
+func (a *app) rolePermissions() *cobra.Command {
+	type T = *pb.Permission
+	return &cobra.Command{Use: "permissions", Short: "List all permissions that a role may name, and what they allow", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
+		return list(a, ctx, 0, func(ctx context.Context, _ *pb.Page) ([]T, string, error) {
+			r, err := call(ctx, s, s.roles.ListPermissions, &pb.ListPermissionsRequest{})
+			return r.GetItems(), "", err
+		}, "there are none",
+			column[T]{"PERMISSION", T.GetName}, column[T]{"TIER 0", func(p T) string { return yes(p.TierZero) }}, column[T]{"ALLOWS ONE TO", T.GetAllows})
+	})}
 }
 
 // bindingFlags say what a binding is to be.

@@ -57,7 +57,31 @@ func (a *app) userCommand() *cobra.Command {
 			return show(u)
 		})}
 	}
-	return noun("user", "Users: people who act", create, ls,
+	var email, identity, about string
+	var update *cobra.Command
+	update = &cobra.Command{Use: "update USER", Short: "Change what is known of a user", Args: args("USER"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+		u := &pb.UpdateUserRequest{User: w[0]}
+		for flag, field := range map[string]struct {
+			value *string
+			into  **string
+		}{"email": {&email, &u.Email}, "identity": {&identity, &u.Identity}, "description": {&about, &u.Description}} {
+			if update.Flags().Changed(flag) {
+				*field.into = field.value
+			}
+		}
+		if u.Email == nil && u.Identity == nil && u.Description == nil {
+			return usage("there is nothing to change; say what by a flag")
+		}
+		out, err := call(ctx, s, s.users.UpdateUser, u)
+		if err != nil {
+			return err
+		}
+		return show(out)
+	})}
+	update.Flags().StringVar(&email, "email", "", "e-mail `ADDRESS`")
+	update.Flags().StringVar(&identity, "identity", "", "the person behind, as the `PROVIDER` of identities names them")
+	update.Flags().StringVar(&about, "description", "", "who this is")
+	return noun("user", "Users: people who act", create, ls, update,
 		set("disable", "Let a user do nothing any more, from now on and everywhere", true),
 		set("enable", "Let a disabled user act again", false),
 		&cobra.Command{Use: "show USER", Short: "Show a user", Args: args("USER"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
@@ -118,7 +142,20 @@ func (a *app) serviceAccountCommand() *cobra.Command {
 			return show(u)
 		})}
 	}
-	return noun("service-account", "Service accounts: machines that act, by API keys of theirs", create, ls,
+	var about string
+	var update *cobra.Command
+	update = &cobra.Command{Use: "update ACCOUNT", Short: "Change what is known of a service account", Args: args("ACCOUNT"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+		if !update.Flags().Changed("description") {
+			return usage("there is nothing to change; say what by a flag")
+		}
+		u, err := call(ctx, s, s.accounts.UpdateServiceAccount, &pb.UpdateServiceAccountRequest{ServiceAccount: w[0], Description: &about})
+		if err != nil {
+			return err
+		}
+		return show(u)
+	})}
+	update.Flags().StringVar(&about, "description", "", "what it is for")
+	return noun("service-account", "Service accounts: machines that act, by API keys of theirs", create, ls, update,
 		set("disable", "Let a service account do nothing any more, from now on and everywhere", true),
 		set("enable", "Let a disabled service account act again", false),
 		&cobra.Command{Use: "show ACCOUNT", Short: "Show a service account", Args: args("ACCOUNT"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {

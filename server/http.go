@@ -37,6 +37,7 @@ func (s *Server) handler() http.Handler {
 		Users:           rpc.Users{Service: s.people},
 		ApiKeys:         rpc.ApiKeys{Service: s.apikeys},
 		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger, Witnesses: s.witnesses},
+		Changes:         rpc.Changes{Service: s.changes},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},

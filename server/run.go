@@ -73,6 +73,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	follow("following operations", s.jobs.Follow)
 	follow("following grants", s.grants.Follow)
+	follow("telling of changes", s.changes.Follow)
 	follow("waking the worker", s.worker.Follow)
 	follow("following releases", s.followReleases)
 	follow("following API keys and sign-ins", s.followCredentials)

@@ -30,6 +30,7 @@ import (
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/bus"
+	"github.com/loopbackd/loopback/server/change"
 	"github.com/loopbackd/loopback/server/config"
 	"github.com/loopbackd/loopback/server/console"
 	"github.com/loopbackd/loopback/server/enrol"
@@ -103,6 +104,7 @@ type Server struct {
 	questions *rules.Service
 	people    *principal.Service
 	policies  *policy.Service
+	changes   *change.Service
 	grants    *grant.Service
 	reviews   *review.Service
 	witnesses *witness.Service
@@ -332,6 +334,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
+	s.changes = change.NewService(rpc.Grantable())
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)
 	s.worker = operation.NewWorker(operation.Options{
 		Store: storage.Bind[operation.Reader, operation.Tx](s.db), Handlers: handlers(host.NewWork(s.hosts, s.hub)),

@@ -14,6 +14,7 @@ import (
 var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_apikey_proto,
 	v1.File_loopback_v1_audit_proto,
+	v1.File_loopback_v1_change_proto,
 	v1.File_loopback_v1_grant_proto,
 	v1.File_loopback_v1_host_proto,
 	v1.File_loopback_v1_operation_proto,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"connectrpc.com/connect"
 
@@ -50,6 +51,17 @@ func (h Roles) UpdateRole(ctx context.Context, r *connect.Request[v1.UpdateRoleR
 // DeleteRole deletes one.
 func (h Roles) DeleteRole(ctx context.Context, r *connect.Request[v1.DeleteRoleRequest]) (*connect.Response[v1.DeleteRoleResponse], error) {
 	return answer(&v1.DeleteRoleResponse{}, h.Service.DeleteRole(ctx, r.Msg.GetRole()))
+}
+
+// ListPermissions is what roles may name.
+func (h Roles) ListPermissions(context.Context, *connect.Request[v1.ListPermissionsRequest]) (*connect.Response[v1.ListPermissionsResponse], error) {
+	out := &v1.ListPermissionsResponse{}
+	for _, p := range Permissions {
+		if !access.Built(p.Name) {
+			out.Items = append(out.Items, &v1.Permission{Name: string(p.Name), Allows: p.Allows, TierZero: slices.Contains(access.TierZero(), p.Name)})
+		}
+	}
+	return answer(out, nil)
 }
 
 func permissions(list []string) []access.Permission {

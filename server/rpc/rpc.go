@@ -42,6 +42,7 @@ const DefaultTimeout = 30 * time.Second
 type Services struct {
 	ApiKeys         loopbackv1connect.ApiKeyServiceHandler
 	Audit           loopbackv1connect.AuditServiceHandler
+	Changes         loopbackv1connect.ChangeServiceHandler
 	Hosts           loopbackv1connect.HostServiceHandler
 	Operations      loopbackv1connect.OperationServiceHandler
 	Organisations   loopbackv1connect.OrganisationServiceHandler
@@ -119,6 +120,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewApiKeyServiceHandler(or[loopbackv1connect.ApiKeyServiceHandler](s.ApiKeys, loopbackv1connect.UnimplementedApiKeyServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAccessReviewServiceHandler(or[loopbackv1connect.AccessReviewServiceHandler](s.AccessReviews, loopbackv1connect.UnimplementedAccessReviewServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewChangeServiceHandler(or[loopbackv1connect.ChangeServiceHandler](s.Changes, loopbackv1connect.UnimplementedChangeServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOrganisationServiceHandler(or[loopbackv1connect.OrganisationServiceHandler](s.Organisations, loopbackv1connect.UnimplementedOrganisationServiceHandler{}), opts...))

@@ -66,8 +66,15 @@ func (tx *Tx) DeleteSink(ctx context.Context, s sink.Sink) error {
 	return tx.remove(ctx, feed.Sink, "sinks", s.ID, s.Scope())
 }
 
-// MoveSink notes how far a sink came and who ships. The feed does not speak of it.
+// MoveSink notes how far a sink came and who ships. The feed speaks of it only where the sink begins or ceases to fail.
 func (tx *Tx) MoveSink(ctx context.Context, s sink.Sink) error {
+	failed, err := tx.number(ctx, "SELECT failures FROM sinks WHERE id = $1", s.ID)
+	if err != nil {
+		return err
+	}
+	if (failed > 0) != (s.Failures > 0) {
+		tx.change(feed.Sink, s.ID, s.Scope(), false)
+	}
 	tx.touch()
 	if err := tx.session.exec(ctx, `UPDATE sinks SET position = $1, delivered = $2, failures = $3, last_error = $4, failed_at = $5,
 		delivered_at = $6, lease_owner = $7, lease_until = $8, event_limit = $9, checkpoint = $10,

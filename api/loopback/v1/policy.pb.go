@@ -518,6 +518,149 @@ func (*DeleteRoleResponse) Descriptor() ([]byte, []int) {
 	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
+type ListPermissionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPermissionsRequest) Reset() {
+	*x = ListPermissionsRequest{}
+	mi := &file_loopback_v1_policy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPermissionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPermissionsRequest) ProtoMessage() {}
+
+func (x *ListPermissionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_policy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPermissionsRequest.ProtoReflect.Descriptor instead.
+func (*ListPermissionsRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{8}
+}
+
+type ListPermissionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*Permission          `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPermissionsResponse) Reset() {
+	*x = ListPermissionsResponse{}
+	mi := &file_loopback_v1_policy_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPermissionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPermissionsResponse) ProtoMessage() {}
+
+func (x *ListPermissionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_policy_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPermissionsResponse.ProtoReflect.Descriptor instead.
+func (*ListPermissionsResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListPermissionsResponse) GetItems() []*Permission {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type Permission struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "noun.verb".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What holding it allows one to do.
+	Allows string `protobuf:"bytes,2,opt,name=allows,proto3" json:"allows,omitempty"`
+	// It is a way round all others: no wildcard matches it, and a binding that gives it ends within 24 hours.
+	TierZero      bool `protobuf:"varint,3,opt,name=tier_zero,json=tierZero,proto3" json:"tier_zero,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Permission) Reset() {
+	*x = Permission{}
+	mi := &file_loopback_v1_policy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Permission) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Permission) ProtoMessage() {}
+
+func (x *Permission) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_policy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Permission.ProtoReflect.Descriptor instead.
+func (*Permission) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Permission) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Permission) GetAllows() string {
+	if x != nil {
+		return x.Allows
+	}
+	return ""
+}
+
+func (x *Permission) GetTierZero() bool {
+	if x != nil {
+		return x.TierZero
+	}
+	return false
+}
+
 type Binding struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -548,7 +691,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[8]
+	mi := &file_loopback_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +703,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[8]
+	mi := &file_loopback_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +716,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Binding) GetId() string {
@@ -703,7 +846,7 @@ type Conditions struct {
 
 func (x *Conditions) Reset() {
 	*x = Conditions{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[9]
+	mi := &file_loopback_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +858,7 @@ func (x *Conditions) String() string {
 func (*Conditions) ProtoMessage() {}
 
 func (x *Conditions) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[9]
+	mi := &file_loopback_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +871,7 @@ func (x *Conditions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conditions.ProtoReflect.Descriptor instead.
 func (*Conditions) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Conditions) GetMfaWithin() *durationpb.Duration {
@@ -777,7 +920,7 @@ type CreateBindingRequest struct {
 
 func (x *CreateBindingRequest) Reset() {
 	*x = CreateBindingRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[10]
+	mi := &file_loopback_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +932,7 @@ func (x *CreateBindingRequest) String() string {
 func (*CreateBindingRequest) ProtoMessage() {}
 
 func (x *CreateBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[10]
+	mi := &file_loopback_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +945,7 @@ func (x *CreateBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBindingRequest.ProtoReflect.Descriptor instead.
 func (*CreateBindingRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateBindingRequest) GetUser() string {
@@ -912,7 +1055,7 @@ type GetBindingRequest struct {
 
 func (x *GetBindingRequest) Reset() {
 	*x = GetBindingRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[11]
+	mi := &file_loopback_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1067,7 @@ func (x *GetBindingRequest) String() string {
 func (*GetBindingRequest) ProtoMessage() {}
 
 func (x *GetBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[11]
+	mi := &file_loopback_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1080,7 @@ func (x *GetBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBindingRequest.ProtoReflect.Descriptor instead.
 func (*GetBindingRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetBindingRequest) GetBinding() string {
@@ -963,7 +1106,7 @@ type ListBindingsRequest struct {
 
 func (x *ListBindingsRequest) Reset() {
 	*x = ListBindingsRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[12]
+	mi := &file_loopback_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1118,7 @@ func (x *ListBindingsRequest) String() string {
 func (*ListBindingsRequest) ProtoMessage() {}
 
 func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[12]
+	mi := &file_loopback_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1131,7 @@ func (x *ListBindingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsRequest.ProtoReflect.Descriptor instead.
 func (*ListBindingsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListBindingsRequest) GetOrganisation() string {
@@ -1043,7 +1186,7 @@ type ListBindingsResponse struct {
 
 func (x *ListBindingsResponse) Reset() {
 	*x = ListBindingsResponse{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[13]
+	mi := &file_loopback_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1198,7 @@ func (x *ListBindingsResponse) String() string {
 func (*ListBindingsResponse) ProtoMessage() {}
 
 func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[13]
+	mi := &file_loopback_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1211,7 @@ func (x *ListBindingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBindingsResponse.ProtoReflect.Descriptor instead.
 func (*ListBindingsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListBindingsResponse) GetItems() []*Binding {
@@ -1094,7 +1237,7 @@ type DeleteBindingRequest struct {
 
 func (x *DeleteBindingRequest) Reset() {
 	*x = DeleteBindingRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[14]
+	mi := &file_loopback_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1249,7 @@ func (x *DeleteBindingRequest) String() string {
 func (*DeleteBindingRequest) ProtoMessage() {}
 
 func (x *DeleteBindingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[14]
+	mi := &file_loopback_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1262,7 @@ func (x *DeleteBindingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBindingRequest.ProtoReflect.Descriptor instead.
 func (*DeleteBindingRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{14}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteBindingRequest) GetBinding() string {
@@ -1137,7 +1280,7 @@ type DeleteBindingResponse struct {
 
 func (x *DeleteBindingResponse) Reset() {
 	*x = DeleteBindingResponse{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[15]
+	mi := &file_loopback_v1_policy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1292,7 @@ func (x *DeleteBindingResponse) String() string {
 func (*DeleteBindingResponse) ProtoMessage() {}
 
 func (x *DeleteBindingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[15]
+	mi := &file_loopback_v1_policy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1305,7 @@ func (x *DeleteBindingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBindingResponse.ProtoReflect.Descriptor instead.
 func (*DeleteBindingResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{15}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{18}
 }
 
 // What a question is about: a host, a place, or the hosts of a place that a selector matches.
@@ -1180,7 +1323,7 @@ type AccessTarget struct {
 
 func (x *AccessTarget) Reset() {
 	*x = AccessTarget{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[16]
+	mi := &file_loopback_v1_policy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1335,7 @@ func (x *AccessTarget) String() string {
 func (*AccessTarget) ProtoMessage() {}
 
 func (x *AccessTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[16]
+	mi := &file_loopback_v1_policy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1348,7 @@ func (x *AccessTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessTarget.ProtoReflect.Descriptor instead.
 func (*AccessTarget) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{16}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AccessTarget) GetOrganisation() string {
@@ -1263,7 +1406,7 @@ type ExplainAccessRequest struct {
 
 func (x *ExplainAccessRequest) Reset() {
 	*x = ExplainAccessRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[17]
+	mi := &file_loopback_v1_policy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1418,7 @@ func (x *ExplainAccessRequest) String() string {
 func (*ExplainAccessRequest) ProtoMessage() {}
 
 func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[17]
+	mi := &file_loopback_v1_policy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1431,7 @@ func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
 func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{17}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExplainAccessRequest) GetUser() string {
@@ -1367,7 +1510,7 @@ type ExplainAccessResponse struct {
 
 func (x *ExplainAccessResponse) Reset() {
 	*x = ExplainAccessResponse{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[18]
+	mi := &file_loopback_v1_policy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1522,7 @@ func (x *ExplainAccessResponse) String() string {
 func (*ExplainAccessResponse) ProtoMessage() {}
 
 func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[18]
+	mi := &file_loopback_v1_policy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1535,7 @@ func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
 func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{18}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExplainAccessResponse) GetAllowed() bool {
@@ -1468,7 +1611,7 @@ type AccessReason struct {
 
 func (x *AccessReason) Reset() {
 	*x = AccessReason{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[19]
+	mi := &file_loopback_v1_policy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1623,7 @@ func (x *AccessReason) String() string {
 func (*AccessReason) ProtoMessage() {}
 
 func (x *AccessReason) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[19]
+	mi := &file_loopback_v1_policy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1636,7 @@ func (x *AccessReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessReason.ProtoReflect.Descriptor instead.
 func (*AccessReason) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{19}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AccessReason) GetBindingId() string {
@@ -1555,7 +1698,7 @@ type WhoCanRequest struct {
 
 func (x *WhoCanRequest) Reset() {
 	*x = WhoCanRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[20]
+	mi := &file_loopback_v1_policy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1710,7 @@ func (x *WhoCanRequest) String() string {
 func (*WhoCanRequest) ProtoMessage() {}
 
 func (x *WhoCanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[20]
+	mi := &file_loopback_v1_policy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1723,7 @@ func (x *WhoCanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoCanRequest.ProtoReflect.Descriptor instead.
 func (*WhoCanRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{20}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WhoCanRequest) GetPermission() string {
@@ -1609,7 +1752,7 @@ type WhoCanResponse struct {
 
 func (x *WhoCanResponse) Reset() {
 	*x = WhoCanResponse{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[21]
+	mi := &file_loopback_v1_policy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1764,7 @@ func (x *WhoCanResponse) String() string {
 func (*WhoCanResponse) ProtoMessage() {}
 
 func (x *WhoCanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[21]
+	mi := &file_loopback_v1_policy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1777,7 @@ func (x *WhoCanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoCanResponse.ProtoReflect.Descriptor instead.
 func (*WhoCanResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{21}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WhoCanResponse) GetItems() []*AccessReach {
@@ -1677,7 +1820,7 @@ type AccessReach struct {
 
 func (x *AccessReach) Reset() {
 	*x = AccessReach{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[22]
+	mi := &file_loopback_v1_policy_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1832,7 @@ func (x *AccessReach) String() string {
 func (*AccessReach) ProtoMessage() {}
 
 func (x *AccessReach) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[22]
+	mi := &file_loopback_v1_policy_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1845,7 @@ func (x *AccessReach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessReach.ProtoReflect.Descriptor instead.
 func (*AccessReach) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{22}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AccessReach) GetSubjectKind() string {
@@ -1773,7 +1916,7 @@ type WhatCanRequest struct {
 
 func (x *WhatCanRequest) Reset() {
 	*x = WhatCanRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[23]
+	mi := &file_loopback_v1_policy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1928,7 @@ func (x *WhatCanRequest) String() string {
 func (*WhatCanRequest) ProtoMessage() {}
 
 func (x *WhatCanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[23]
+	mi := &file_loopback_v1_policy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1941,7 @@ func (x *WhatCanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhatCanRequest.ProtoReflect.Descriptor instead.
 func (*WhatCanRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{23}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WhatCanRequest) GetUser() string {
@@ -1833,7 +1976,7 @@ type WhatCanResponse struct {
 
 func (x *WhatCanResponse) Reset() {
 	*x = WhatCanResponse{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[24]
+	mi := &file_loopback_v1_policy_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1988,7 @@ func (x *WhatCanResponse) String() string {
 func (*WhatCanResponse) ProtoMessage() {}
 
 func (x *WhatCanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[24]
+	mi := &file_loopback_v1_policy_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2001,7 @@ func (x *WhatCanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhatCanResponse.ProtoReflect.Descriptor instead.
 func (*WhatCanResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{24}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WhatCanResponse) GetItems() []*AccessReach {
@@ -1898,7 +2041,7 @@ type DiffAccessRequest struct {
 
 func (x *DiffAccessRequest) Reset() {
 	*x = DiffAccessRequest{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[25]
+	mi := &file_loopback_v1_policy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2053,7 @@ func (x *DiffAccessRequest) String() string {
 func (*DiffAccessRequest) ProtoMessage() {}
 
 func (x *DiffAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[25]
+	mi := &file_loopback_v1_policy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2066,7 @@ func (x *DiffAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffAccessRequest.ProtoReflect.Descriptor instead.
 func (*DiffAccessRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{25}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DiffAccessRequest) GetAt() *AccessTarget {
@@ -1972,7 +2115,7 @@ type DiffAccessResponse struct {
 
 func (x *DiffAccessResponse) Reset() {
 	*x = DiffAccessResponse{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[26]
+	mi := &file_loopback_v1_policy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2127,7 @@ func (x *DiffAccessResponse) String() string {
 func (*DiffAccessResponse) ProtoMessage() {}
 
 func (x *DiffAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[26]
+	mi := &file_loopback_v1_policy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2140,7 @@ func (x *DiffAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffAccessResponse.ProtoReflect.Descriptor instead.
 func (*DiffAccessResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{26}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DiffAccessResponse) GetItems() []*AccessDifference {
@@ -2040,7 +2183,7 @@ type AccessDifference struct {
 
 func (x *AccessDifference) Reset() {
 	*x = AccessDifference{}
-	mi := &file_loopback_v1_policy_proto_msgTypes[27]
+	mi := &file_loopback_v1_policy_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2195,7 @@ func (x *AccessDifference) String() string {
 func (*AccessDifference) ProtoMessage() {}
 
 func (x *AccessDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_policy_proto_msgTypes[27]
+	mi := &file_loopback_v1_policy_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2208,7 @@ func (x *AccessDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessDifference.ProtoReflect.Descriptor instead.
 func (*AccessDifference) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{27}
+	return file_loopback_v1_policy_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AccessDifference) GetSubjectKind() string {
@@ -2185,7 +2328,15 @@ const file_loopback_v1_policy_proto_rawDesc = "" +
 	"\f_description\"'\n" +
 	"\x11DeleteRoleRequest\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\"\x14\n" +
-	"\x12DeleteRoleResponse\"\xc1\x05\n" +
+	"\x12DeleteRoleResponse\"\x18\n" +
+	"\x16ListPermissionsRequest\"H\n" +
+	"\x17ListPermissionsResponse\x12-\n" +
+	"\x05items\x18\x01 \x03(\v2\x17.loopback.v1.PermissionR\x05items\"U\n" +
+	"\n" +
+	"Permission\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06allows\x18\x02 \x01(\tR\x06allows\x12\x1b\n" +
+	"\ttier_zero\x18\x03 \x01(\bR\btierZero\"\xc1\x05\n" +
 	"\aBinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .loopback.v1.Binding.LabelsEntryR\x06labels\x129\n" +
@@ -2351,7 +2502,7 @@ const file_loopback_v1_policy_proto_rawDesc = "" +
 	"hostsAfter\x12\x16\n" +
 	"\x06gained\x18\t \x01(\x03R\x06gained\x12\x12\n" +
 	"\x04lost\x18\n" +
-	" \x01(\x03R\x04lost2\xc1\x03\n" +
+	" \x01(\x03R\x04lost2\xb2\x04\n" +
 	"\vRoleService\x12Q\n" +
 	"\n" +
 	"CreateRole\x12\x1e.loopback.v1.CreateRoleRequest\x1a\x11.loopback.v1.Role\"\x10\x8a\xb5\x18\froles.create\x12L\n" +
@@ -2362,7 +2513,9 @@ const file_loopback_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"UpdateRole\x12\x1e.loopback.v1.UpdateRoleRequest\x1a\x11.loopback.v1.Role\"\x10\x8a\xb5\x18\froles.update\x12_\n" +
 	"\n" +
-	"DeleteRole\x12\x1e.loopback.v1.DeleteRoleRequest\x1a\x1f.loopback.v1.DeleteRoleResponse\"\x10\x8a\xb5\x18\froles.delete2\xa1\x03\n" +
+	"DeleteRole\x12\x1e.loopback.v1.DeleteRoleRequest\x1a\x1f.loopback.v1.DeleteRoleResponse\"\x10\x8a\xb5\x18\froles.delete\x12o\n" +
+	"\x0fListPermissions\x12#.loopback.v1.ListPermissionsRequest\x1a$.loopback.v1.ListPermissionsResponse\"\x11\x8a\xb5\x18\n" +
+	"roles.read\x90\x02\x012\xa1\x03\n" +
 	"\x0eBindingService\x12]\n" +
 	"\rCreateBinding\x12!.loopback.v1.CreateBindingRequest\x1a\x14.loopback.v1.Binding\"\x13\x8a\xb5\x18\x0fbindings.create\x12X\n" +
 	"\n" +
@@ -2388,111 +2541,117 @@ func file_loopback_v1_policy_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_policy_proto_rawDescData
 }
 
-var file_loopback_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_loopback_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_loopback_v1_policy_proto_goTypes = []any{
-	(*Role)(nil),                  // 0: loopback.v1.Role
-	(*CreateRoleRequest)(nil),     // 1: loopback.v1.CreateRoleRequest
-	(*GetRoleRequest)(nil),        // 2: loopback.v1.GetRoleRequest
-	(*ListRolesRequest)(nil),      // 3: loopback.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),     // 4: loopback.v1.ListRolesResponse
-	(*UpdateRoleRequest)(nil),     // 5: loopback.v1.UpdateRoleRequest
-	(*DeleteRoleRequest)(nil),     // 6: loopback.v1.DeleteRoleRequest
-	(*DeleteRoleResponse)(nil),    // 7: loopback.v1.DeleteRoleResponse
-	(*Binding)(nil),               // 8: loopback.v1.Binding
-	(*Conditions)(nil),            // 9: loopback.v1.Conditions
-	(*CreateBindingRequest)(nil),  // 10: loopback.v1.CreateBindingRequest
-	(*GetBindingRequest)(nil),     // 11: loopback.v1.GetBindingRequest
-	(*ListBindingsRequest)(nil),   // 12: loopback.v1.ListBindingsRequest
-	(*ListBindingsResponse)(nil),  // 13: loopback.v1.ListBindingsResponse
-	(*DeleteBindingRequest)(nil),  // 14: loopback.v1.DeleteBindingRequest
-	(*DeleteBindingResponse)(nil), // 15: loopback.v1.DeleteBindingResponse
-	(*AccessTarget)(nil),          // 16: loopback.v1.AccessTarget
-	(*ExplainAccessRequest)(nil),  // 17: loopback.v1.ExplainAccessRequest
-	(*ExplainAccessResponse)(nil), // 18: loopback.v1.ExplainAccessResponse
-	(*AccessReason)(nil),          // 19: loopback.v1.AccessReason
-	(*WhoCanRequest)(nil),         // 20: loopback.v1.WhoCanRequest
-	(*WhoCanResponse)(nil),        // 21: loopback.v1.WhoCanResponse
-	(*AccessReach)(nil),           // 22: loopback.v1.AccessReach
-	(*WhatCanRequest)(nil),        // 23: loopback.v1.WhatCanRequest
-	(*WhatCanResponse)(nil),       // 24: loopback.v1.WhatCanResponse
-	(*DiffAccessRequest)(nil),     // 25: loopback.v1.DiffAccessRequest
-	(*DiffAccessResponse)(nil),    // 26: loopback.v1.DiffAccessResponse
-	(*AccessDifference)(nil),      // 27: loopback.v1.AccessDifference
-	nil,                           // 28: loopback.v1.Role.LabelsEntry
-	nil,                           // 29: loopback.v1.CreateRoleRequest.LabelsEntry
-	nil,                           // 30: loopback.v1.Binding.LabelsEntry
-	nil,                           // 31: loopback.v1.CreateBindingRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 33: loopback.v1.Scope
-	(*Page)(nil),                  // 34: loopback.v1.Page
-	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*Role)(nil),                    // 0: loopback.v1.Role
+	(*CreateRoleRequest)(nil),       // 1: loopback.v1.CreateRoleRequest
+	(*GetRoleRequest)(nil),          // 2: loopback.v1.GetRoleRequest
+	(*ListRolesRequest)(nil),        // 3: loopback.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),       // 4: loopback.v1.ListRolesResponse
+	(*UpdateRoleRequest)(nil),       // 5: loopback.v1.UpdateRoleRequest
+	(*DeleteRoleRequest)(nil),       // 6: loopback.v1.DeleteRoleRequest
+	(*DeleteRoleResponse)(nil),      // 7: loopback.v1.DeleteRoleResponse
+	(*ListPermissionsRequest)(nil),  // 8: loopback.v1.ListPermissionsRequest
+	(*ListPermissionsResponse)(nil), // 9: loopback.v1.ListPermissionsResponse
+	(*Permission)(nil),              // 10: loopback.v1.Permission
+	(*Binding)(nil),                 // 11: loopback.v1.Binding
+	(*Conditions)(nil),              // 12: loopback.v1.Conditions
+	(*CreateBindingRequest)(nil),    // 13: loopback.v1.CreateBindingRequest
+	(*GetBindingRequest)(nil),       // 14: loopback.v1.GetBindingRequest
+	(*ListBindingsRequest)(nil),     // 15: loopback.v1.ListBindingsRequest
+	(*ListBindingsResponse)(nil),    // 16: loopback.v1.ListBindingsResponse
+	(*DeleteBindingRequest)(nil),    // 17: loopback.v1.DeleteBindingRequest
+	(*DeleteBindingResponse)(nil),   // 18: loopback.v1.DeleteBindingResponse
+	(*AccessTarget)(nil),            // 19: loopback.v1.AccessTarget
+	(*ExplainAccessRequest)(nil),    // 20: loopback.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),   // 21: loopback.v1.ExplainAccessResponse
+	(*AccessReason)(nil),            // 22: loopback.v1.AccessReason
+	(*WhoCanRequest)(nil),           // 23: loopback.v1.WhoCanRequest
+	(*WhoCanResponse)(nil),          // 24: loopback.v1.WhoCanResponse
+	(*AccessReach)(nil),             // 25: loopback.v1.AccessReach
+	(*WhatCanRequest)(nil),          // 26: loopback.v1.WhatCanRequest
+	(*WhatCanResponse)(nil),         // 27: loopback.v1.WhatCanResponse
+	(*DiffAccessRequest)(nil),       // 28: loopback.v1.DiffAccessRequest
+	(*DiffAccessResponse)(nil),      // 29: loopback.v1.DiffAccessResponse
+	(*AccessDifference)(nil),        // 30: loopback.v1.AccessDifference
+	nil,                             // 31: loopback.v1.Role.LabelsEntry
+	nil,                             // 32: loopback.v1.CreateRoleRequest.LabelsEntry
+	nil,                             // 33: loopback.v1.Binding.LabelsEntry
+	nil,                             // 34: loopback.v1.CreateBindingRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 35: google.protobuf.Timestamp
+	(*Scope)(nil),                   // 36: loopback.v1.Scope
+	(*Page)(nil),                    // 37: loopback.v1.Page
+	(*durationpb.Duration)(nil),     // 38: google.protobuf.Duration
 }
 var file_loopback_v1_policy_proto_depIdxs = []int32{
-	28, // 0: loopback.v1.Role.labels:type_name -> loopback.v1.Role.LabelsEntry
-	32, // 1: loopback.v1.Role.created_at:type_name -> google.protobuf.Timestamp
-	32, // 2: loopback.v1.Role.updated_at:type_name -> google.protobuf.Timestamp
-	33, // 3: loopback.v1.Role.scope:type_name -> loopback.v1.Scope
-	29, // 4: loopback.v1.CreateRoleRequest.labels:type_name -> loopback.v1.CreateRoleRequest.LabelsEntry
-	34, // 5: loopback.v1.ListRolesRequest.page:type_name -> loopback.v1.Page
+	31, // 0: loopback.v1.Role.labels:type_name -> loopback.v1.Role.LabelsEntry
+	35, // 1: loopback.v1.Role.created_at:type_name -> google.protobuf.Timestamp
+	35, // 2: loopback.v1.Role.updated_at:type_name -> google.protobuf.Timestamp
+	36, // 3: loopback.v1.Role.scope:type_name -> loopback.v1.Scope
+	32, // 4: loopback.v1.CreateRoleRequest.labels:type_name -> loopback.v1.CreateRoleRequest.LabelsEntry
+	37, // 5: loopback.v1.ListRolesRequest.page:type_name -> loopback.v1.Page
 	0,  // 6: loopback.v1.ListRolesResponse.items:type_name -> loopback.v1.Role
-	30, // 7: loopback.v1.Binding.labels:type_name -> loopback.v1.Binding.LabelsEntry
-	32, // 8: loopback.v1.Binding.created_at:type_name -> google.protobuf.Timestamp
-	32, // 9: loopback.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
-	33, // 10: loopback.v1.Binding.scope:type_name -> loopback.v1.Scope
-	9,  // 11: loopback.v1.Binding.conditions:type_name -> loopback.v1.Conditions
-	32, // 12: loopback.v1.Binding.not_before:type_name -> google.protobuf.Timestamp
-	32, // 13: loopback.v1.Binding.not_after:type_name -> google.protobuf.Timestamp
-	35, // 14: loopback.v1.Conditions.mfa_within:type_name -> google.protobuf.Duration
-	9,  // 15: loopback.v1.CreateBindingRequest.conditions:type_name -> loopback.v1.Conditions
-	32, // 16: loopback.v1.CreateBindingRequest.not_before:type_name -> google.protobuf.Timestamp
-	32, // 17: loopback.v1.CreateBindingRequest.not_after:type_name -> google.protobuf.Timestamp
-	31, // 18: loopback.v1.CreateBindingRequest.labels:type_name -> loopback.v1.CreateBindingRequest.LabelsEntry
-	34, // 19: loopback.v1.ListBindingsRequest.page:type_name -> loopback.v1.Page
-	8,  // 20: loopback.v1.ListBindingsResponse.items:type_name -> loopback.v1.Binding
-	16, // 21: loopback.v1.ExplainAccessRequest.at:type_name -> loopback.v1.AccessTarget
-	32, // 22: loopback.v1.ExplainAccessRequest.time:type_name -> google.protobuf.Timestamp
-	35, // 23: loopback.v1.ExplainAccessRequest.mfa_age:type_name -> google.protobuf.Duration
-	33, // 24: loopback.v1.ExplainAccessResponse.scope:type_name -> loopback.v1.Scope
-	19, // 25: loopback.v1.ExplainAccessResponse.reasons:type_name -> loopback.v1.AccessReason
-	33, // 26: loopback.v1.AccessReason.scope:type_name -> loopback.v1.Scope
-	16, // 27: loopback.v1.WhoCanRequest.at:type_name -> loopback.v1.AccessTarget
-	22, // 28: loopback.v1.WhoCanResponse.items:type_name -> loopback.v1.AccessReach
-	16, // 29: loopback.v1.WhatCanRequest.at:type_name -> loopback.v1.AccessTarget
-	22, // 30: loopback.v1.WhatCanResponse.items:type_name -> loopback.v1.AccessReach
-	16, // 31: loopback.v1.DiffAccessRequest.at:type_name -> loopback.v1.AccessTarget
-	10, // 32: loopback.v1.DiffAccessRequest.add:type_name -> loopback.v1.CreateBindingRequest
-	27, // 33: loopback.v1.DiffAccessResponse.items:type_name -> loopback.v1.AccessDifference
-	1,  // 34: loopback.v1.RoleService.CreateRole:input_type -> loopback.v1.CreateRoleRequest
-	2,  // 35: loopback.v1.RoleService.GetRole:input_type -> loopback.v1.GetRoleRequest
-	3,  // 36: loopback.v1.RoleService.ListRoles:input_type -> loopback.v1.ListRolesRequest
-	5,  // 37: loopback.v1.RoleService.UpdateRole:input_type -> loopback.v1.UpdateRoleRequest
-	6,  // 38: loopback.v1.RoleService.DeleteRole:input_type -> loopback.v1.DeleteRoleRequest
-	10, // 39: loopback.v1.BindingService.CreateBinding:input_type -> loopback.v1.CreateBindingRequest
-	11, // 40: loopback.v1.BindingService.GetBinding:input_type -> loopback.v1.GetBindingRequest
-	12, // 41: loopback.v1.BindingService.ListBindings:input_type -> loopback.v1.ListBindingsRequest
-	14, // 42: loopback.v1.BindingService.DeleteBinding:input_type -> loopback.v1.DeleteBindingRequest
-	17, // 43: loopback.v1.AccessService.ExplainAccess:input_type -> loopback.v1.ExplainAccessRequest
-	20, // 44: loopback.v1.AccessService.WhoCan:input_type -> loopback.v1.WhoCanRequest
-	23, // 45: loopback.v1.AccessService.WhatCan:input_type -> loopback.v1.WhatCanRequest
-	25, // 46: loopback.v1.AccessService.DiffAccess:input_type -> loopback.v1.DiffAccessRequest
-	0,  // 47: loopback.v1.RoleService.CreateRole:output_type -> loopback.v1.Role
-	0,  // 48: loopback.v1.RoleService.GetRole:output_type -> loopback.v1.Role
-	4,  // 49: loopback.v1.RoleService.ListRoles:output_type -> loopback.v1.ListRolesResponse
-	0,  // 50: loopback.v1.RoleService.UpdateRole:output_type -> loopback.v1.Role
-	7,  // 51: loopback.v1.RoleService.DeleteRole:output_type -> loopback.v1.DeleteRoleResponse
-	8,  // 52: loopback.v1.BindingService.CreateBinding:output_type -> loopback.v1.Binding
-	8,  // 53: loopback.v1.BindingService.GetBinding:output_type -> loopback.v1.Binding
-	13, // 54: loopback.v1.BindingService.ListBindings:output_type -> loopback.v1.ListBindingsResponse
-	15, // 55: loopback.v1.BindingService.DeleteBinding:output_type -> loopback.v1.DeleteBindingResponse
-	18, // 56: loopback.v1.AccessService.ExplainAccess:output_type -> loopback.v1.ExplainAccessResponse
-	21, // 57: loopback.v1.AccessService.WhoCan:output_type -> loopback.v1.WhoCanResponse
-	24, // 58: loopback.v1.AccessService.WhatCan:output_type -> loopback.v1.WhatCanResponse
-	26, // 59: loopback.v1.AccessService.DiffAccess:output_type -> loopback.v1.DiffAccessResponse
-	47, // [47:60] is the sub-list for method output_type
-	34, // [34:47] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	10, // 7: loopback.v1.ListPermissionsResponse.items:type_name -> loopback.v1.Permission
+	33, // 8: loopback.v1.Binding.labels:type_name -> loopback.v1.Binding.LabelsEntry
+	35, // 9: loopback.v1.Binding.created_at:type_name -> google.protobuf.Timestamp
+	35, // 10: loopback.v1.Binding.updated_at:type_name -> google.protobuf.Timestamp
+	36, // 11: loopback.v1.Binding.scope:type_name -> loopback.v1.Scope
+	12, // 12: loopback.v1.Binding.conditions:type_name -> loopback.v1.Conditions
+	35, // 13: loopback.v1.Binding.not_before:type_name -> google.protobuf.Timestamp
+	35, // 14: loopback.v1.Binding.not_after:type_name -> google.protobuf.Timestamp
+	38, // 15: loopback.v1.Conditions.mfa_within:type_name -> google.protobuf.Duration
+	12, // 16: loopback.v1.CreateBindingRequest.conditions:type_name -> loopback.v1.Conditions
+	35, // 17: loopback.v1.CreateBindingRequest.not_before:type_name -> google.protobuf.Timestamp
+	35, // 18: loopback.v1.CreateBindingRequest.not_after:type_name -> google.protobuf.Timestamp
+	34, // 19: loopback.v1.CreateBindingRequest.labels:type_name -> loopback.v1.CreateBindingRequest.LabelsEntry
+	37, // 20: loopback.v1.ListBindingsRequest.page:type_name -> loopback.v1.Page
+	11, // 21: loopback.v1.ListBindingsResponse.items:type_name -> loopback.v1.Binding
+	19, // 22: loopback.v1.ExplainAccessRequest.at:type_name -> loopback.v1.AccessTarget
+	35, // 23: loopback.v1.ExplainAccessRequest.time:type_name -> google.protobuf.Timestamp
+	38, // 24: loopback.v1.ExplainAccessRequest.mfa_age:type_name -> google.protobuf.Duration
+	36, // 25: loopback.v1.ExplainAccessResponse.scope:type_name -> loopback.v1.Scope
+	22, // 26: loopback.v1.ExplainAccessResponse.reasons:type_name -> loopback.v1.AccessReason
+	36, // 27: loopback.v1.AccessReason.scope:type_name -> loopback.v1.Scope
+	19, // 28: loopback.v1.WhoCanRequest.at:type_name -> loopback.v1.AccessTarget
+	25, // 29: loopback.v1.WhoCanResponse.items:type_name -> loopback.v1.AccessReach
+	19, // 30: loopback.v1.WhatCanRequest.at:type_name -> loopback.v1.AccessTarget
+	25, // 31: loopback.v1.WhatCanResponse.items:type_name -> loopback.v1.AccessReach
+	19, // 32: loopback.v1.DiffAccessRequest.at:type_name -> loopback.v1.AccessTarget
+	13, // 33: loopback.v1.DiffAccessRequest.add:type_name -> loopback.v1.CreateBindingRequest
+	30, // 34: loopback.v1.DiffAccessResponse.items:type_name -> loopback.v1.AccessDifference
+	1,  // 35: loopback.v1.RoleService.CreateRole:input_type -> loopback.v1.CreateRoleRequest
+	2,  // 36: loopback.v1.RoleService.GetRole:input_type -> loopback.v1.GetRoleRequest
+	3,  // 37: loopback.v1.RoleService.ListRoles:input_type -> loopback.v1.ListRolesRequest
+	5,  // 38: loopback.v1.RoleService.UpdateRole:input_type -> loopback.v1.UpdateRoleRequest
+	6,  // 39: loopback.v1.RoleService.DeleteRole:input_type -> loopback.v1.DeleteRoleRequest
+	8,  // 40: loopback.v1.RoleService.ListPermissions:input_type -> loopback.v1.ListPermissionsRequest
+	13, // 41: loopback.v1.BindingService.CreateBinding:input_type -> loopback.v1.CreateBindingRequest
+	14, // 42: loopback.v1.BindingService.GetBinding:input_type -> loopback.v1.GetBindingRequest
+	15, // 43: loopback.v1.BindingService.ListBindings:input_type -> loopback.v1.ListBindingsRequest
+	17, // 44: loopback.v1.BindingService.DeleteBinding:input_type -> loopback.v1.DeleteBindingRequest
+	20, // 45: loopback.v1.AccessService.ExplainAccess:input_type -> loopback.v1.ExplainAccessRequest
+	23, // 46: loopback.v1.AccessService.WhoCan:input_type -> loopback.v1.WhoCanRequest
+	26, // 47: loopback.v1.AccessService.WhatCan:input_type -> loopback.v1.WhatCanRequest
+	28, // 48: loopback.v1.AccessService.DiffAccess:input_type -> loopback.v1.DiffAccessRequest
+	0,  // 49: loopback.v1.RoleService.CreateRole:output_type -> loopback.v1.Role
+	0,  // 50: loopback.v1.RoleService.GetRole:output_type -> loopback.v1.Role
+	4,  // 51: loopback.v1.RoleService.ListRoles:output_type -> loopback.v1.ListRolesResponse
+	0,  // 52: loopback.v1.RoleService.UpdateRole:output_type -> loopback.v1.Role
+	7,  // 53: loopback.v1.RoleService.DeleteRole:output_type -> loopback.v1.DeleteRoleResponse
+	9,  // 54: loopback.v1.RoleService.ListPermissions:output_type -> loopback.v1.ListPermissionsResponse
+	11, // 55: loopback.v1.BindingService.CreateBinding:output_type -> loopback.v1.Binding
+	11, // 56: loopback.v1.BindingService.GetBinding:output_type -> loopback.v1.Binding
+	16, // 57: loopback.v1.BindingService.ListBindings:output_type -> loopback.v1.ListBindingsResponse
+	18, // 58: loopback.v1.BindingService.DeleteBinding:output_type -> loopback.v1.DeleteBindingResponse
+	21, // 59: loopback.v1.AccessService.ExplainAccess:output_type -> loopback.v1.ExplainAccessResponse
+	24, // 60: loopback.v1.AccessService.WhoCan:output_type -> loopback.v1.WhoCanResponse
+	27, // 61: loopback.v1.AccessService.WhatCan:output_type -> loopback.v1.WhatCanResponse
+	29, // 62: loopback.v1.AccessService.DiffAccess:output_type -> loopback.v1.DiffAccessResponse
+	49, // [49:63] is the sub-list for method output_type
+	35, // [35:49] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_policy_proto_init() }
@@ -2508,7 +2667,7 @@ func file_loopback_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_policy_proto_rawDesc), len(file_loopback_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -152,6 +152,21 @@ var auditing = []test{
 		if err != nil || got.Cursor != 7 || got.Delivered != 6 || got.Refused != 5 || got.Failures != 4 || got.LastError != "three" || got.Revision != moved.Revision {
 			t.Errorf("got %+v, %v", got, err)
 		}
+		// The feed speaks of a sink that begins or ceases to fail, not of each step of it.
+		for _, step := range []struct {
+			failures int64
+			told     bool
+		}{{5, false}, {0, true}, {0, false}, {1, true}} {
+			before, err := b.DB.Position(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			moved.Failures = step.failures
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { return tx.MoveSink(ctx, moved) })
+			if after, err := b.DB.Position(t.Context()); err != nil || (after > before) != step.told {
+				t.Errorf("with %d failures the feed went from %d to %d, %v; told should be %v", step.failures, before, after, err, step.told)
+			}
+		}
 		for k, want := range map[string]int64{sinks[0].ID: 0, sinks[1].ID: 25} {
 			if n, err := view.CountDeadLetters(t.Context(), k); n != want || err != nil {
 				t.Errorf("sink %s has %d dead letters, %v; want %d", k, n, err, want)

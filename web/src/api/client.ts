@@ -3,6 +3,7 @@ import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { ApiKeyService, SessionService } from "./gen/loopback/v1/apikey_pb";
 import { AuditService } from "./gen/loopback/v1/audit_pb";
+import { ChangeService } from "./gen/loopback/v1/change_pb";
 import { ErrorDetailSchema, type ErrorDetail } from "./gen/loopback/v1/common_pb";
 import { HostService } from "./gen/loopback/v1/host_pb";
 import { OperationService } from "./gen/loopback/v1/operation_pb";
@@ -72,11 +73,13 @@ const notice: Interceptor = (next) => async (request) => {
   }
 };
 
-const transport = createConnectTransport({ baseUrl: "/api", interceptors: [freshly, notice], useHttpGet: false });
+export const transport = createConnectTransport({ baseUrl: "/api", interceptors: [freshly, notice], useHttpGet: false });
 
+// What the first page needs; what few pages need is beside it (access, grants, sinks), so that it comes with them.
 export const api = {
   apiKeys: createClient(ApiKeyService, transport),
   audit: createClient(AuditService, transport),
+  changes: createClient(ChangeService, transport),
   hosts: createClient(HostService, transport),
   operations: createClient(OperationService, transport),
   organisations: createClient(OrganisationService, transport),

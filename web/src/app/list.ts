@@ -1,5 +1,5 @@
 // Lists that the server pages, by the token of the page before.
-import { useInfiniteQuery } from "@tanstack/react-query";
+import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { useCallback, useMemo } from "react";
 
 export function usePages<Item>(key: unknown[], fetch: (token: string) => Promise<{ items: Item[]; nextPageToken: string }>) {
@@ -10,4 +10,11 @@ export function usePages<Item>(key: unknown[], fetch: (token: string) => Promise
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();
   }, [hasNextPage, isFetchingNextPage, fetchNextPage]);
   return { rows, more, pending: list.isPending, error: list.error, again: () => void list.refetch() };
+}
+
+/** What the address says is open: from the list where it is there, else asked for by itself. */
+export function useShown<Item extends { id: string }>(rows: Item[], id: string | undefined, key: string, get: (id: string) => Promise<Item>): Item | undefined {
+  const listed = rows.find((r) => r.id === id);
+  const one = useQuery({ queryKey: [key, "one", id], enabled: id !== undefined && !listed, queryFn: () => get(id ?? ""), retry: false });
+  return id === undefined ? undefined : (listed ?? one.data);
 }

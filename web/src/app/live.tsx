@@ -1,10 +1,11 @@
-// One stream of changes for the whole tab. What is on screen is patched in place; lists whose filter a change may touch are
+// One stream of hosts for the whole tab (and one of other changes: app/changes). What is on screen is patched in place; lists whose filter a change may touch are
 // asked for again, at most once a second. When the stream breaks (a restart of the control plane, a laptop that slept) it is
 // opened anew, and everything is asked for once, since what happened meanwhile was not heard.
 import { useQueryClient, type QueryClient, type InfiniteData } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useState, type ReactNode } from "react";
 import { api, troubleOf } from "../api/client";
 import type { Host, HostChange, ListHostsResponse } from "../api/gen/loopback/v1/host_pb";
+import { followChanges } from "./changes";
 
 export type Connection = "live" | "connecting" | "offline" | "barred";
 
@@ -67,6 +68,7 @@ export function Live({ children }: { children: ReactNode }) {
       }
     };
     void follow();
+    void followChanges(queries, stop.signal);
     return () => {
       stop.abort();
       patch.stop();

@@ -5,6 +5,7 @@ import { useEffect, useId, useMemo, useRef, useState } from "react";
 import { api } from "../api/client";
 import { Mark, cx } from "../ui/basics";
 import { lookOf } from "../ui/states";
+import { groups } from "./pages";
 import { paths } from "./paths";
 import { usePlace } from "./place";
 import { useSession } from "./session";
@@ -47,18 +48,7 @@ function Chooser({ close }: { close: () => void }) {
   });
   const entries = useMemo(() => {
     const to = (path: string) => () => void navigate({ to: path, search: ((old: { in?: string }) => ({ in: old.in })) as never });
-    const pages: [string, string, string][] = [
-      ["Overview", paths.overview, "hosts.read"],
-      ["Hosts", paths.hosts, "hosts.read"],
-      ["Enrol a host", paths.enrol, "agent_tokens.mint"],
-      ["Tokens", paths.tokens, "agent_tokens.list"],
-      ["Releases", paths.releases, "releases.read"],
-      ["Operations", paths.operations, "operations.read"],
-      ["Audit log", paths.audit, "audit.read"],
-      ["API keys", paths.keys, "api_keys.read"],
-      ["Settings", paths.settings, "settings.read"],
-    ];
-    const all: Entry[] = pages.filter(([, , needs]) => may(needs)).map(([label, path]) => ({ key: path, label, about: "page", go: to(path) }));
+    const all: Entry[] = groups.flatMap((g) => g.pages.filter((p) => may(p.needs)).map((p) => ({ key: p.to, label: p.label === g.label ? p.label : `${g.label}: ${p.label.toLowerCase()}`, about: "page", go: to(p.to) })));
     if (places.length > 1) {
       all.push({ key: "in:", label: "All workspaces", about: "workspace", go: () => choose("") });
       for (const p of places) all.push({ key: p.id, label: p.path, about: "workspace", go: () => choose(p.path) });

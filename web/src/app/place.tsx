@@ -9,7 +9,16 @@ export interface Place extends Workspace {
   path: string; // organisation/project/workspace
 }
 
-export function usePlaces(): { places: Place[]; error: unknown } {
+export type Level = "organisation" | "project" | "workspace";
+
+/** Anywhere that something can hold: an organisation, a project or a workspace. */
+export interface Spot {
+  level: Level;
+  id: string;
+  path: string;
+}
+
+export function usePlaces(): { places: Place[]; spots: Spot[]; error: unknown } {
   const all = useQuery({
     queryKey: ["places"],
     staleTime: 60_000,
@@ -20,13 +29,20 @@ export function usePlaces(): { places: Place[]; error: unknown } {
         api.workspaces.listWorkspaces({ page: { size: 1000 } }),
       ]);
       const name = new Map([...organisations.items, ...projects.items].map((x) => [x.id, x.name]));
-      return workspaces.items
-        .map((w) => ({ ...w, path: [name.get(w.organisationId) ?? w.organisationId, name.get(w.projectId) ?? w.projectId, w.name].join("/") }))
-        .sort((a, b) => a.path.localeCompare(b.path));
+      const called = (id: string) => name.get(id) ?? id;
+      const places: Place[] = workspaces.items.map((w) => ({ ...w, path: [called(w.organisationId), called(w.projectId), w.name].join("/") })).sort((a, b) => a.path.localeCompare(b.path));
+      const spots: Spot[] = [
+        ...organisations.items.map((o) => ({ level: "organisation" as const, id: o.id, path: o.name })),
+        ...projects.items.map((p) => ({ level: "project" as const, id: p.id, path: `${called(p.organisationId)}/${p.name}` })),
+        ...places.map((w) => ({ level: "workspace" as const, id: w.id, path: w.path })),
+      ];
+      return { places, spots: spots.sort((a, b) => a.path.localeCompare(b.path)) };
     },
   });
-  return { places: all.data ?? [], error: all.error };
+  return { places: all.data?.places ?? none.places, spots: all.data?.spots ?? none.spots, error: all.error };
 }
+
+const none: { places: Place[]; spots: Spot[] } = { places: [], spots: [] };
 
 /** The chosen workspace's id; empty for all. Where there is only one it is chosen. */
 export function usePlace(): { place: Place | undefined; workspace: string; places: Place[]; choose: (path: string) => void } {

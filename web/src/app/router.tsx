@@ -1,6 +1,7 @@
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Link } from "@tanstack/react-router";
 import { Empty, Page, Problem, buttonClass } from "../ui/basics";
 import { Live } from "./live";
+import { paths } from "./paths";
 import { Shell } from "./shell";
 import { Overview } from "../pages/overview";
 import { HostList } from "../pages/hosts";
@@ -50,11 +51,23 @@ const audit = createRoute({ getParentRoute: () => root, path: "/audit", componen
 const keys = createRoute({ getParentRoute: () => root, path: "/keys", component: lazyRouteComponent(() => import("../pages/keys"), "Keys") });
 const settings = createRoute({ getParentRoute: () => root, path: "/settings", component: lazyRouteComponent(() => import("../pages/settings"), "Settings") });
 
+/** A page that is loaded when it is opened. */
+function lazily<const Path extends string>(path: Path, load: () => Promise<Record<string, unknown>>, name: string, ...search: string[]) {
+  return createRoute({ getParentRoute: () => root, path, component: lazyRouteComponent(load as never, name as never), validateSearch: (s: Record<string, unknown>) => text(s, ...search) });
+}
+
+const people = lazily(paths.people, () => import("../pages/access/people"), "People", "open");
+const groups = lazily(paths.groups, () => import("../pages/access/groups"), "Groups", "open");
+const serviceAccounts = lazily(paths.serviceAccounts, () => import("../pages/access/accounts"), "ServiceAccounts", "open");
+const roles = lazily(paths.roles, () => import("../pages/access/roles"), "Roles", "open");
+const bindings = lazily(paths.bindings, () => import("../pages/access/bindings"), "Bindings", "open", "at", "subject", "role");
+const questions = lazily(paths.questions, () => import("../pages/access/questions"), "Questions", "ask", "kind", "who", "permission", "at", "host", "selector", "address", "mfa", "ticket", "time");
+
 const account = createRoute({ getParentRoute: () => root, path: "/account", component: lazyRouteComponent(() => import("../pages/account"), "Account") });
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: "/device", component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute]),
+  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, people, groups, serviceAccounts, roles, bindings, questions]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

@@ -3,23 +3,12 @@ import { Link, Outlet, useLocation } from "@tanstack/react-router";
 import { useLayoutEffect, useState } from "react";
 import { Button, Command, Empty, Page, cx } from "../ui/basics";
 import { useLive } from "./live";
+import { groups, pageAt } from "./pages";
 import { Palette } from "./palette";
 import { paths } from "./paths";
 import { usePlace } from "./place";
 import { useSession, Wordmark } from "./session";
 import { applyTheme, theme, type Theme } from "./theme";
-
-const nav: { to: string; label: string; needs: string }[] = [
-  { to: paths.overview, label: "Overview", needs: "hosts.read" },
-  { to: paths.hosts, label: "Hosts", needs: "hosts.read" },
-  { to: paths.enrol, label: "Enrol a host", needs: "agent_tokens.mint" },
-  { to: paths.tokens, label: "Tokens", needs: "agent_tokens.list" },
-  { to: paths.releases, label: "Releases", needs: "releases.read" },
-  { to: paths.operations, label: "Operations", needs: "operations.read" },
-  { to: paths.audit, label: "Audit log", needs: "audit.read" },
-  { to: paths.keys, label: "API keys", needs: "api_keys.read" },
-  { to: paths.settings, label: "Settings", needs: "settings.read" },
-];
 
 export function Shell() {
   const [menu, setMenu] = useState(false);
@@ -72,9 +61,9 @@ export function Shell() {
 function Allowed() {
   const { may, who } = useSession();
   const at = useLocation({ select: (l) => l.pathname });
-  const page = nav.find((n) => (n.to === "/" ? at === "/" : at === n.to || at.startsWith(`${n.to}/`)));
+  const page = pageAt(at);
   if (!page || may(page.needs)) return <Outlet />;
-  const nothing = nav.every((n) => !may(n.needs));
+  const nothing = groups.every((g) => g.pages.every((p) => !may(p.needs)));
   return (
     <Page title={page.label}>
       <Empty title={nothing ? "Nothing here is yours to see yet" : "This page is not yours to see"}>
@@ -89,17 +78,22 @@ function Allowed() {
 
 function NavLinks({ close }: { close: () => void }) {
   const { may } = useSession();
+  const at = useLocation({ select: (l) => l.pathname });
+  const here = pageAt(at);
   return (
     <ul className="flex flex-col gap-0.5">
-      {nav
-        .filter((n) => may(n.needs))
-        .map((n) => (
-          <li key={n.to}>
-            <Link to={n.to} search={((old: { in?: string }) => ({ in: old.in })) as never} onClick={close} activeOptions={{ exact: n.to === "/", includeSearch: false }} activeProps={{ "aria-current": "page", className: "bg-accent-wash text-accent font-medium" }} inactiveProps={{ className: "hover:bg-sunk" }} className="flex h-8 items-center rounded-md px-2.5">
-              {n.label}
+      {groups.map((g) => {
+        const first = g.pages.find((p) => may(p.needs));
+        if (!first) return null;
+        const current = here && g.pages.includes(here);
+        return (
+          <li key={g.label}>
+            <Link to={first.to} search={((old: { in?: string }) => ({ in: old.in })) as never} onClick={close} aria-current={current ? (at === here.to ? "page" : true) : undefined} className={cx("flex h-8 items-center rounded-md px-2.5", current ? "bg-accent-wash font-medium text-accent" : "hover:bg-sunk")}>
+              <span className="flex-1">{g.label}</span>
             </Link>
           </li>
-        ))}
+        );
+      })}
     </ul>
   );
 }

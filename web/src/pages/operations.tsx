@@ -43,7 +43,7 @@ export function Operations() {
         </button>
       ),
     },
-    { key: "state", head: "State", width: "8rem", cell: (o) => <State of={o.state} /> },
+    { key: "state", head: "State", width: "8rem", cell: (o) => <State kind="operation" of={o.state} /> },
     { key: "progress", head: "Progress", width: "6rem", cell: (o) => <span className="tabular-nums">{`${Math.round(o.progress * 100)} %`}</span> },
     { key: "target", head: "On", width: "minmax(10rem,2fr)", narrow: "hide", cell: (o) => (o.target.startsWith("hst_") ? <Link to={paths.host(o.target) as never} className="font-mono text-[12.5px] hover:underline">{o.target}</Link> : <span className="font-mono text-[12.5px]">{o.target}</span>) },
     { key: "asked", head: "Asked", width: "7rem", narrow: "hide", cell: (o) => <Ago at={o.createdAt} /> },
@@ -72,7 +72,7 @@ function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
     <Dialog title={o.name} open close={close}>
       <Facts
         of={[
-          ["State", <State key="s" of={o.state} />],
+          ["State", <State key="s" kind="operation" of={o.state} />],
           ["Id", <span key="i" className="font-mono text-[12.5px]">{o.id}</span>],
           ["On", <span key="t" className="font-mono text-[12.5px]">{o.target}</span>],
           ["Asked", <Ago key="a" at={o.createdAt} />],
@@ -85,7 +85,7 @@ function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
           <li key={s.name} className="px-3 py-1.5">
             <span className="flex items-center gap-2">
               <span className="min-w-0 flex-1">{s.name}</span>
-              <State of={s.state} />
+              <State kind="operation" of={s.state} />
             </span>
             {s.message && <span className="text-[12px] text-soft">{s.message}</span>}
           </li>

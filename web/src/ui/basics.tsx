@@ -63,12 +63,14 @@ export function Mark({ state }: { state: string }) {
   }
 }
 
-export function State({ of, reason }: { of: string; reason?: string }) {
-  const { tone, means } = lookOf(of);
+/** kind says whose state it is, where another thing's state of that name means something else. */
+export function State({ of, kind, reason }: { of: string; kind?: string; reason?: string }) {
+  const look = kind ? `${kind} ${of}` : of;
+  const { tone, means } = lookOf(look);
   return (
     <span className="inline-flex min-w-0 items-center gap-1.5" title={[means, reason].filter(Boolean).join(" — ")}>
       <span className={cx("inline-flex items-center gap-1.5 font-medium", tone)}>
-        <Mark state={of} />
+        <Mark state={look} />
         {of}
       </span>
     </span>
@@ -232,7 +234,7 @@ export function Select(props: SelectHTMLAttributes<HTMLSelectElement>) {
 }
 
 /** The browser's own dialog: it traps focus, closes on Escape, and gives the focus back, also where it is taken out open. */
-export function Dialog({ title, open, close, children }: { title: string; open: boolean; close: () => void; children: ReactNode }) {
+export function Dialog({ title, open, close, wide, children }: { title: string; open: boolean; close: () => void; wide?: boolean; children: ReactNode }) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
   useEffect(() => {
@@ -247,7 +249,12 @@ export function Dialog({ title, open, close, children }: { title: string; open: 
     };
   }, [open]);
   return (
-    <dialog ref={ref} onClose={close} aria-labelledby={id} className="w-[min(34rem,calc(100vw-2rem))] rounded-xl border border-line bg-card p-0 shadow-2xl">
+    <dialog
+      ref={ref}
+      onClose={() => ref.current?.isConnected && close()} // not where it is closed because it was taken out, for another in its place
+      aria-labelledby={id}
+      className={cx("rounded-xl border border-line bg-card p-0 shadow-2xl", wide ? "w-[min(52rem,calc(100vw-2rem))]" : "w-[min(34rem,calc(100vw-2rem))]")}
+    >
       {open && (
         <div className="flex flex-col gap-4 p-5">
           <h2 id={id} className="text-[16px] font-semibold wrap-anywhere">
@@ -270,7 +277,7 @@ export function Page({ title, about, actions, children }: { title: ReactNode; ab
       <header className="flex flex-wrap items-start gap-x-4 gap-y-2">
         <div className="min-w-0 flex-1">
           <h1 className="text-[20px] leading-7 font-semibold tracking-tight wrap-anywhere">{title}</h1>
-          {about && <div className="text-soft">{about}</div>}
+          {about && <div className="text-soft wrap-anywhere">{about}</div>}
         </div>
         {actions && <div className="flex flex-wrap gap-2">{actions}</div>}
       </header>
@@ -298,7 +305,7 @@ export function Facts({ of }: { of: [string, ReactNode][] }) {
   return (
     <dl className="grid grid-cols-[minmax(7rem,auto)_1fr] gap-x-4 gap-y-1.5">
       {of
-        .filter(([, value]) => value !== undefined && value !== null && value !== "")
+        .filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false)
         .map(([name, value]) => (
           <div key={name} className="contents">
             <dt className="text-soft">{name}</dt>

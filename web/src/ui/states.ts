@@ -40,12 +40,30 @@ const looks: Record<string, Look> = {
   left: { tone: "text-soft", shape: "ring", means: "stopped in order" },
   gone: { tone: "text-bad", shape: "cross", means: "its lease ended without a word" },
 
+  "grant pending": { tone: "text-odd", shape: "ring", means: "waits for approval" },
+  "grant active": { tone: "text-good", shape: "dot", means: "in force until its end" },
+  "grant denied": { tone: "text-bad", shape: "cross", means: "somebody, or the policy's webhook, said no" },
+  "grant cancelled": { tone: "text-soft", shape: "bar", means: "withdrawn by who asked" },
+  "grant expired": { tone: "text-soft", shape: "ring", means: "nobody decided in time" },
+  "grant ended": { tone: "text-soft", shape: "ring", means: "its time is over" },
+  "grant revoked": { tone: "text-bad", shape: "cross", means: "ended by somebody before its time" },
+  "grant returned": { tone: "text-soft", shape: "bar", means: "given back by who had it" },
+  "operation pending": { tone: "text-odd", shape: "ring", means: "waits to be taken up" },
+
+  ok: { tone: "text-good", shape: "dot", means: "its receiver takes what it is sent" },
+  failing: { tone: "text-bad", shape: "cross", means: "its receiver does not take what it is sent; it is tried again" },
+  paused: { tone: "text-warn", shape: "bar", means: "nothing is sent until somebody resumes it" },
+  disabled: { tone: "text-bad", shape: "cross", means: "may do nothing, anywhere" },
+  allowed: { tone: "text-good", shape: "dot", means: "a rule gives it" },
+  denied: { tone: "text-bad", shape: "cross", means: "no rule gives it, or one denies it" },
+
   done: { tone: "text-good", shape: "dot", means: "carried out" },
   refused: { tone: "text-bad", shape: "cross", means: "not allowed" },
 };
 
 const unknown: Look = { tone: "text-soft", shape: "ring", means: "" };
 
+/** Of "failed", or of a kind's own: "grant pending". A kind that says nothing of a state means what others mean by it. */
 export function lookOf(state: string): Look {
-  return looks[state] ?? unknown;
+  return looks[state] ?? looks[state.slice(state.indexOf(" ") + 1)] ?? unknown;
 }

@@ -95,7 +95,9 @@ export function Table<Row>(props: {
                 )}
                 {columns.map((c) => (
                   <div key={c.key} role="cell" className={cx(cell, "overflow-hidden")}>
-                    <div className="min-w-0 truncate">{c.cell(row)}</div>
+                    <div dir="auto" className="min-w-0 truncate">
+                      {c.cell(row)}
+                    </div>
                   </div>
                 ))}
               </div>

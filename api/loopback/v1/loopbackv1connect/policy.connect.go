@@ -47,6 +47,9 @@ const (
 	RoleServiceUpdateRoleProcedure = "/loopback.v1.RoleService/UpdateRole"
 	// RoleServiceDeleteRoleProcedure is the fully-qualified name of the RoleService's DeleteRole RPC.
 	RoleServiceDeleteRoleProcedure = "/loopback.v1.RoleService/DeleteRole"
+	// RoleServiceListPermissionsProcedure is the fully-qualified name of the RoleService's
+	// ListPermissions RPC.
+	RoleServiceListPermissionsProcedure = "/loopback.v1.RoleService/ListPermissions"
 	// BindingServiceCreateBindingProcedure is the fully-qualified name of the BindingService's
 	// CreateBinding RPC.
 	BindingServiceCreateBindingProcedure = "/loopback.v1.BindingService/CreateBinding"
@@ -81,6 +84,8 @@ type RoleServiceClient interface {
 	UpdateRole(context.Context, *connect.Request[v1.UpdateRoleRequest]) (*connect.Response[v1.Role], error)
 	// Fails while bindings name it.
 	DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest]) (*connect.Response[v1.DeleteRoleResponse], error)
+	// All permissions that a role may name. There are few: the list has one page.
+	ListPermissions(context.Context, *connect.Request[v1.ListPermissionsRequest]) (*connect.Response[v1.ListPermissionsResponse], error)
 }
 
 // NewRoleServiceClient constructs a client for the loopback.v1.RoleService service. By default, it
@@ -126,16 +131,24 @@ func NewRoleServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(roleServiceMethods.ByName("DeleteRole")),
 			connect.WithClientOptions(opts...),
 		),
+		listPermissions: connect.NewClient[v1.ListPermissionsRequest, v1.ListPermissionsResponse](
+			httpClient,
+			baseURL+RoleServiceListPermissionsProcedure,
+			connect.WithSchema(roleServiceMethods.ByName("ListPermissions")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // roleServiceClient implements RoleServiceClient.
 type roleServiceClient struct {
-	createRole *connect.Client[v1.CreateRoleRequest, v1.Role]
-	getRole    *connect.Client[v1.GetRoleRequest, v1.Role]
-	listRoles  *connect.Client[v1.ListRolesRequest, v1.ListRolesResponse]
-	updateRole *connect.Client[v1.UpdateRoleRequest, v1.Role]
-	deleteRole *connect.Client[v1.DeleteRoleRequest, v1.DeleteRoleResponse]
+	createRole      *connect.Client[v1.CreateRoleRequest, v1.Role]
+	getRole         *connect.Client[v1.GetRoleRequest, v1.Role]
+	listRoles       *connect.Client[v1.ListRolesRequest, v1.ListRolesResponse]
+	updateRole      *connect.Client[v1.UpdateRoleRequest, v1.Role]
+	deleteRole      *connect.Client[v1.DeleteRoleRequest, v1.DeleteRoleResponse]
+	listPermissions *connect.Client[v1.ListPermissionsRequest, v1.ListPermissionsResponse]
 }
 
 // CreateRole calls loopback.v1.RoleService.CreateRole.
@@ -163,6 +176,11 @@ func (c *roleServiceClient) DeleteRole(ctx context.Context, req *connect.Request
 	return c.deleteRole.CallUnary(ctx, req)
 }
 
+// ListPermissions calls loopback.v1.RoleService.ListPermissions.
+func (c *roleServiceClient) ListPermissions(ctx context.Context, req *connect.Request[v1.ListPermissionsRequest]) (*connect.Response[v1.ListPermissionsResponse], error) {
+	return c.listPermissions.CallUnary(ctx, req)
+}
+
 // RoleServiceHandler is an implementation of the loopback.v1.RoleService service.
 type RoleServiceHandler interface {
 	CreateRole(context.Context, *connect.Request[v1.CreateRoleRequest]) (*connect.Response[v1.Role], error)
@@ -173,6 +191,8 @@ type RoleServiceHandler interface {
 	UpdateRole(context.Context, *connect.Request[v1.UpdateRoleRequest]) (*connect.Response[v1.Role], error)
 	// Fails while bindings name it.
 	DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest]) (*connect.Response[v1.DeleteRoleResponse], error)
+	// All permissions that a role may name. There are few: the list has one page.
+	ListPermissions(context.Context, *connect.Request[v1.ListPermissionsRequest]) (*connect.Response[v1.ListPermissionsResponse], error)
 }
 
 // NewRoleServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -214,6 +234,13 @@ func NewRoleServiceHandler(svc RoleServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(roleServiceMethods.ByName("DeleteRole")),
 		connect.WithHandlerOptions(opts...),
 	)
+	roleServiceListPermissionsHandler := connect.NewUnaryHandler(
+		RoleServiceListPermissionsProcedure,
+		svc.ListPermissions,
+		connect.WithSchema(roleServiceMethods.ByName("ListPermissions")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/loopback.v1.RoleService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RoleServiceCreateRoleProcedure:
@@ -226,6 +253,8 @@ func NewRoleServiceHandler(svc RoleServiceHandler, opts ...connect.HandlerOption
 			roleServiceUpdateRoleHandler.ServeHTTP(w, r)
 		case RoleServiceDeleteRoleProcedure:
 			roleServiceDeleteRoleHandler.ServeHTTP(w, r)
+		case RoleServiceListPermissionsProcedure:
+			roleServiceListPermissionsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -253,6 +282,10 @@ func (UnimplementedRoleServiceHandler) UpdateRole(context.Context, *connect.Requ
 
 func (UnimplementedRoleServiceHandler) DeleteRole(context.Context, *connect.Request[v1.DeleteRoleRequest]) (*connect.Response[v1.DeleteRoleResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.RoleService.DeleteRole is not implemented"))
+}
+
+func (UnimplementedRoleServiceHandler) ListPermissions(context.Context, *connect.Request[v1.ListPermissionsRequest]) (*connect.Response[v1.ListPermissionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.RoleService.ListPermissions is not implemented"))
 }
 
 // BindingServiceClient is a client for the loopback.v1.BindingService service.

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/policy.proto.
  */
 export const file_loopback_v1_policy: GenFile = /*@__PURE__*/
-  fileDesc("Chhsb29wYmFjay92MS9wb2xpY3kucHJvdG8SC2xvb3BiYWNrLnYxIs8CCgRSb2xlEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSLQoGbGFiZWxzGAMgAygLMh0ubG9vcGJhY2sudjEuUm9sZS5MYWJlbHNFbnRyeRIuCgpjcmVhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAxIhCgVzY29wZRgHIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEhMKC2Rlc2NyaXB0aW9uGAggASgJEhMKC3Blcm1pc3Npb25zGAkgAygJEhAKCGJ1aWx0X2luGAogASgIGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEizAEKEUNyZWF0ZVJvbGVSZXF1ZXN0EgwKBG5hbWUYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkSOgoGbGFiZWxzGAMgAygLMioubG9vcGJhY2sudjEuQ3JlYXRlUm9sZVJlcXVlc3QuTGFiZWxzRW50cnkSFAoMb3JnYW5pc2F0aW9uGAQgASgJEhMKC3Blcm1pc3Npb25zGAUgAygJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiHgoOR2V0Um9sZVJlcXVlc3QSDAoEcm9sZRgBIAEoCSJJChBMaXN0Um9sZXNSZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIfCgRwYWdlGAIgASgLMhEubG9vcGJhY2sudjEuUGFnZSJOChFMaXN0Um9sZXNSZXNwb25zZRIgCgVpdGVtcxgBIAMoCzIRLmxvb3BiYWNrLnYxLlJvbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInIKEVVwZGF0ZVJvbGVSZXF1ZXN0EgwKBHJvbGUYASABKAkSGAoLZGVzY3JpcHRpb24YAiABKAlIAIgBARITCgtwZXJtaXNzaW9ucxgDIAMoCRIQCghyZXZpc2lvbhgEIAEoA0IOCgxfZGVzY3JpcHRpb24iIQoRRGVsZXRlUm9sZVJlcXVlc3QSDAoEcm9sZRgBIAEoCSIUChJEZWxldGVSb2xlUmVzcG9uc2UimgQKB0JpbmRpbmcSCgoCaWQYASABKAkSMAoGbGFiZWxzGAIgAygLMiAubG9vcGJhY2sudjEuQmluZGluZy5MYWJlbHNFbnRyeRIuCgpjcmVhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgFIAEoAxIhCgVzY29wZRgGIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEhMKC2Rlc2NyaXB0aW9uGAcgASgJEhQKDHN1YmplY3Rfa2luZBgIIAEoCRISCgpzdWJqZWN0X2lkGAkgASgJEg8KB3JvbGVfaWQYCiABKAkSDQoFaG9zdHMYCyABKAkSKwoKY29uZGl0aW9ucxgMIAEoCzIXLmxvb3BiYWNrLnYxLkNvbmRpdGlvbnMSDgoGZWZmZWN0GA0gASgJEi4KCm5vdF9iZWZvcmUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCW5vdF9hZnRlchgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY3JlYXRlZF9ieRgQIAEoCRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIl4KCkNvbmRpdGlvbnMSLQoKbWZhX3dpdGhpbhgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglhZGRyZXNzZXMYAiADKAkSDgoGdGlja2V0GAMgASgJIsADChRDcmVhdGVCaW5kaW5nUmVxdWVzdBIMCgR1c2VyGAEgASgJEg0KBWdyb3VwGAIgASgJEhcKD3NlcnZpY2VfYWNjb3VudBgDIAEoCRIMCgRyb2xlGAQgASgJEhQKDG9yZ2FuaXNhdGlvbhgFIAEoCRIPCgdwcm9qZWN0GAYgASgJEhEKCXdvcmtzcGFjZRgHIAEoCRINCgVob3N0cxgIIAEoCRIrCgpjb25kaXRpb25zGAkgASgLMhcubG9vcGJhY2sudjEuQ29uZGl0aW9ucxIMCgRkZW55GAogASgIEi4KCm5vdF9iZWZvcmUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCW5vdF9hZnRlchgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZGVzY3JpcHRpb24YDSABKAkSPQoGbGFiZWxzGA4gAygLMi0ubG9vcGJhY2sudjEuQ3JlYXRlQmluZGluZ1JlcXVlc3QuTGFiZWxzRW50cnkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIkChFHZXRCaW5kaW5nUmVxdWVzdBIPCgdiaW5kaW5nGAEgASgJIo8BChNMaXN0QmluZGluZ3NSZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIPCgdwcm9qZWN0GAIgASgJEhEKCXdvcmtzcGFjZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHJvbGUYBSABKAkSHwoEcGFnZRgGIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiVAoUTGlzdEJpbmRpbmdzUmVzcG9uc2USIwoFaXRlbXMYASADKAsyFC5sb29wYmFjay52MS5CaW5kaW5nEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSInChREZWxldGVCaW5kaW5nUmVxdWVzdBIPCgdiaW5kaW5nGAEgASgJIhcKFURlbGV0ZUJpbmRpbmdSZXNwb25zZSJoCgxBY2Nlc3NUYXJnZXQSFAoMb3JnYW5pc2F0aW9uGAEgASgJEg8KB3Byb2plY3QYAiABKAkSEQoJd29ya3NwYWNlGAMgASgJEgwKBGhvc3QYBCABKAkSEAoIc2VsZWN0b3IYBSABKAki7wEKFEV4cGxhaW5BY2Nlc3NSZXF1ZXN0EgwKBHVzZXIYASABKAkSFwoPc2VydmljZV9hY2NvdW50GAIgASgJEhIKCnBlcm1pc3Npb24YAyABKAkSJQoCYXQYBCABKAsyGS5sb29wYmFjay52MS5BY2Nlc3NUYXJnZXQSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHYWRkcmVzcxgGIAEoCRIqCgdtZmFfYWdlGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBnRpY2tldBgIIAEoCSLTAQoVRXhwbGFpbkFjY2Vzc1Jlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSDwoHc3VtbWFyeRgCIAEoCRISCgpiaW5kaW5nX2lkGAMgASgJEhAKCHNuYXBzaG90GAQgASgDEiEKBXNjb3BlGAUgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDwoHaG9zdF9pZBgGIAEoCRISCgpzdWJqZWN0X2lkGAcgASgJEioKB3JlYXNvbnMYCCADKAsyGS5sb29wYmFjay52MS5BY2Nlc3NSZWFzb24ikAEKDEFjY2Vzc1JlYXNvbhISCgpiaW5kaW5nX2lkGAEgASgJEgwKBHJvbGUYAiABKAkSDgoGZWZmZWN0GAMgASgJEiEKBXNjb3BlGAQgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDQoFaG9zdHMYBSABKAkSDwoHYXBwbGllcxgGIAEoCBILCgN3aHkYByABKAkiSgoNV2hvQ2FuUmVxdWVzdBISCgpwZXJtaXNzaW9uGAEgASgJEiUKAmF0GAIgASgLMhkubG9vcGJhY2sudjEuQWNjZXNzVGFyZ2V0IloKDldob0NhblJlc3BvbnNlEicKBWl0ZW1zGAEgAygLMhgubG9vcGJhY2sudjEuQWNjZXNzUmVhY2gSDQoFaG9zdHMYAiABKAMSEAoIc25hcHNob3QYAyABKAMiqQEKC0FjY2Vzc1JlYWNoEhQKDHN1YmplY3Rfa2luZBgBIAEoCRISCgpzdWJqZWN0X2lkGAIgASgJEg8KB3N1YmplY3QYAyABKAkSEgoKcGVybWlzc2lvbhgEIAEoCRISCgpldmVyeXRoaW5nGAUgASgIEg0KBWhvc3RzGAYgASgDEhMKC2JpbmRpbmdfaWRzGAcgAygJEhMKC2NvbmRpdGlvbmFsGAggASgIIl4KDldoYXRDYW5SZXF1ZXN0EgwKBHVzZXIYASABKAkSFwoPc2VydmljZV9hY2NvdW50GAIgASgJEiUKAmF0GAMgASgLMhkubG9vcGJhY2sudjEuQWNjZXNzVGFyZ2V0IlsKD1doYXRDYW5SZXNwb25zZRInCgVpdGVtcxgBIAMoCzIYLmxvb3BiYWNrLnYxLkFjY2Vzc1JlYWNoEg0KBWhvc3RzGAIgASgDEhAKCHNuYXBzaG90GAMgASgDIqYBChFEaWZmQWNjZXNzUmVxdWVzdBIlCgJhdBgBIAEoCzIZLmxvb3BiYWNrLnYxLkFjY2Vzc1RhcmdldBIuCgNhZGQYAiADKAsyIS5sb29wYmFjay52MS5DcmVhdGVCaW5kaW5nUmVxdWVzdBIXCg9yZW1vdmVfYmluZGluZ3MYAyADKAkSDAoEcm9sZRgEIAEoCRITCgtwZXJtaXNzaW9ucxgFIAMoCSJjChJEaWZmQWNjZXNzUmVzcG9uc2USLAoFaXRlbXMYASADKAsyHS5sb29wYmFjay52MS5BY2Nlc3NEaWZmZXJlbmNlEg0KBWhvc3RzGAIgASgDEhAKCHNuYXBzaG90GAMgASgDIt8BChBBY2Nlc3NEaWZmZXJlbmNlEhQKDHN1YmplY3Rfa2luZBgBIAEoCRISCgpzdWJqZWN0X2lkGAIgASgJEg8KB3N1YmplY3QYAyABKAkSEgoKcGVybWlzc2lvbhgEIAEoCRIZChFldmVyeXRoaW5nX2JlZm9yZRgFIAEoCBIYChBldmVyeXRoaW5nX2FmdGVyGAYgASgIEhQKDGhvc3RzX2JlZm9yZRgHIAEoAxITCgtob3N0c19hZnRlchgIIAEoAxIOCgZnYWluZWQYCSABKAMSDAoEbG9zdBgKIAEoAzLBAwoLUm9sZVNlcnZpY2USUQoKQ3JlYXRlUm9sZRIeLmxvb3BiYWNrLnYxLkNyZWF0ZVJvbGVSZXF1ZXN0GhEubG9vcGJhY2sudjEuUm9sZSIQirUYDHJvbGVzLmNyZWF0ZRJMCgdHZXRSb2xlEhsubG9vcGJhY2sudjEuR2V0Um9sZVJlcXVlc3QaES5sb29wYmFjay52MS5Sb2xlIhGQAgGKtRgKcm9sZXMucmVhZBJdCglMaXN0Um9sZXMSHS5sb29wYmFjay52MS5MaXN0Um9sZXNSZXF1ZXN0Gh4ubG9vcGJhY2sudjEuTGlzdFJvbGVzUmVzcG9uc2UiEZACAYq1GApyb2xlcy5yZWFkElEKClVwZGF0ZVJvbGUSHi5sb29wYmFjay52MS5VcGRhdGVSb2xlUmVxdWVzdBoRLmxvb3BiYWNrLnYxLlJvbGUiEIq1GAxyb2xlcy51cGRhdGUSXwoKRGVsZXRlUm9sZRIeLmxvb3BiYWNrLnYxLkRlbGV0ZVJvbGVSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuRGVsZXRlUm9sZVJlc3BvbnNlIhCKtRgMcm9sZXMuZGVsZXRlMqEDCg5CaW5kaW5nU2VydmljZRJdCg1DcmVhdGVCaW5kaW5nEiEubG9vcGJhY2sudjEuQ3JlYXRlQmluZGluZ1JlcXVlc3QaFC5sb29wYmFjay52MS5CaW5kaW5nIhOKtRgPYmluZGluZ3MuY3JlYXRlElgKCkdldEJpbmRpbmcSHi5sb29wYmFjay52MS5HZXRCaW5kaW5nUmVxdWVzdBoULmxvb3BiYWNrLnYxLkJpbmRpbmciFJACAYq1GA1iaW5kaW5ncy5yZWFkEmkKDExpc3RCaW5kaW5ncxIgLmxvb3BiYWNrLnYxLkxpc3RCaW5kaW5nc1JlcXVlc3QaIS5sb29wYmFjay52MS5MaXN0QmluZGluZ3NSZXNwb25zZSIUkAIBirUYDWJpbmRpbmdzLnJlYWQSawoNRGVsZXRlQmluZGluZxIhLmxvb3BiYWNrLnYxLkRlbGV0ZUJpbmRpbmdSZXF1ZXN0GiIubG9vcGJhY2sudjEuRGVsZXRlQmluZGluZ1Jlc3BvbnNlIhOKtRgPYmluZGluZ3MuZGVsZXRlMpsDCg1BY2Nlc3NTZXJ2aWNlEm0KDUV4cGxhaW5BY2Nlc3MSIS5sb29wYmFjay52MS5FeHBsYWluQWNjZXNzUmVxdWVzdBoiLmxvb3BiYWNrLnYxLkV4cGxhaW5BY2Nlc3NSZXNwb25zZSIVkAIBirUYDmFjY2Vzcy5leHBsYWluElgKBldob0NhbhIaLmxvb3BiYWNrLnYxLldob0NhblJlcXVlc3QaGy5sb29wYmFjay52MS5XaG9DYW5SZXNwb25zZSIVkAIBirUYDmFjY2Vzcy5leHBsYWluElsKB1doYXRDYW4SGy5sb29wYmFjay52MS5XaGF0Q2FuUmVxdWVzdBocLmxvb3BiYWNrLnYxLldoYXRDYW5SZXNwb25zZSIVkAIBirUYDmFjY2Vzcy5leHBsYWluEmQKCkRpZmZBY2Nlc3MSHi5sb29wYmFjay52MS5EaWZmQWNjZXNzUmVxdWVzdBofLmxvb3BiYWNrLnYxLkRpZmZBY2Nlc3NSZXNwb25zZSIVkAIBirUYDmFjY2Vzcy5leHBsYWluQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chhsb29wYmFjay92MS9wb2xpY3kucHJvdG8SC2xvb3BiYWNrLnYxIs8CCgRSb2xlEgoKAmlkGAEgASgJEgwKBG5hbWUYAiABKAkSLQoGbGFiZWxzGAMgAygLMh0ubG9vcGJhY2sudjEuUm9sZS5MYWJlbHNFbnRyeRIuCgpjcmVhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAxIhCgVzY29wZRgHIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEhMKC2Rlc2NyaXB0aW9uGAggASgJEhMKC3Blcm1pc3Npb25zGAkgAygJEhAKCGJ1aWx0X2luGAogASgIGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEizAEKEUNyZWF0ZVJvbGVSZXF1ZXN0EgwKBG5hbWUYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkSOgoGbGFiZWxzGAMgAygLMioubG9vcGJhY2sudjEuQ3JlYXRlUm9sZVJlcXVlc3QuTGFiZWxzRW50cnkSFAoMb3JnYW5pc2F0aW9uGAQgASgJEhMKC3Blcm1pc3Npb25zGAUgAygJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiHgoOR2V0Um9sZVJlcXVlc3QSDAoEcm9sZRgBIAEoCSJJChBMaXN0Um9sZXNSZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIfCgRwYWdlGAIgASgLMhEubG9vcGJhY2sudjEuUGFnZSJOChFMaXN0Um9sZXNSZXNwb25zZRIgCgVpdGVtcxgBIAMoCzIRLmxvb3BiYWNrLnYxLlJvbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInIKEVVwZGF0ZVJvbGVSZXF1ZXN0EgwKBHJvbGUYASABKAkSGAoLZGVzY3JpcHRpb24YAiABKAlIAIgBARITCgtwZXJtaXNzaW9ucxgDIAMoCRIQCghyZXZpc2lvbhgEIAEoA0IOCgxfZGVzY3JpcHRpb24iIQoRRGVsZXRlUm9sZVJlcXVlc3QSDAoEcm9sZRgBIAEoCSIUChJEZWxldGVSb2xlUmVzcG9uc2UiGAoWTGlzdFBlcm1pc3Npb25zUmVxdWVzdCJBChdMaXN0UGVybWlzc2lvbnNSZXNwb25zZRImCgVpdGVtcxgBIAMoCzIXLmxvb3BiYWNrLnYxLlBlcm1pc3Npb24iPQoKUGVybWlzc2lvbhIMCgRuYW1lGAEgASgJEg4KBmFsbG93cxgCIAEoCRIRCgl0aWVyX3plcm8YAyABKAgimgQKB0JpbmRpbmcSCgoCaWQYASABKAkSMAoGbGFiZWxzGAIgAygLMiAubG9vcGJhY2sudjEuQmluZGluZy5MYWJlbHNFbnRyeRIuCgpjcmVhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgFIAEoAxIhCgVzY29wZRgGIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEhMKC2Rlc2NyaXB0aW9uGAcgASgJEhQKDHN1YmplY3Rfa2luZBgIIAEoCRISCgpzdWJqZWN0X2lkGAkgASgJEg8KB3JvbGVfaWQYCiABKAkSDQoFaG9zdHMYCyABKAkSKwoKY29uZGl0aW9ucxgMIAEoCzIXLmxvb3BiYWNrLnYxLkNvbmRpdGlvbnMSDgoGZWZmZWN0GA0gASgJEi4KCm5vdF9iZWZvcmUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCW5vdF9hZnRlchgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKY3JlYXRlZF9ieRgQIAEoCRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIl4KCkNvbmRpdGlvbnMSLQoKbWZhX3dpdGhpbhgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIRCglhZGRyZXNzZXMYAiADKAkSDgoGdGlja2V0GAMgASgJIsADChRDcmVhdGVCaW5kaW5nUmVxdWVzdBIMCgR1c2VyGAEgASgJEg0KBWdyb3VwGAIgASgJEhcKD3NlcnZpY2VfYWNjb3VudBgDIAEoCRIMCgRyb2xlGAQgASgJEhQKDG9yZ2FuaXNhdGlvbhgFIAEoCRIPCgdwcm9qZWN0GAYgASgJEhEKCXdvcmtzcGFjZRgHIAEoCRINCgVob3N0cxgIIAEoCRIrCgpjb25kaXRpb25zGAkgASgLMhcubG9vcGJhY2sudjEuQ29uZGl0aW9ucxIMCgRkZW55GAogASgIEi4KCm5vdF9iZWZvcmUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCW5vdF9hZnRlchgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZGVzY3JpcHRpb24YDSABKAkSPQoGbGFiZWxzGA4gAygLMi0ubG9vcGJhY2sudjEuQ3JlYXRlQmluZGluZ1JlcXVlc3QuTGFiZWxzRW50cnkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIkChFHZXRCaW5kaW5nUmVxdWVzdBIPCgdiaW5kaW5nGAEgASgJIo8BChNMaXN0QmluZGluZ3NSZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIPCgdwcm9qZWN0GAIgASgJEhEKCXdvcmtzcGFjZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHJvbGUYBSABKAkSHwoEcGFnZRgGIAEoCzIRLmxvb3BiYWNrLnYxLlBhZ2UiVAoUTGlzdEJpbmRpbmdzUmVzcG9uc2USIwoFaXRlbXMYASADKAsyFC5sb29wYmFjay52MS5CaW5kaW5nEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSInChREZWxldGVCaW5kaW5nUmVxdWVzdBIPCgdiaW5kaW5nGAEgASgJIhcKFURlbGV0ZUJpbmRpbmdSZXNwb25zZSJoCgxBY2Nlc3NUYXJnZXQSFAoMb3JnYW5pc2F0aW9uGAEgASgJEg8KB3Byb2plY3QYAiABKAkSEQoJd29ya3NwYWNlGAMgASgJEgwKBGhvc3QYBCABKAkSEAoIc2VsZWN0b3IYBSABKAki7wEKFEV4cGxhaW5BY2Nlc3NSZXF1ZXN0EgwKBHVzZXIYASABKAkSFwoPc2VydmljZV9hY2NvdW50GAIgASgJEhIKCnBlcm1pc3Npb24YAyABKAkSJQoCYXQYBCABKAsyGS5sb29wYmFjay52MS5BY2Nlc3NUYXJnZXQSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHYWRkcmVzcxgGIAEoCRIqCgdtZmFfYWdlGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg4KBnRpY2tldBgIIAEoCSLTAQoVRXhwbGFpbkFjY2Vzc1Jlc3BvbnNlEg8KB2FsbG93ZWQYASABKAgSDwoHc3VtbWFyeRgCIAEoCRISCgpiaW5kaW5nX2lkGAMgASgJEhAKCHNuYXBzaG90GAQgASgDEiEKBXNjb3BlGAUgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDwoHaG9zdF9pZBgGIAEoCRISCgpzdWJqZWN0X2lkGAcgASgJEioKB3JlYXNvbnMYCCADKAsyGS5sb29wYmFjay52MS5BY2Nlc3NSZWFzb24ikAEKDEFjY2Vzc1JlYXNvbhISCgpiaW5kaW5nX2lkGAEgASgJEgwKBHJvbGUYAiABKAkSDgoGZWZmZWN0GAMgASgJEiEKBXNjb3BlGAQgASgLMhIubG9vcGJhY2sudjEuU2NvcGUSDQoFaG9zdHMYBSABKAkSDwoHYXBwbGllcxgGIAEoCBILCgN3aHkYByABKAkiSgoNV2hvQ2FuUmVxdWVzdBISCgpwZXJtaXNzaW9uGAEgASgJEiUKAmF0GAIgASgLMhkubG9vcGJhY2sudjEuQWNjZXNzVGFyZ2V0IloKDldob0NhblJlc3BvbnNlEicKBWl0ZW1zGAEgAygLMhgubG9vcGJhY2sudjEuQWNjZXNzUmVhY2gSDQoFaG9zdHMYAiABKAMSEAoIc25hcHNob3QYAyABKAMiqQEKC0FjY2Vzc1JlYWNoEhQKDHN1YmplY3Rfa2luZBgBIAEoCRISCgpzdWJqZWN0X2lkGAIgASgJEg8KB3N1YmplY3QYAyABKAkSEgoKcGVybWlzc2lvbhgEIAEoCRISCgpldmVyeXRoaW5nGAUgASgIEg0KBWhvc3RzGAYgASgDEhMKC2JpbmRpbmdfaWRzGAcgAygJEhMKC2NvbmRpdGlvbmFsGAggASgIIl4KDldoYXRDYW5SZXF1ZXN0EgwKBHVzZXIYASABKAkSFwoPc2VydmljZV9hY2NvdW50GAIgASgJEiUKAmF0GAMgASgLMhkubG9vcGJhY2sudjEuQWNjZXNzVGFyZ2V0IlsKD1doYXRDYW5SZXNwb25zZRInCgVpdGVtcxgBIAMoCzIYLmxvb3BiYWNrLnYxLkFjY2Vzc1JlYWNoEg0KBWhvc3RzGAIgASgDEhAKCHNuYXBzaG90GAMgASgDIqYBChFEaWZmQWNjZXNzUmVxdWVzdBIlCgJhdBgBIAEoCzIZLmxvb3BiYWNrLnYxLkFjY2Vzc1RhcmdldBIuCgNhZGQYAiADKAsyIS5sb29wYmFjay52MS5DcmVhdGVCaW5kaW5nUmVxdWVzdBIXCg9yZW1vdmVfYmluZGluZ3MYAyADKAkSDAoEcm9sZRgEIAEoCRITCgtwZXJtaXNzaW9ucxgFIAMoCSJjChJEaWZmQWNjZXNzUmVzcG9uc2USLAoFaXRlbXMYASADKAsyHS5sb29wYmFjay52MS5BY2Nlc3NEaWZmZXJlbmNlEg0KBWhvc3RzGAIgASgDEhAKCHNuYXBzaG90GAMgASgDIt8BChBBY2Nlc3NEaWZmZXJlbmNlEhQKDHN1YmplY3Rfa2luZBgBIAEoCRISCgpzdWJqZWN0X2lkGAIgASgJEg8KB3N1YmplY3QYAyABKAkSEgoKcGVybWlzc2lvbhgEIAEoCRIZChFldmVyeXRoaW5nX2JlZm9yZRgFIAEoCBIYChBldmVyeXRoaW5nX2FmdGVyGAYgASgIEhQKDGhvc3RzX2JlZm9yZRgHIAEoAxITCgtob3N0c19hZnRlchgIIAEoAxIOCgZnYWluZWQYCSABKAMSDAoEbG9zdBgKIAEoAzKyBAoLUm9sZVNlcnZpY2USUQoKQ3JlYXRlUm9sZRIeLmxvb3BiYWNrLnYxLkNyZWF0ZVJvbGVSZXF1ZXN0GhEubG9vcGJhY2sudjEuUm9sZSIQirUYDHJvbGVzLmNyZWF0ZRJMCgdHZXRSb2xlEhsubG9vcGJhY2sudjEuR2V0Um9sZVJlcXVlc3QaES5sb29wYmFjay52MS5Sb2xlIhGQAgGKtRgKcm9sZXMucmVhZBJdCglMaXN0Um9sZXMSHS5sb29wYmFjay52MS5MaXN0Um9sZXNSZXF1ZXN0Gh4ubG9vcGJhY2sudjEuTGlzdFJvbGVzUmVzcG9uc2UiEZACAYq1GApyb2xlcy5yZWFkElEKClVwZGF0ZVJvbGUSHi5sb29wYmFjay52MS5VcGRhdGVSb2xlUmVxdWVzdBoRLmxvb3BiYWNrLnYxLlJvbGUiEIq1GAxyb2xlcy51cGRhdGUSXwoKRGVsZXRlUm9sZRIeLmxvb3BiYWNrLnYxLkRlbGV0ZVJvbGVSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuRGVsZXRlUm9sZVJlc3BvbnNlIhCKtRgMcm9sZXMuZGVsZXRlEm8KD0xpc3RQZXJtaXNzaW9ucxIjLmxvb3BiYWNrLnYxLkxpc3RQZXJtaXNzaW9uc1JlcXVlc3QaJC5sb29wYmFjay52MS5MaXN0UGVybWlzc2lvbnNSZXNwb25zZSIRkAIBirUYCnJvbGVzLnJlYWQyoQMKDkJpbmRpbmdTZXJ2aWNlEl0KDUNyZWF0ZUJpbmRpbmcSIS5sb29wYmFjay52MS5DcmVhdGVCaW5kaW5nUmVxdWVzdBoULmxvb3BiYWNrLnYxLkJpbmRpbmciE4q1GA9iaW5kaW5ncy5jcmVhdGUSWAoKR2V0QmluZGluZxIeLmxvb3BiYWNrLnYxLkdldEJpbmRpbmdSZXF1ZXN0GhQubG9vcGJhY2sudjEuQmluZGluZyIUkAIBirUYDWJpbmRpbmdzLnJlYWQSaQoMTGlzdEJpbmRpbmdzEiAubG9vcGJhY2sudjEuTGlzdEJpbmRpbmdzUmVxdWVzdBohLmxvb3BiYWNrLnYxLkxpc3RCaW5kaW5nc1Jlc3BvbnNlIhSQAgGKtRgNYmluZGluZ3MucmVhZBJrCg1EZWxldGVCaW5kaW5nEiEubG9vcGJhY2sudjEuRGVsZXRlQmluZGluZ1JlcXVlc3QaIi5sb29wYmFjay52MS5EZWxldGVCaW5kaW5nUmVzcG9uc2UiE4q1GA9iaW5kaW5ncy5kZWxldGUymwMKDUFjY2Vzc1NlcnZpY2USbQoNRXhwbGFpbkFjY2VzcxIhLmxvb3BiYWNrLnYxLkV4cGxhaW5BY2Nlc3NSZXF1ZXN0GiIubG9vcGJhY2sudjEuRXhwbGFpbkFjY2Vzc1Jlc3BvbnNlIhWQAgGKtRgOYWNjZXNzLmV4cGxhaW4SWAoGV2hvQ2FuEhoubG9vcGJhY2sudjEuV2hvQ2FuUmVxdWVzdBobLmxvb3BiYWNrLnYxLldob0NhblJlc3BvbnNlIhWQAgGKtRgOYWNjZXNzLmV4cGxhaW4SWwoHV2hhdENhbhIbLmxvb3BiYWNrLnYxLldoYXRDYW5SZXF1ZXN0GhwubG9vcGJhY2sudjEuV2hhdENhblJlc3BvbnNlIhWQAgGKtRgOYWNjZXNzLmV4cGxhaW4SZAoKRGlmZkFjY2VzcxIeLmxvb3BiYWNrLnYxLkRpZmZBY2Nlc3NSZXF1ZXN0Gh8ubG9vcGJhY2sudjEuRGlmZkFjY2Vzc1Jlc3BvbnNlIhWQAgGKtRgOYWNjZXNzLmV4cGxhaW5COlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.Role
@@ -253,6 +253,69 @@ export const DeleteRoleResponseSchema: GenMessage<DeleteRoleResponse> = /*@__PUR
   messageDesc(file_loopback_v1_policy, 7);
 
 /**
+ * @generated from message loopback.v1.ListPermissionsRequest
+ */
+export type ListPermissionsRequest = Message<"loopback.v1.ListPermissionsRequest"> & {
+};
+
+/**
+ * Describes the message loopback.v1.ListPermissionsRequest.
+ * Use `create(ListPermissionsRequestSchema)` to create a new message.
+ */
+export const ListPermissionsRequestSchema: GenMessage<ListPermissionsRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_policy, 8);
+
+/**
+ * @generated from message loopback.v1.ListPermissionsResponse
+ */
+export type ListPermissionsResponse = Message<"loopback.v1.ListPermissionsResponse"> & {
+  /**
+   * @generated from field: repeated loopback.v1.Permission items = 1;
+   */
+  items: Permission[];
+};
+
+/**
+ * Describes the message loopback.v1.ListPermissionsResponse.
+ * Use `create(ListPermissionsResponseSchema)` to create a new message.
+ */
+export const ListPermissionsResponseSchema: GenMessage<ListPermissionsResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_policy, 9);
+
+/**
+ * @generated from message loopback.v1.Permission
+ */
+export type Permission = Message<"loopback.v1.Permission"> & {
+  /**
+   * "noun.verb".
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What holding it allows one to do.
+   *
+   * @generated from field: string allows = 2;
+   */
+  allows: string;
+
+  /**
+   * It is a way round all others: no wildcard matches it, and a binding that gives it ends within 24 hours.
+   *
+   * @generated from field: bool tier_zero = 3;
+   */
+  tierZero: boolean;
+};
+
+/**
+ * Describes the message loopback.v1.Permission.
+ * Use `create(PermissionSchema)` to create a new message.
+ */
+export const PermissionSchema: GenMessage<Permission> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_policy, 10);
+
+/**
  * @generated from message loopback.v1.Binding
  */
 export type Binding = Message<"loopback.v1.Binding"> & {
@@ -354,7 +417,7 @@ export type Binding = Message<"loopback.v1.Binding"> & {
  * Use `create(BindingSchema)` to create a new message.
  */
 export const BindingSchema: GenMessage<Binding> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 8);
+  messageDesc(file_loopback_v1_policy, 11);
 
 /**
  * What has to be so for a binding to apply. Unset fields ask for nothing.
@@ -389,7 +452,7 @@ export type Conditions = Message<"loopback.v1.Conditions"> & {
  * Use `create(ConditionsSchema)` to create a new message.
  */
 export const ConditionsSchema: GenMessage<Conditions> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 9);
+  messageDesc(file_loopback_v1_policy, 12);
 
 /**
  * @generated from message loopback.v1.CreateBindingRequest
@@ -477,7 +540,7 @@ export type CreateBindingRequest = Message<"loopback.v1.CreateBindingRequest"> &
  * Use `create(CreateBindingRequestSchema)` to create a new message.
  */
 export const CreateBindingRequestSchema: GenMessage<CreateBindingRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 10);
+  messageDesc(file_loopback_v1_policy, 13);
 
 /**
  * @generated from message loopback.v1.GetBindingRequest
@@ -494,7 +557,7 @@ export type GetBindingRequest = Message<"loopback.v1.GetBindingRequest"> & {
  * Use `create(GetBindingRequestSchema)` to create a new message.
  */
 export const GetBindingRequestSchema: GenMessage<GetBindingRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 11);
+  messageDesc(file_loopback_v1_policy, 14);
 
 /**
  * @generated from message loopback.v1.ListBindingsRequest
@@ -540,7 +603,7 @@ export type ListBindingsRequest = Message<"loopback.v1.ListBindingsRequest"> & {
  * Use `create(ListBindingsRequestSchema)` to create a new message.
  */
 export const ListBindingsRequestSchema: GenMessage<ListBindingsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 12);
+  messageDesc(file_loopback_v1_policy, 15);
 
 /**
  * @generated from message loopback.v1.ListBindingsResponse
@@ -562,7 +625,7 @@ export type ListBindingsResponse = Message<"loopback.v1.ListBindingsResponse"> &
  * Use `create(ListBindingsResponseSchema)` to create a new message.
  */
 export const ListBindingsResponseSchema: GenMessage<ListBindingsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 13);
+  messageDesc(file_loopback_v1_policy, 16);
 
 /**
  * @generated from message loopback.v1.DeleteBindingRequest
@@ -579,7 +642,7 @@ export type DeleteBindingRequest = Message<"loopback.v1.DeleteBindingRequest"> &
  * Use `create(DeleteBindingRequestSchema)` to create a new message.
  */
 export const DeleteBindingRequestSchema: GenMessage<DeleteBindingRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 14);
+  messageDesc(file_loopback_v1_policy, 17);
 
 /**
  * @generated from message loopback.v1.DeleteBindingResponse
@@ -592,7 +655,7 @@ export type DeleteBindingResponse = Message<"loopback.v1.DeleteBindingResponse">
  * Use `create(DeleteBindingResponseSchema)` to create a new message.
  */
 export const DeleteBindingResponseSchema: GenMessage<DeleteBindingResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 15);
+  messageDesc(file_loopback_v1_policy, 18);
 
 /**
  * What a question is about: a host, a place, or the hosts of a place that a selector matches.
@@ -633,7 +696,7 @@ export type AccessTarget = Message<"loopback.v1.AccessTarget"> & {
  * Use `create(AccessTargetSchema)` to create a new message.
  */
 export const AccessTargetSchema: GenMessage<AccessTarget> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 16);
+  messageDesc(file_loopback_v1_policy, 19);
 
 /**
  * @generated from message loopback.v1.ExplainAccessRequest
@@ -693,7 +756,7 @@ export type ExplainAccessRequest = Message<"loopback.v1.ExplainAccessRequest"> &
  * Use `create(ExplainAccessRequestSchema)` to create a new message.
  */
 export const ExplainAccessRequestSchema: GenMessage<ExplainAccessRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 17);
+  messageDesc(file_loopback_v1_policy, 20);
 
 /**
  * @generated from message loopback.v1.ExplainAccessResponse
@@ -753,7 +816,7 @@ export type ExplainAccessResponse = Message<"loopback.v1.ExplainAccessResponse">
  * Use `create(ExplainAccessResponseSchema)` to create a new message.
  */
 export const ExplainAccessResponseSchema: GenMessage<ExplainAccessResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 18);
+  messageDesc(file_loopback_v1_policy, 21);
 
 /**
  * @generated from message loopback.v1.AccessReason
@@ -804,7 +867,7 @@ export type AccessReason = Message<"loopback.v1.AccessReason"> & {
  * Use `create(AccessReasonSchema)` to create a new message.
  */
 export const AccessReasonSchema: GenMessage<AccessReason> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 19);
+  messageDesc(file_loopback_v1_policy, 22);
 
 /**
  * @generated from message loopback.v1.WhoCanRequest
@@ -826,7 +889,7 @@ export type WhoCanRequest = Message<"loopback.v1.WhoCanRequest"> & {
  * Use `create(WhoCanRequestSchema)` to create a new message.
  */
 export const WhoCanRequestSchema: GenMessage<WhoCanRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 20);
+  messageDesc(file_loopback_v1_policy, 23);
 
 /**
  * @generated from message loopback.v1.WhoCanResponse
@@ -855,7 +918,7 @@ export type WhoCanResponse = Message<"loopback.v1.WhoCanResponse"> & {
  * Use `create(WhoCanResponseSchema)` to create a new message.
  */
 export const WhoCanResponseSchema: GenMessage<WhoCanResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 21);
+  messageDesc(file_loopback_v1_policy, 24);
 
 /**
  * How far somebody holds a permission at best: conditions that allow are taken to be met.
@@ -913,7 +976,7 @@ export type AccessReach = Message<"loopback.v1.AccessReach"> & {
  * Use `create(AccessReachSchema)` to create a new message.
  */
 export const AccessReachSchema: GenMessage<AccessReach> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 22);
+  messageDesc(file_loopback_v1_policy, 25);
 
 /**
  * @generated from message loopback.v1.WhatCanRequest
@@ -942,7 +1005,7 @@ export type WhatCanRequest = Message<"loopback.v1.WhatCanRequest"> & {
  * Use `create(WhatCanRequestSchema)` to create a new message.
  */
 export const WhatCanRequestSchema: GenMessage<WhatCanRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 23);
+  messageDesc(file_loopback_v1_policy, 26);
 
 /**
  * @generated from message loopback.v1.WhatCanResponse
@@ -969,7 +1032,7 @@ export type WhatCanResponse = Message<"loopback.v1.WhatCanResponse"> & {
  * Use `create(WhatCanResponseSchema)` to create a new message.
  */
 export const WhatCanResponseSchema: GenMessage<WhatCanResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 24);
+  messageDesc(file_loopback_v1_policy, 27);
 
 /**
  * @generated from message loopback.v1.DiffAccessRequest
@@ -1012,7 +1075,7 @@ export type DiffAccessRequest = Message<"loopback.v1.DiffAccessRequest"> & {
  * Use `create(DiffAccessRequestSchema)` to create a new message.
  */
 export const DiffAccessRequestSchema: GenMessage<DiffAccessRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 25);
+  messageDesc(file_loopback_v1_policy, 28);
 
 /**
  * @generated from message loopback.v1.DiffAccessResponse
@@ -1039,7 +1102,7 @@ export type DiffAccessResponse = Message<"loopback.v1.DiffAccessResponse"> & {
  * Use `create(DiffAccessResponseSchema)` to create a new message.
  */
 export const DiffAccessResponseSchema: GenMessage<DiffAccessResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 26);
+  messageDesc(file_loopback_v1_policy, 29);
 
 /**
  * @generated from message loopback.v1.AccessDifference
@@ -1103,7 +1166,7 @@ export type AccessDifference = Message<"loopback.v1.AccessDifference"> & {
  * Use `create(AccessDifferenceSchema)` to create a new message.
  */
 export const AccessDifferenceSchema: GenMessage<AccessDifference> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_policy, 27);
+  messageDesc(file_loopback_v1_policy, 30);
 
 /**
  * Roles: named sets of permissions. owner, admin, operator, member and auditor are built in.
@@ -1156,6 +1219,16 @@ export const RoleService: GenService<{
     methodKind: "unary";
     input: typeof DeleteRoleRequestSchema;
     output: typeof DeleteRoleResponseSchema;
+  },
+  /**
+   * All permissions that a role may name. There are few: the list has one page.
+   *
+   * @generated from rpc loopback.v1.RoleService.ListPermissions
+   */
+  listPermissions: {
+    methodKind: "unary";
+    input: typeof ListPermissionsRequestSchema;
+    output: typeof ListPermissionsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_loopback_v1_policy, 0);

@@ -1,0 +1,148 @@
+// Machines that act, by API keys of theirs.
+import { useQueryClient } from "@tanstack/react-query";
+import { useNavigate, useSearch } from "@tanstack/react-router";
+import { useState } from "react";
+import { access as api } from "../../api/access";
+import { ServiceAccountService, type ServiceAccount } from "../../api/gen/loopback/v1/principal_pb";
+import { command } from "../../api/shell";
+import { usePages, useShown } from "../../app/list";
+import { access } from "../../app/pages";
+import { useSession } from "../../app/session";
+import { Tabs } from "../../app/tabs";
+import { Ago, Button, Card, Dialog, Empty, Facts, Field, Input, Page, Problem, State, Waiting } from "../../ui/basics";
+import { call, FormDialog, useAct } from "../../ui/form";
+import { Table, type Column } from "../../ui/table";
+import { OrganisationField } from "./organisation";
+import { BelongsTo, Given, nameColumn, refresh, restColumns, standing, WhatCan } from "./principals";
+
+export function ServiceAccounts() {
+  const { why } = useSession();
+  const search = useSearch({ strict: false }) as { open?: string };
+  const navigate = useNavigate();
+  const [making, setMaking] = useState(false);
+  const set = (open?: string) => void navigate({ to: ".", search: ((old: object) => ({ ...old, open })) as never, replace: true });
+  const list = usePages(["service accounts", "list"], (token) => api.serviceAccounts.listServiceAccounts({ page: { size: 200, token } }));
+  const [name, rest] = [nameColumn<ServiceAccount>((u) => set(u.id)), restColumns<ServiceAccount>()];
+  const columns: Column<ServiceAccount>[] = [name, ...rest];
+  const shown = useShown(list.rows, search.open, "service accounts", (serviceAccount) => api.serviceAccounts.getServiceAccount({ serviceAccount }));
+  return (
+    <Page
+      title="Service accounts"
+      about="Machines that act, by API keys. A key is good for no more than its account was given."
+      actions={
+        <Button kind="primary" why={why("service_accounts.create")} onClick={() => setMaking(true)}>
+          New service account
+        </Button>
+      }
+    >
+      <Tabs of={access} />
+      {list.error && <Problem error={list.error} retry={list.again} />}
+      <Card flush>
+        {list.pending ? <Waiting /> : <Table label="service accounts" columns={columns} rows={list.rows} id={(u) => u.id} more={list.more} open={(u) => set(u.id)} empty={<Empty title="No service account yet">{<p>Make one for each machine that acts, give it a role by a binding, and make API keys for it.</p>}</Empty>} />}
+      </Card>
+      {making && <Make close={() => setMaking(false)} />}
+      {shown && <One key={shown.id} u={shown} close={() => set()} />}
+    </Page>
+  );
+}
+
+function Make({ close }: { close: () => void }) {
+  const queries = useQueryClient();
+  const act = useAct();
+  const [name, setName] = useState("");
+  const [description, setDescription] = useState("");
+  const [organisation, setOrganisation] = useState("");
+  const request = { name, description, organisation };
+  return (
+    <FormDialog
+      title="New service account"
+      close={close}
+      act={act}
+      label="Add"
+      submit={() =>
+        void act.run(() => api.serviceAccounts.createServiceAccount(request)).then((done) => {
+          if (!done) return;
+          refresh(queries);
+          close();
+        })
+      }
+      same={{ cli: command(`service-account create ${name || "NAME"}`, [["description", description], ["org", organisation]]), api: call(ServiceAccountService.method.createServiceAccount, request) }}
+    >
+      <Field label="Name">{(at) => <Input {...at} autoFocus required value={name} placeholder="ci" onChange={(e) => setName(e.target.value)} />}</Field>
+      <Field label="What it is for">{(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+      <OrganisationField value={organisation} set={setOrganisation} />
+    </FormDialog>
+  );
+}
+
+type Act = "change" | "disable" | "enable" | "delete";
+
+function One({ u, close }: { u: ServiceAccount; close: () => void }) {
+  const { why } = useSession();
+  const queries = useQueryClient();
+  const act = useAct();
+  const [doing, setDoing] = useState<Act>();
+  const [description, setDescription] = useState(u.description);
+  const run = (does: () => Promise<unknown>) =>
+    void act.run(does).then((done) => {
+      if (!done) return;
+      refresh(queries);
+      setDoing(undefined);
+      if (doing === "delete") close();
+    });
+  if (doing === "change") {
+    const request = { serviceAccount: u.id, description: description === u.description ? undefined : description, revision: u.revision };
+    return (
+      <FormDialog title={`Change ${u.name}`} close={close} back={() => setDoing(undefined)} act={act} label="Save" submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account update ${u.id}`, [["description", request.description]]), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
+        <Field label="What it is for">{(at) => <Input {...at} autoFocus value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+      </FormDialog>
+    );
+  }
+  if (doing === "delete") {
+    const request = { serviceAccount: u.id };
+    return (
+      <FormDialog title={`Delete ${u.name}?`} close={close} back={() => setDoing(undefined)} act={act} kind="danger" label="Delete" submit={() => run(() => api.serviceAccounts.deleteServiceAccount(request))} same={{ cli: command(`service-account delete ${u.id}`), api: call(ServiceAccountService.method.deleteServiceAccount, request) }}>
+        <p>With it go its bindings and API keys. What it did stays in the audit log.</p>
+        <Given subject={u.id} />
+      </FormDialog>
+    );
+  }
+  if (doing) {
+    const disabled = doing === "disable";
+    const request = { serviceAccount: u.id, disabled };
+    return (
+      <FormDialog title={disabled ? `Disable ${u.name}?` : `Let ${u.name} act again?`} close={close} back={() => setDoing(undefined)} act={act} kind={disabled ? "danger" : "primary"} label={disabled ? "Disable" : "Enable"} submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account ${doing} ${u.id}`), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
+        <p>{disabled ? "It may do nothing, from now on and everywhere. Its keys open nothing, its streams end." : "It may do again what it was given."}</p>
+        <Given subject={u.id} />
+      </FormDialog>
+    );
+  }
+  return (
+    <Dialog title={u.name} open close={close}>
+      <Facts
+        of={[
+          ["State", <State key="s" of={standing(u)} />],
+          ["What it is for", u.description],
+          ["Belongs to", <BelongsTo key="o" to={u.scope} />],
+          ["Made", <Ago key="c" at={u.createdAt} />],
+          ["Disabled", u.disabledAt && <Ago key="d" at={u.disabledAt} />],
+          ["Id", <span key="i" className="font-mono text-[12.5px]">{u.id}</span>],
+        ]}
+      />
+      <Given subject={u.id} />
+      <WhatCan kind="service_account" name={u.name} />
+      <div className="flex flex-wrap justify-end gap-2">
+        <Button onClick={close}>Close</Button>
+        <Button why={why("service_accounts.update")} onClick={() => setDoing("change")}>
+          Change…
+        </Button>
+        <Button kind={u.disabledAt ? "plain" : "danger"} why={why("service_accounts.update")} onClick={() => setDoing(u.disabledAt ? "enable" : "disable")}>
+          {u.disabledAt ? "Enable…" : "Disable…"}
+        </Button>
+        <Button kind="danger" why={why("service_accounts.delete")} onClick={() => setDoing("delete")}>
+          Delete…
+        </Button>
+      </div>
+    </Dialog>
+  );
+}

@@ -1,0 +1,164 @@
+// People who act.
+import { useQueryClient } from "@tanstack/react-query";
+import { useNavigate, useSearch } from "@tanstack/react-router";
+import { useState } from "react";
+import { access as api } from "../../api/access";
+import { UserService, type User } from "../../api/gen/loopback/v1/principal_pb";
+import { command } from "../../api/shell";
+import { usePages, useShown } from "../../app/list";
+import { access } from "../../app/pages";
+import { useSession } from "../../app/session";
+import { Tabs } from "../../app/tabs";
+import { Ago, Button, Card, Dialog, Empty, Facts, Field, Input, Page, Problem, State, Waiting } from "../../ui/basics";
+import { call, FormDialog, useAct } from "../../ui/form";
+import { Table, type Column } from "../../ui/table";
+import { OrganisationField } from "./organisation";
+import { BelongsTo, Given, nameColumn, refresh, restColumns, standing, WhatCan } from "./principals";
+
+export function People() {
+  const { why } = useSession();
+  const search = useSearch({ strict: false }) as { open?: string };
+  const navigate = useNavigate();
+  const [making, setMaking] = useState(false);
+  const set = (open?: string) => void navigate({ to: ".", search: ((old: object) => ({ ...old, open })) as never, replace: true });
+  const list = usePages(["users", "list"], (token) => api.users.listUsers({ page: { size: 200, token } }));
+  const [name, rest] = [nameColumn<User>((u) => set(u.id)), restColumns<User>()];
+  const columns: Column<User>[] = [name, { key: "email", head: "E-mail", width: "minmax(10rem,2fr)", narrow: "hide", cell: (u) => <span title={u.email}>{u.email}</span> }, ...rest];
+  const shown = useShown(list.rows, search.open, "users", (user) => api.users.getUser({ user }));
+  return (
+    <Page
+      title="People"
+      about="People who act. What each may do is in bindings, of their own or of their groups."
+      actions={
+        <Button kind="primary" why={why("users.create")} onClick={() => setMaking(true)}>
+          New person
+        </Button>
+      }
+    >
+      <Tabs of={access} />
+      {list.error && <Problem error={list.error} retry={list.again} />}
+      <Card flush>
+        {list.pending ? <Waiting /> : <Table label="people" columns={columns} rows={list.rows} id={(u) => u.id} more={list.more} open={(u) => set(u.id)} empty={<Empty title="Nobody yet">{<p>Add people by hand, or let an identity provider do so when they first sign in.</p>}</Empty>} />}
+      </Card>
+      {making && <Make close={() => setMaking(false)} />}
+      {shown && <One key={shown.id} u={shown} close={() => set()} />}
+    </Page>
+  );
+}
+
+function Make({ close }: { close: () => void }) {
+  const queries = useQueryClient();
+  const act = useAct();
+  const [name, setName] = useState("");
+  const [email, setEmail] = useState("");
+  const [identity, setIdentity] = useState("");
+  const [description, setDescription] = useState("");
+  const [organisation, setOrganisation] = useState("");
+  const request = { name, email, identity, description, organisation };
+  return (
+    <FormDialog
+      title="New person"
+      close={close}
+      act={act}
+      label="Add"
+      submit={() =>
+        void act.run(() => api.users.createUser(request)).then((done) => {
+          if (!done) return;
+          refresh(queries);
+          close();
+        })
+      }
+      same={{ cli: command(`user create ${name || "NAME"}`, [["email", email], ["identity", identity], ["description", description], ["org", organisation]]), api: call(UserService.method.createUser, request) }}
+    >
+      <Field label="Name">{(at) => <Input {...at} autoFocus required value={name} placeholder="ada" onChange={(e) => setName(e.target.value)} />}</Field>
+      <Field label="E-mail" hint="a provider that vouches for it may let them in by it">
+        {(at) => <Input {...at} type="email" value={email} placeholder="ada@example.com" onChange={(e) => setEmail(e.target.value)} />}
+      </Field>
+      <Field label="Person behind" hint="as the provider names them, the same for all accounts of theirs: nobody approves what another account of theirs asked for">
+        {(at) => <Input {...at} value={identity} onChange={(e) => setIdentity(e.target.value)} />}
+      </Field>
+      <Field label="Who this is">{(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+      <OrganisationField value={organisation} set={setOrganisation} />
+    </FormDialog>
+  );
+}
+
+type Act = "change" | "disable" | "enable" | "delete";
+
+function One({ u, close }: { u: User; close: () => void }) {
+  const { why } = useSession();
+  const queries = useQueryClient();
+  const act = useAct();
+  const [doing, setDoing] = useState<Act>();
+  const [email, setEmail] = useState(u.email);
+  const [identity, setIdentity] = useState(u.identity);
+  const [description, setDescription] = useState(u.description);
+  const run = (does: () => Promise<unknown>) =>
+    void act.run(does).then((done) => {
+      if (!done) return;
+      refresh(queries);
+      setDoing(undefined);
+      if (doing === "delete") close();
+    });
+  if (doing === "change") {
+    const request = { user: u.id, email: email === u.email ? undefined : email, identity: identity === u.identity ? undefined : identity, description: description === u.description ? undefined : description, revision: u.revision };
+    return (
+      <FormDialog title={`Change ${u.name}`} close={close} back={() => setDoing(undefined)} act={act} label="Save" submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user update ${u.id}`, [["email", request.email], ["identity", request.identity], ["description", request.description]]), api: call(UserService.method.updateUser, request) }}>
+        <Field label="E-mail">{(at) => <Input {...at} autoFocus type="email" value={email} onChange={(e) => setEmail(e.target.value)} />}</Field>
+        <Field label="Person behind" hint="the same for all accounts of theirs">
+          {(at) => <Input {...at} value={identity} onChange={(e) => setIdentity(e.target.value)} />}
+        </Field>
+        <Field label="Who this is">{(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+      </FormDialog>
+    );
+  }
+  if (doing === "delete") {
+    const request = { user: u.id };
+    return (
+      <FormDialog title={`Delete ${u.name}?`} close={close} back={() => setDoing(undefined)} act={act} kind="danger" label="Delete" submit={() => run(() => api.users.deleteUser(request))} same={{ cli: command(`user delete ${u.id}`), api: call(UserService.method.deleteUser, request) }}>
+        <p>With them go their bindings, memberships and API keys. What they did stays in the audit log.</p>
+        <Given subject={u.id} />
+      </FormDialog>
+    );
+  }
+  if (doing) {
+    const disabled = doing === "disable";
+    const request = { user: u.id, disabled };
+    return (
+      <FormDialog title={disabled ? `Disable ${u.name}?` : `Let ${u.name} act again?`} close={close} back={() => setDoing(undefined)} act={act} kind={disabled ? "danger" : "primary"} label={disabled ? "Disable" : "Enable"} submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user ${doing} ${u.id}`), api: call(UserService.method.updateUser, request) }}>
+        <p>{disabled ? "They may do nothing, from now on and everywhere. Their keys open nothing, their sign-ins and streams end." : "They may do again what they were given."}</p>
+        <Given subject={u.id} />
+      </FormDialog>
+    );
+  }
+  return (
+    <Dialog title={u.name} open close={close}>
+      <Facts
+        of={[
+          ["State", <State key="s" of={standing(u)} />],
+          ["E-mail", u.email],
+          ["Person behind", u.identity],
+          ["Who this is", u.description],
+          ["Belongs to", <BelongsTo key="o" to={u.scope} />],
+          ["Made", <Ago key="c" at={u.createdAt} />],
+          ["Disabled", u.disabledAt && <Ago key="d" at={u.disabledAt} />],
+          ["Id", <span key="i" className="font-mono text-[12.5px]">{u.id}</span>],
+        ]}
+      />
+      <Given subject={u.id} />
+      <WhatCan kind="user" name={u.name} />
+      <div className="flex flex-wrap justify-end gap-2">
+        <Button onClick={close}>Close</Button>
+        <Button why={why("users.update")} onClick={() => setDoing("change")}>
+          Change…
+        </Button>
+        <Button kind={u.disabledAt ? "plain" : "danger"} why={why("users.update")} onClick={() => setDoing(u.disabledAt ? "enable" : "disable")}>
+          {u.disabledAt ? "Enable…" : "Disable…"}
+        </Button>
+        <Button kind="danger" why={why("users.delete")} onClick={() => setDoing("delete")}>
+          Delete…
+        </Button>
+      </div>
+    </Dialog>
+  );
+}
