@@ -52,10 +52,11 @@ var readers = map[feed.Kind][]access.Permission{
 	feed.Provider:     {provider.Read},
 }
 
-// Told is what a caller hears. The first that a caller gets is empty.
+// Told is what a caller hears.
 type Told struct {
 	Kinds  []feed.Kind // in order
 	Access bool        // the caller holds other permissions than before
+	Synced bool        // from here on nothing is missed
 }
 
 const (
@@ -155,7 +156,7 @@ func (s *Service) tell(ctx context.Context, actor access.Actor, kinds []feed.Kin
 	}()
 	rules := actor.Changed()
 	sight, held := sights(actor, kinds), s.held(actor)
-	if err := send(Told{}); err != nil {
+	if err := send(Told{Synced: true}); err != nil {
 		return err
 	}
 	rest := time.NewTimer(0)

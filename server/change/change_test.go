@@ -55,8 +55,8 @@ func watching(t *testing.T, actor access.Actor, kinds []feed.Kind, do func(s *so
 		synctest.Wait()
 		go func() { ended <- service.Watch(ctx, kinds, func(c change.Told) error { told <- c; return nil }) }()
 		synctest.Wait()
-		if first := <-told; len(first.Kinds) != 0 || first.Access {
-			t.Errorf("the first says %+v, want nothing", first)
+		if first := <-told; len(first.Kinds) != 0 || first.Access || !first.Synced {
+			t.Errorf("the first says %+v, want that it is in sync", first)
 		}
 		do(s, told)
 		cancel()

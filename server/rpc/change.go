@@ -17,6 +17,6 @@ type Changes struct{ Service *change.Service }
 func (h Changes) WatchChanges(ctx context.Context, r *connect.Request[v1.WatchChangesRequest], stream *connect.ServerStream[v1.WatchChangesResponse]) error {
 	kinds := each(r.Msg.GetKinds(), func(k string) feed.Kind { return feed.Kind(k) })
 	return h.Service.Watch(ctx, kinds, func(t change.Told) error {
-		return stream.Send(&v1.WatchChangesResponse{Kinds: texts(t.Kinds), Access: t.Access})
+		return stream.Send(&v1.WatchChangesResponse{Kinds: texts(t.Kinds), Access: t.Access, Synced: t.Synced})
 	})
 }

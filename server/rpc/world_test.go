@@ -28,6 +28,7 @@ import (
 	questions "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
+	"github.com/loopbackd/loopback/server/change"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
@@ -112,6 +113,7 @@ func newWorld(t *testing.T) *world {
 		Hosts: rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
 		AccessReviews: rpc.AccessReviews{Service: review.NewService(storage.Bind[review.Reader, review.Tx](p.DB), places{policies}, now, slog.New(slog.DiscardHandler))},
+		Changes:       rpc.Changes{Service: change.NewService(rpc.Grantable())},
 		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},

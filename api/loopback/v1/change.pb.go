@@ -72,7 +72,9 @@ type WatchChangesResponse struct {
 	// grant_policy or provider.
 	Kinds []string `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	// The caller holds other permissions than before: SessionService.WhoAmI says which.
-	Access        bool `protobuf:"varint,2,opt,name=access,proto3" json:"access,omitempty"`
+	Access bool `protobuf:"varint,2,opt,name=access,proto3" json:"access,omitempty"`
+	// Set in the first answer, which names no kinds.
+	Synced        bool `protobuf:"varint,3,opt,name=synced,proto3" json:"synced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,16 +123,24 @@ func (x *WatchChangesResponse) GetAccess() bool {
 	return false
 }
 
+func (x *WatchChangesResponse) GetSynced() bool {
+	if x != nil {
+		return x.Synced
+	}
+	return false
+}
+
 var File_loopback_v1_change_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_change_proto_rawDesc = "" +
 	"\n" +
 	"\x18loopback/v1/change.proto\x12\vloopback.v1\x1a\x18loopback/v1/common.proto\"+\n" +
 	"\x13WatchChangesRequest\x12\x14\n" +
-	"\x05kinds\x18\x01 \x03(\tR\x05kinds\"D\n" +
+	"\x05kinds\x18\x01 \x03(\tR\x05kinds\"\\\n" +
 	"\x14WatchChangesResponse\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x16\n" +
-	"\x06access\x18\x02 \x01(\bR\x06access2u\n" +
+	"\x06access\x18\x02 \x01(\bR\x06access\x12\x16\n" +
+	"\x06synced\x18\x03 \x01(\bR\x06synced2u\n" +
 	"\rChangeService\x12d\n" +
 	"\fWatchChanges\x12 .loopback.v1.WatchChangesRequest\x1a!.loopback.v1.WatchChangesResponse\"\r\x8a\xb5\x18\tself.read0\x01B:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 

@@ -52,7 +52,7 @@ export async function followChanges(queries: QueryClient, stop: AbortSignal): Pr
     try {
       for await (const told of api.changes.watchChanges({}, { signal: over })) {
         pause = 500;
-        if (told.kinds.length === 0 && !told.access && !first) ask(Object.values(keys).flat());
+        if (told.synced && !first) ask(Object.values(keys).flat());
         first = false;
         ask([...told.kinds.flatMap((k) => keys[k] ?? []), ...(told.access ? ["who"] : [])]);
       }

@@ -40,8 +40,8 @@ const (
 
 // ChangeServiceClient is a client for the loopback.v1.ChangeService service.
 type ChangeServiceClient interface {
-	// Says of which kinds of things some changed that the caller may read, until the caller leaves. The first answer names none: from then
-	// on nothing is missed. What the things are now is asked for by the ordinary methods. Hosts have a watch of their own.
+	// Says of which kinds of things some changed that the caller may read, until the caller leaves. From the first
+	// answer on, which says that it is in sync, nothing is missed. What the things are now is asked for by the ordinary methods. Hosts have a watch of their own.
 	WatchChanges(context.Context, *connect.Request[v1.WatchChangesRequest]) (*connect.ServerStreamForClient[v1.WatchChangesResponse], error)
 }
 
@@ -77,8 +77,8 @@ func (c *changeServiceClient) WatchChanges(ctx context.Context, req *connect.Req
 
 // ChangeServiceHandler is an implementation of the loopback.v1.ChangeService service.
 type ChangeServiceHandler interface {
-	// Says of which kinds of things some changed that the caller may read, until the caller leaves. The first answer names none: from then
-	// on nothing is missed. What the things are now is asked for by the ordinary methods. Hosts have a watch of their own.
+	// Says of which kinds of things some changed that the caller may read, until the caller leaves. From the first
+	// answer on, which says that it is in sync, nothing is missed. What the things are now is asked for by the ordinary methods. Hosts have a watch of their own.
 	WatchChanges(context.Context, *connect.Request[v1.WatchChangesRequest], *connect.ServerStream[v1.WatchChangesResponse]) error
 }
 

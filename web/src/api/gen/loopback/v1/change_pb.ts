@@ -11,7 +11,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/change.proto.
  */
 export const file_loopback_v1_change: GenFile = /*@__PURE__*/
-  fileDesc("Chhsb29wYmFjay92MS9jaGFuZ2UucHJvdG8SC2xvb3BiYWNrLnYxIiQKE1dhdGNoQ2hhbmdlc1JlcXVlc3QSDQoFa2luZHMYASADKAkiNQoUV2F0Y2hDaGFuZ2VzUmVzcG9uc2USDQoFa2luZHMYASADKAkSDgoGYWNjZXNzGAIgASgIMnUKDUNoYW5nZVNlcnZpY2USZAoMV2F0Y2hDaGFuZ2VzEiAubG9vcGJhY2sudjEuV2F0Y2hDaGFuZ2VzUmVxdWVzdBohLmxvb3BiYWNrLnYxLldhdGNoQ2hhbmdlc1Jlc3BvbnNlIg2KtRgJc2VsZi5yZWFkMAFCOlo4Z2l0aHViLmNvbS9sb29wYmFja2QvbG9vcGJhY2svYXBpL2xvb3BiYWNrL3YxO2xvb3BiYWNrdjFiBnByb3RvMw", [file_loopback_v1_common]);
+  fileDesc("Chhsb29wYmFjay92MS9jaGFuZ2UucHJvdG8SC2xvb3BiYWNrLnYxIiQKE1dhdGNoQ2hhbmdlc1JlcXVlc3QSDQoFa2luZHMYASADKAkiRQoUV2F0Y2hDaGFuZ2VzUmVzcG9uc2USDQoFa2luZHMYASADKAkSDgoGYWNjZXNzGAIgASgIEg4KBnN5bmNlZBgDIAEoCDJ1Cg1DaGFuZ2VTZXJ2aWNlEmQKDFdhdGNoQ2hhbmdlcxIgLmxvb3BiYWNrLnYxLldhdGNoQ2hhbmdlc1JlcXVlc3QaIS5sb29wYmFjay52MS5XYXRjaENoYW5nZXNSZXNwb25zZSINirUYCXNlbGYucmVhZDABQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.WatchChangesRequest
@@ -50,6 +50,13 @@ export type WatchChangesResponse = Message<"loopback.v1.WatchChangesResponse"> &
    * @generated from field: bool access = 2;
    */
   access: boolean;
+
+  /**
+   * Set in the first answer, which names no kinds.
+   *
+   * @generated from field: bool synced = 3;
+   */
+  synced: boolean;
 };
 
 /**
@@ -66,8 +73,8 @@ export const WatchChangesResponseSchema: GenMessage<WatchChangesResponse> = /*@_
  */
 export const ChangeService: GenService<{
   /**
-   * Says of which kinds of things some changed that the caller may read, until the caller leaves. The first answer names none: from then
-   * on nothing is missed. What the things are now is asked for by the ordinary methods. Hosts have a watch of their own.
+   * Says of which kinds of things some changed that the caller may read, until the caller leaves. From the first
+   * answer on, which says that it is in sync, nothing is missed. What the things are now is asked for by the ordinary methods. Hosts have a watch of their own.
    *
    * @generated from rpc loopback.v1.ChangeService.WatchChanges
    */
