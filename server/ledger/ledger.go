@@ -31,6 +31,7 @@ type Reader interface {
 	AuditTile(ctx context.Context, log int64, id ledger.TileID) ([]byte, error)
 	EntriesFrom(ctx context.Context, after int64, limit int) ([]audit.Entry, error)
 	Entry(ctx context.Context, id string) (audit.Entry, error)
+	SchemaNewer(ctx context.Context) (bool, error)
 }
 
 // Tx is one transaction over them.

@@ -43,6 +43,7 @@ func databases(t *testing.T, database func(t testing.TB) string) {
 	for name, test := range map[string]func(t *testing.T, fresh func(t *testing.T) *bench){
 		"entries come under a checkpoint and can be proved":                            entriesAreProved,
 		"two replicas sign one history":                                                oneHistory,
+		"a replica of an earlier version leaves the log to the later one":              laterVersion,
 		"a database that was changed is not signed":                                    changedIsNotSigned,
 		"the log's key gives way to another, whatever is interrupted":                  keyRotated,
 		"a restored backup begins a log that names the last checkpoint of the old one": restored,
@@ -438,5 +439,38 @@ func keyRotated(t *testing.T, fresh func(t *testing.T) *bench) {
 	l, err = later.Current(t.Context())
 	if err != nil || l.Number != 2 || len(l.Handovers) != 1 {
 		t.Errorf("the log after a restore: %v, %v", l, err)
+	}
+}
+
+// While replicas are upgraded one by one, one that does not know all that entries say must not hash them.
+func laterVersion(t *testing.T, fresh func(t *testing.T) *bench) {
+	b := fresh(t)
+	s := b.service(1, "one")
+	b.write(t, 3, mine)
+	if err := s.Advance(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	applied := "1"
+	if strings.Contains(b.url, "://") {
+		applied = "TRUE"
+	}
+	b.tamper(t, "INSERT INTO schema_versions (version_id, is_applied) VALUES (4711, "+applied+")")
+	b.write(t, 3, mine)
+	if err := s.Advance(t.Context()); err != nil {
+		t.Errorf("got %v; want the log left to others, which is no failure", err)
+	}
+	if l, err := s.Current(t.Context()); err != nil || l.Size != before.Size || l.Signed != before.Signed {
+		t.Errorf("%d entries were hashed and %d signed for, %v; want the %d from before", l.Size, l.Signed, err, before.Size)
+	}
+	b.tamper(t, "DELETE FROM schema_versions WHERE version_id = 4711")
+	if err := s.Advance(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := s.Current(t.Context()); err != nil || l.Signed != before.Signed+3 {
+		t.Errorf("of a version that is known: %d are signed for, %v", l.Signed, err)
 	}
 }

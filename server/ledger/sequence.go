@@ -198,8 +198,17 @@ func (s *Service) sign(ctx context.Context, l ledger.Log) (ledger.Log, error) {
 	return out, nil
 }
 
-// held is the log as it is now, with the lease taken or renewed.
+// held is the log as it is now, with the lease taken or renewed. A replica of an earlier version leaves it to those of the later
+// one: entries may say more than it knows of, and it would hash them without. Asked in the transaction that swaps, this holds of every
+// entry that was read before.
 func (s *Service) held(ctx context.Context, tx Tx, l ledger.Log) (ledger.Log, error) {
+	newer, err := tx.SchemaNewer(ctx)
+	if err != nil {
+		return l, err
+	}
+	if newer {
+		return l, errOther
+	}
 	logs, err := tx.AuditLogs(ctx)
 	if err != nil {
 		return l, err

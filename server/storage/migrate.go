@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -51,6 +52,25 @@ func (d dialect) steps() (steps []*goose.Migration, newest int64, err error) {
 		}}, nil))
 	}
 	return steps, newest, nil
+}
+
+// newestSchema is the version that this program brings a database to.
+var newestSchema = sync.OnceValues(func() (int64, error) {
+	_, newest, err := dialect{}.steps()
+	return newest, err
+})
+
+// SchemaNewer tells whether a later version of this program has brought the database further than this one knows.
+func (v *View) SchemaNewer(ctx context.Context) (bool, error) {
+	newest, err := newestSchema()
+	if err != nil {
+		return false, err
+	}
+	has, err := v.number(ctx, "SELECT max(version_id) FROM "+versionTable)
+	if err != nil {
+		return false, fmt.Errorf("reading the schema's version: %w", err)
+	}
+	return has > newest, nil
 }
 
 func (d dialect) provider(db *sql.DB, steps []*goose.Migration) (*goose.Provider, error) {
