@@ -54,6 +54,7 @@ type api struct {
 	signIns       loopbackv1connect.SignInServiceClient
 	providers     loopbackv1connect.ProviderServiceClient
 	passkeys      loopbackv1connect.PasskeyServiceClient
+	invitations   loopbackv1connect.InvitationServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -120,6 +121,7 @@ func newAPI(s account, version string) (*api, error) {
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
 		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
 		providers:     loopbackv1connect.NewProviderServiceClient(c, u, o),
+		invitations:   loopbackv1connect.NewInvitationServiceClient(c, u, o),
 		passkeys:      loopbackv1connect.NewPasskeyServiceClient(c, u, o),
 		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),
 	}, nil

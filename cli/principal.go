@@ -84,6 +84,7 @@ func (a *app) userCommand() *cobra.Command {
 	return noun("user", "Users: people who act", create, ls, update,
 		set("disable", "Let a user do nothing any more, from now on and everywhere", true),
 		set("enable", "Let a disabled user act again", false),
+		a.inviteCommand(),
 		&cobra.Command{Use: "show USER", Short: "Show a user", Args: args("USER"), RunE: a.with(func(ctx context.Context, s *api, w []string) error {
 			u, err := call(ctx, s, s.users.GetUser, &pb.GetUserRequest{User: w[0]})
 			if err != nil {

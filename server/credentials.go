@@ -12,6 +12,7 @@ import (
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/console"
+	"github.com/loopbackd/loopback/server/invitation"
 	"github.com/loopbackd/loopback/server/passkey"
 	providers "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/rpc"
@@ -39,6 +40,8 @@ type browsers struct {
 	credentials
 	providers *providers.Service
 	passkeys  *passkey.Service
+
+	invitations *invitation.Service
 }
 
 var (
@@ -86,6 +89,24 @@ func (b browsers) WithPasskey(ctx context.Context, ceremony, response, agent str
 		return console.Begun{}, b.signIns.Refused(ctx, signin.Passkey, cmp.Or(proved.Passkey, "passkey"), err)
 	}
 	return begun(b.signIns.Begin(ctx, signins.Start{User: proved.User, Method: signin.Passkey, Via: proved.Passkey, Agent: agent, ProvedAt: proved.At, MFAAt: proved.At}))
+}
+
+func (b browsers) WithInvitation(ctx context.Context, text, ceremony, response, name, agent string) (console.Begun, error) {
+	i, err := b.invitations.Open(ctx, text)
+	if err != nil {
+		return console.Begun{}, b.uninvited(ctx, i.ID, err)
+	}
+	made, err := b.passkeys.FinishInvited(ctx, i, ceremony, response, name)
+	if err != nil {
+		return console.Begun{}, b.uninvited(ctx, i.ID, err)
+	}
+	// Who makes a passkey showed no second factor by that: what takes one asks for it.
+	return begun(b.signIns.Begin(ctx, signins.Start{User: made.User, Method: signin.Passkey, Via: made.Passkey, Agent: agent, ProvedAt: made.At}))
+}
+
+// uninvited records that an invitation, or what came with it, let nobody in.
+func (c credentials) uninvited(ctx context.Context, invitationID string, err error) error {
+	return c.signIns.Refused(ctx, signin.Passkey, cmp.Or(invitationID, "invitation"), err)
 }
 
 func (b browsers) End(ctx context.Context, secret string, everywhere bool) error {

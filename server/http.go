@@ -39,6 +39,7 @@ func (s *Server) handler() http.Handler {
 		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger, Witnesses: s.witnesses},
 		Changes:         rpc.Changes{Service: s.changes},
 		Hosts:           rpc.Hosts{Service: s.hosts},
+		Invitations:     rpc.Invitations{Service: s.invitations, Passkeys: s.passkeys, PublicURL: s.options.Settings.PublicURL, Now: s.options.Clock, Refused: s.credentials.uninvited},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},
 		Passkeys:        rpc.Passkeys{Service: s.passkeys},
@@ -56,7 +57,7 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
 	mux.Handle("/session", s.anonymous(s.sessions))
-	way := console.Providers{Sessions: s.sessions, Journeys: browsers{s.credentials, s.providers, s.passkeys}, Patience: int(providers.Patience.Seconds())}
+	way := console.Providers{Sessions: s.sessions, Journeys: browsers{s.credentials, s.providers, s.passkeys, s.invitations}, Patience: int(providers.Patience.Seconds())}
 	mux.Handle("GET /oidc/begin", s.anonymous(http.HandlerFunc(way.Begin)))
 	mux.Handle("GET /oidc/callback/{provider}", s.anonymous(http.HandlerFunc(way.Return)))
 	description := s.anonymous(http.StripPrefix("/api", openapi.Handler()))

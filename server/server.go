@@ -26,6 +26,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	passkeys "github.com/loopbackd/loopback/passkey"
 	rules "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
@@ -39,6 +40,7 @@ import (
 	"github.com/loopbackd/loopback/server/grant"
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
+	"github.com/loopbackd/loopback/server/invitation"
 	"github.com/loopbackd/loopback/server/keys"
 	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/limit"
@@ -114,20 +116,22 @@ type Server struct {
 	signIns   *signins.Service
 	providers *providers.Service
 	passkeys  *passkey.Service
-	audit     *audit.Service
-	reads     *audit.Reads
-	retention *audit.Retention
-	ledger    *ledger.Service
-	sinks     *sink.Service
-	shipper   *sink.Shipper
-	hosts     *host.Service
-	expiry    *host.Expiry
-	settings  *settings.Service
-	jobs      *operation.Service
-	worker    *operation.Worker
-	releases  *release.Service
-	install   *install.Service
-	sessions  *console.Sessions
+
+	invitations *invitation.Service
+	audit       *audit.Service
+	reads       *audit.Reads
+	retention   *audit.Retention
+	ledger      *ledger.Service
+	sinks       *sink.Service
+	shipper     *sink.Shipper
+	hosts       *host.Service
+	expiry      *host.Expiry
+	settings    *settings.Service
+	jobs        *operation.Service
+	worker      *operation.Worker
+	releases    *release.Service
+	install     *install.Service
+	sessions    *console.Sessions
 
 	credentials credentials
 
@@ -259,7 +263,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Limits: limits, Pepper: s.keys.Pepper, Anchor: anchor, InstallCommand: s.installCommand, Logger: o.Logger, Now: now,
 	})
 	s.apikeys = apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](s.db), s.tenants, apikey.Options{
-		Policy: s.policy, Principals: s.people, Pepper: s.keys.Pepper, Known: rpc.Grantable(), Logger: o.Logger, Now: now,
+		Policy: s.policy, Principals: s.people, Pepper: s.keys.Pepper, Domain: passkeys.Domain(set.PublicURL), Known: rpc.Grantable(), Logger: o.Logger, Now: now,
 	})
 	s.signIns = signins.NewService(storage.Bind[signins.Reader, signins.Tx](s.db), signins.Options{
 		Policy: s.policy, Keys: s.apikeys, Users: s.people, Pepper: s.keys.Pepper, Idle: set.SignInIdle, Max: set.SignInMax, Logger: o.Logger, Now: now,
@@ -292,7 +296,8 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	s.sessions = console.NewSessions(browsers{s.credentials, nil, s.passkeys}, s.address, now)
+	s.invitations = invitation.NewService(storage.Bind[invitation.Reader, invitation.Tx](s.db), s.people, s.keys.Pepper, now)
+	s.sessions = console.NewSessions(browsers{s.credentials, nil, s.passkeys, s.invitations}, s.address, now)
 	if s.providers, err = providers.NewService(storage.Bind[providers.Reader, providers.Tx](s.db), s.tenants, s.people, providers.Options{
 		PublicURL: set.PublicURL, Seal: seal, Logger: o.Logger, Now: now,
 	}); err != nil {

@@ -7,8 +7,8 @@
 // that do not exist are refused, so that a misspelt one is not found out at night.
 //
 // The first way in is a code that loopbackd prints. Only its keyed hash is kept; it makes a user who owns the deployment,
-// with a key for everything, and dies when it is used or when an owner has such a key, whichever comes first. A start
-// that finds no owner with a live key of that kind, the very first or after all were lost, makes a new code, and the old
+// with a key for everything or an invitation to make a passkey, and dies when it is used or when an owner has either, whichever
+// comes first. A start that finds no owner with a passkey or a live key of that kind, the very first or after all were lost, makes a new code, and the old
 // one dies.
 //
 // Presented keys are looked up in a small cache. The change feed drops a key from it when it is revoked, and an entry
@@ -27,7 +27,9 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/invitation"
 	"github.com/loopbackd/loopback/label"
+	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/server/recent"
@@ -55,6 +57,8 @@ type Tx interface {
 	Reader
 	Owners
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
+	Passkeys(ctx context.Context, q passkey.Query) ([]passkey.Passkey, string, error)
+	PutInvitation(ctx context.Context, i invitation.Invitation) (invitation.Invitation, error)
 	TouchKey(ctx context.Context, id string, at time.Time) error
 	PutDeployment(ctx context.Context, d tenant.Deployment) error
 	Audit(ctx context.Context, e audit.Entry) error
@@ -85,6 +89,7 @@ type Options struct {
 	Policy     *access.Policy
 	Principals Principals          // nil: no keys for service accounts
 	Pepper     []byte              // keys the hashes
+	Domain     string              // that passkeys are good for
 	Known      []access.Permission // that a key may hold, besides access.All
 	Logger     *slog.Logger        // nil: slog.Default
 	Now        func() time.Time

@@ -123,6 +123,9 @@ func newEpoch(ctx context.Context, database string, now time.Time) (_ Restored, 
 			return err
 		}
 		done.SignIns = len(ended)
+		if _, err := tx.RevokeInvitations(ctx, "", now); err != nil {
+			return err
+		}
 		if done.Grants, err = endGrants(ctx, tx, now); err != nil {
 			return err
 		}

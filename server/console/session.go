@@ -31,6 +31,8 @@ type SignIns interface {
 	WithKey(ctx context.Context, key, agent string) (Begun, error)
 	// WithPasskey begins one with what a passkey answered to a ceremony.
 	WithPasskey(ctx context.Context, ceremony, response, agent string) (Begun, error)
+	// WithInvitation begins one with an invitation, and the passkey that its user made for it.
+	WithInvitation(ctx context.Context, invitation, ceremony, response, name, agent string) (Begun, error)
 	// End ends the one whose string this is: it alone, or all of its user. Of what opens nothing there is nothing to end.
 	End(ctx context.Context, secret string, everywhere bool) error
 	// Replace ends the one that a browser held when it signed in anew.
@@ -64,7 +66,8 @@ func (s *Sessions) anonymous(r *http.Request) context.Context {
 	return access.WithActor(r.Context(), actor)
 }
 
-// ServeHTTP signs in (POST with {"key": "lbk_…"}, or {"passkey": {"ceremony": "…", "response": "{…}"}}) and out (DELETE; with ?everywhere=true, wherever one is signed in).
+// ServeHTTP signs in (POST with {"key": "lbk_…"}, or {"passkey": {"ceremony": "…", "response": "{…}"}}, which with "invitation" and a
+// "name" is one that was made for it) and out (DELETE; with ?everywhere=true, wherever one is signed in).
 func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	if err := s.origin.Check(r); err != nil {
@@ -79,7 +82,9 @@ func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Passkey *struct {
 				Ceremony string `json:"ceremony"`
 				Response string `json:"response"`
+				Name     string `json:"name"`
 			} `json:"passkey"`
+			Invitation string `json:"invitation"`
 		}
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in); err != nil {
 			refuse(w, fault.New(fault.Invalid, "body_invalid", "the body is not JSON with a key or a passkey's answer"))
@@ -87,7 +92,9 @@ func (s *Sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		var begun Begun
 		var err error
-		if in.Passkey != nil {
+		if in.Passkey != nil && in.Invitation != "" {
+			begun, err = s.signIns.WithInvitation(ctx, in.Invitation, in.Passkey.Ceremony, in.Passkey.Response, in.Passkey.Name, r.UserAgent())
+		} else if in.Passkey != nil {
 			begun, err = s.signIns.WithPasskey(ctx, in.Passkey.Ceremony, in.Passkey.Response, r.UserAgent())
 		} else {
 			begun, err = s.signIns.WithKey(ctx, strings.TrimSpace(in.Key), r.UserAgent())

@@ -42,6 +42,13 @@ func (d *desk) WithPasskey(ctx context.Context, ceremony, response, agent string
 	return d.WithKey(ctx, "lbk_good", agent)
 }
 
+func (d *desk) WithInvitation(ctx context.Context, invitation, ceremony, response, name, agent string) (Begun, error) {
+	if invitation != "lbi_good" || name != "laptop" {
+		return Begun{}, fault.New(fault.Unauthenticated, "invitation_invalid", "no such invitation")
+	}
+	return d.WithPasskey(ctx, ceremony, response, agent)
+}
+
 func (d *desk) End(_ context.Context, secret string, everywhere bool) error {
 	if d.down != nil {
 		return d.down
@@ -169,7 +176,8 @@ func TestOtherSitesCanDoNothing(t *testing.T) {
 
 func TestWhatIsNoKeyIsRefusedInTheApisWords(t *testing.T) {
 	s := sessions(&desk{})
-	for body, want := range map[string]int{`{"key":"lbk_bad"}`: 401, `{"key":""}`: 401, `{`: 400, strings.Repeat("x", 50000): 400, `{"passkey":{"ceremony":"other"}}`: 401, `{"passkey":{"ceremony":"begun","response":"{}"}}`: 204} {
+	for body, want := range map[string]int{`{"key":"lbk_bad"}`: 401, `{"key":""}`: 401, `{`: 400, strings.Repeat("x", 50000): 400, `{"passkey":{"ceremony":"other"}}`: 401, `{"invitation":"lbi_bad","passkey":{"ceremony":"begun"}}`: 401, `{"invitation":"lbi_good"}`: 401,
+		`{"invitation":"lbi_good","passkey":{"ceremony":"begun","response":"{}","name":"laptop"}}`: 204, `{"passkey":{"ceremony":"begun","response":"{}"}}`: 204} {
 		w := httptest.NewRecorder()
 		if s.ServeHTTP(w, request("POST", "/session", body)); w.Code != want || want != 204 && (!strings.Contains(w.Body.String(), `"code":"`) || len(w.Result().Cookies()) != 0) {
 			t.Errorf("%.20q: got %d %s, want %d", body, w.Code, w.Body, want)

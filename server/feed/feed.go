@@ -39,6 +39,7 @@ const (
 	Provider     Kind = "provider"
 	Identity     Kind = "identity" // who somebody is at a provider
 	Passkey      Kind = "passkey"
+	Invitation   Kind = "invitation"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

@@ -25,6 +25,7 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/invitation"
 	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/secret"
@@ -40,6 +41,7 @@ type Reader interface {
 	Principal(ctx context.Context, id string) (principal.Principal, error)
 	SignIn(ctx context.Context, id string) (signin.SignIn, error)
 	OtherWaysIn(ctx context.Context, user string, now time.Time) (int64, error)
+	Invitation(ctx context.Context, id string) (invitation.Invitation, error)
 }
 
 // Tx changes them.
@@ -47,6 +49,7 @@ type Tx interface {
 	Reader
 	PutPasskey(ctx context.Context, p passkey.Passkey) (passkey.Passkey, error)
 	DeletePasskey(ctx context.Context, p passkey.Passkey) error
+	PutInvitation(ctx context.Context, i invitation.Invitation) (invitation.Invitation, error)
 	SpendCeremony(ctx context.Context, id string, until time.Time) (first bool, err error)
 	PutSignIn(ctx context.Context, s signin.SignIn) (signin.SignIn, error)
 	EndSignInsVia(ctx context.Context, user, via, except string, at time.Time, why string) ([]string, error)
@@ -127,15 +130,17 @@ const (
 	registering purpose = "register"
 	signingIn   purpose = "sign in"
 	steppingUp  purpose = "step up"
+	invited     purpose = "invited"
 )
 
 // state is what travels with the browser.
 type state struct {
-	ID      string               `json:"i"`
-	User    string               `json:"u,omitempty"`
-	SignIn  string               `json:"s,omitempty"`
-	Until   time.Time            `json:"t"`
-	Session webauthn.SessionData `json:"w"`
+	ID         string               `json:"i"`
+	User       string               `json:"u,omitempty"`
+	SignIn     string               `json:"s,omitempty"`
+	Invitation string               `json:"n,omitempty"`
+	Until      time.Time            `json:"t"`
+	Session    webauthn.SessionData `json:"w"`
 }
 
 func (s *Service) seal(p purpose, st state, options any) (Ceremony, error) {

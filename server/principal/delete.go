@@ -20,6 +20,8 @@ type ended struct {
 	APIKeys  []string `json:"apiKeys,omitempty"`
 	SignIns  []string `json:"signIns,omitempty"`
 	Passkeys []string `json:"passkeys,omitempty"`
+
+	Invitations []string `json:"invitations,omitempty"`
 }
 
 // Delete deletes a user or a service account, with its bindings, memberships, API keys, passkeys and sign-ins.
@@ -53,6 +55,9 @@ func (s *Service) Delete(ctx context.Context, kind access.SubjectKind, ref strin
 				return err
 			}
 			if gone.Passkeys, err = tx.DeletePasskeys(ctx, before.ID); err != nil {
+				return err
+			}
+			if gone.Invitations, err = tx.RevokeInvitations(ctx, before.ID, s.now()); err != nil {
 				return err
 			}
 			if err := tx.DeletePrincipal(ctx, before); err != nil {

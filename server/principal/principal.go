@@ -42,6 +42,7 @@ type Ends interface {
 	PutKey(ctx context.Context, k apikey.Key) (apikey.Key, error)
 	EndSignIns(ctx context.Context, user string, at time.Time, why string) ([]string, error)
 	DeletePasskeys(ctx context.Context, user string) ([]string, error)
+	RevokeInvitations(ctx context.Context, user string, at time.Time) ([]string, error)
 }
 
 // Tx changes them.
@@ -312,6 +313,9 @@ func (s *Service) Update(ctx context.Context, kind access.SubjectKind, ref strin
 			out.DisabledAt = s.now()
 			// Enabled again they sign in anew.
 			if _, err := tx.EndSignIns(ctx, out.ID, out.DisabledAt, signin.UserGone); err != nil {
+				return err
+			}
+			if _, err := tx.RevokeInvitations(ctx, out.ID, out.DisabledAt); err != nil {
 				return err
 			}
 		default:

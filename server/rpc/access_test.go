@@ -32,7 +32,7 @@ import (
 var references = map[protoreflect.Name]string{
 	"organisation": "organisation", "project": "project", "workspace": "workspace", "to_workspace": "workspace",
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
-	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
+	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "invitation": "invitation", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
 	"subject": "user", "remove_bindings": "binding",
 }
@@ -48,8 +48,9 @@ var plain = map[protoreflect.Name]string{
 	"answer": "keep", "answers": "", "rationale": "x",
 	"agent":    "x",
 	"ceremony": "x", "response": "{}",
-	"kinds":  "",
-	"issuer": "https://idp.example", "client_id": "x", "scopes": "", "domains": "", "groups_claim": "", "mfa_values": "",
+	"kinds":             "",
+	"invitation_secret": "x",
+	"issuer":            "https://idp.example", "client_id": "x", "scopes": "", "domains": "", "groups_claim": "", "mfa_values": "",
 	"email": "", "ticket": "", "addresses": "", "permission": "hosts.read",
 	"release": "", // of the whole deployment: belongs to no workspace
 }

@@ -82,8 +82,12 @@ func (h Sessions) WhoAmI(ctx context.Context, _ *connect.Request[v1.WhoAmIReques
 	return answer(out, err)
 }
 
-// RedeemBootstrapCode trades the code for the first administrator's key.
+// RedeemBootstrapCode trades the code for the first administrator's key, or for an invitation of theirs.
 func (h Sessions) RedeemBootstrapCode(ctx context.Context, r *connect.Request[v1.RedeemBootstrapCodeRequest]) (*connect.Response[v1.CreateApiKeyResponse], error) {
+	if r.Msg.GetInvite() {
+		secret, err := h.Service.RedeemForInvitation(ctx, r.Msg.GetCode(), r.Msg.GetName())
+		return answer(&v1.CreateApiKeyResponse{InvitationSecret: secret}, err)
+	}
 	k, secret, err := h.Service.Redeem(ctx, r.Msg.GetCode(), r.Msg.GetName())
 	return answer(&v1.CreateApiKeyResponse{ApiKey: apiKey(k), Secret: secret}, err)
 }

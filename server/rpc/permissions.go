@@ -6,6 +6,7 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/invitation"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/policy"
@@ -109,6 +110,9 @@ var Permissions = []Permission{
 	{provider.Delete, "remove providers; takes everything besides"},
 	{signin.Read, "see who is signed in, how and from where"},
 	{signin.Revoke, "end other people's sign-ins"},
+	{invitation.Create, "invite users who hold no more than oneself: links by which they come in"},
+	{invitation.Read, "see invitations, without their strings"},
+	{invitation.Revoke, "take invitations back"},
 	{passkey.Read, "see other people's passkeys: how they are called and when they were used"},
 	{passkey.Revoke, "remove other people's passkeys"},
 	{access.SelfRead, "see who one is; whoever is signed in holds it"},

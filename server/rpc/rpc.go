@@ -44,6 +44,7 @@ type Services struct {
 	Audit           loopbackv1connect.AuditServiceHandler
 	Changes         loopbackv1connect.ChangeServiceHandler
 	Hosts           loopbackv1connect.HostServiceHandler
+	Invitations     loopbackv1connect.InvitationServiceHandler
 	Operations      loopbackv1connect.OperationServiceHandler
 	Organisations   loopbackv1connect.OrganisationServiceHandler
 	Passkeys        loopbackv1connect.PasskeyServiceHandler
@@ -122,6 +123,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewChangeServiceHandler(or[loopbackv1connect.ChangeServiceHandler](s.Changes, loopbackv1connect.UnimplementedChangeServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewInvitationServiceHandler(or[loopbackv1connect.InvitationServiceHandler](s.Invitations, loopbackv1connect.UnimplementedInvitationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOrganisationServiceHandler(or[loopbackv1connect.OrganisationServiceHandler](s.Organisations, loopbackv1connect.UnimplementedOrganisationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewPasskeyServiceHandler(or[loopbackv1connect.PasskeyServiceHandler](s.Passkeys, loopbackv1connect.UnimplementedPasskeyServiceHandler{}), opts...))

@@ -18,6 +18,7 @@ import (
 	lent "github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
+	invited "github.com/loopbackd/loopback/invitation"
 	"github.com/loopbackd/loopback/operation"
 	keypair "github.com/loopbackd/loopback/passkey"
 	written "github.com/loopbackd/loopback/policy"
@@ -34,6 +35,7 @@ import (
 	"github.com/loopbackd/loopback/server/grant"
 	machines "github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
+	"github.com/loopbackd/loopback/server/invitation"
 	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/passkey"
 	"github.com/loopbackd/loopback/server/policy"
@@ -103,7 +105,9 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.services = rpc.Services{
-		Passkeys:      rpc.Passkeys{Service: pairs},
+		Passkeys: rpc.Passkeys{Service: pairs},
+		Invitations: rpc.Invitations{Service: invitation.NewService(storage.Bind[invitation.Reader, invitation.Tx](p.DB), people, []byte("pepper"), now), Passkeys: pairs, Now: now,
+			Refused: func(_ context.Context, _ string, err error) error { return err }},
 		Organisations: rpc.Organisations{Service: p.Tenants}, Projects: rpc.Projects{Service: p.Tenants}, Workspaces: rpc.Workspaces{Service: p.Tenants},
 		Tokens: rpc.Tokens{Service: p.Tokens}, ApiKeys: rpc.ApiKeys{Service: keys},
 		SignIns: rpc.SignIns{Service: entries, Providers: idps}, Providers: rpc.Providers{Service: idps},
@@ -190,6 +194,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	role := written.Role{Meta: place.Meta{ID: id.New("rol", w.plane.Clock.Now()), Name: name}, Scope: o1, Description: name, Permissions: []access.Permission{"hosts.read"}}
 	binding := written.Binding{Meta: place.Meta{ID: id.New("bnd", w.plane.Clock.Now())}, Scope: at, Description: name, Subject: user.Subject(), RoleID: role.ID}
 	receiver := drain.Sink{Meta: place.Meta{ID: id.New("snk", w.plane.Clock.Now()), Name: name}, Organisation: at.Organisation, Kind: drain.Webhook, Target: "https://siem.example", Format: drain.JSON}
+	letter := invited.Invitation{Meta: place.Meta{ID: id.New("inv", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
 	pair := keypair.Passkey{Meta: place.Meta{ID: id.New("psk", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, CredentialID: []byte(name), PublicKey: []byte{}}
 	stay := visit.SignIn{Meta: place.Meta{ID: id.New("sgn", w.plane.Clock.Now()), Name: name}, Scope: o1, UserID: user.ID, Method: visit.OIDC, Agent: name,
 		ExpiresAt: w.plane.Clock.Now().Add(time.Hour), Idle: time.Hour, LastUsedAt: w.plane.Clock.Now()}
@@ -232,6 +237,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutSignIn(t.Context(), stay); err != nil {
 			return err
 		}
+		if _, err := tx.PutInvitation(t.Context(), letter); err != nil {
+			return err
+		}
 		if _, err := tx.PutPasskey(t.Context(), pair); err != nil {
 			return err
 		}
@@ -270,6 +278,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"sink":         {"id": receiver.ID},
 		"sign-in":      {"id": stay.ID},
 		"passkey":      {"id": pair.ID},
+		"invitation":   {"id": letter.ID},
 		"grant":        {"id": loan.ID},
 		"grant policy": {"id": offer.ID},
 		"review":       {"id": look.ID},

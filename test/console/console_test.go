@@ -42,7 +42,7 @@ func TestConsole(t *testing.T) {
 			t.Fatalf("missing: %s: %v", what, err)
 		}
 	}
-	d, err := daemon.Start(t.Context(), daemon.Options{Dir: t.TempDir()})
+	d, err := daemon.Start(t.Context(), daemon.Options{Dir: t.TempDir(), Host: "localhost"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,7 +110,15 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if o.DataDir == "" {
 		o.DataDir = filepath.Join(o.Dir, "data")
 	}
-	d := &Daemon{URL: "https://" + address, Address: address, Metrics: metrics, DataDir: o.DataDir,
+	named := address
+	if net.ParseIP(o.Host) == nil { // a name, by which people and agents reach it
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		named = net.JoinHostPort(o.Host, port)
+	}
+	d := &Daemon{URL: "https://" + named, Address: address, Metrics: metrics, DataDir: o.DataDir,
 		options: o, logPath: filepath.Join(o.Dir, "loopbackd.log")}
 	return d, d.Restart(ctx)
 }

@@ -1,6 +1,8 @@
 // A browser for tests: Debian's Chromium, with nothing that would call home.
 import { mkdtemp, rm } from "node:fs/promises";
+import { createHash, X509Certificate } from "node:crypto";
 import { tmpdir } from "node:os";
+import { connect } from "node:tls";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
@@ -8,6 +10,8 @@ export const url = process.env.CONSOLE_URL;
 export const key = process.env.CONSOLE_KEY;
 export const reader = process.env.CONSOLE_READER;
 export const hosts = Number(process.env.CONSOLE_HOSTS ?? 40);
+
+const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
 
 export async function launch(options = {}) {
   const profile = await mkdtemp(join(tmpdir(), "console-"));
@@ -17,7 +21,7 @@ export async function launch(options = {}) {
     ignoreHTTPSErrors: true,
     viewport: { width: 1440, height: 900 },
     locale: "en-GB",
-    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"],
+    args: flags,
     permissions: ["clipboard-read", "clipboard-write"],
     ...options,
   });
@@ -37,6 +41,25 @@ export async function launch(options = {}) {
       await rm(profile, { recursive: true, force: true });
     },
   };
+}
+
+/** A browser that trusts the control plane's certificate, as WebAuthn demands, with an authenticator that verifies its user. */
+export async function launchWithPasskeys() {
+  const { hostname, port } = new URL(url);
+  const raw = await new Promise((found, failed) => {
+    const socket = connect({ host: hostname, port, servername: hostname, rejectUnauthorized: false }, () => {
+      found(socket.getPeerCertificate().raw);
+      socket.end();
+    });
+    socket.on("error", failed);
+  });
+  const pin = createHash("sha256").update(new X509Certificate(raw).publicKey.export({ type: "spki", format: "der" })).digest("base64");
+  const b = await launch({ ignoreHTTPSErrors: false, args: [...flags, `--ignore-certificate-errors-spki-list=${pin}`] });
+  const cdp = await b.context.newCDPSession(b.page);
+  await cdp.send("WebAuthn.enable");
+  const add = async () =>
+    (await cdp.send("WebAuthn.addVirtualAuthenticator", { options: { protocol: "ctap2", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true, automaticPresenceSimulation: true } })).authenticatorId;
+  return { ...b, cdp, add, drop: (authenticatorId) => cdp.send("WebAuthn.removeVirtualAuthenticator", { authenticatorId }) };
 }
 
 export async function signIn(page, as = key) {

@@ -244,8 +244,10 @@ func (x *PermissionGrant) GetScope() *Scope {
 type RedeemBootstrapCodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	// Of the key; empty: "administrator".
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the key and its owner; empty: "administrator".
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// An invitation instead of a key: the first administrator makes a passkey with it, within an hour.
+	Invite        bool `protobuf:"varint,3,opt,name=invite,proto3" json:"invite,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,13 @@ func (x *RedeemBootstrapCodeRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *RedeemBootstrapCodeRequest) GetInvite() bool {
+	if x != nil {
+		return x.Invite
+	}
+	return false
 }
 
 type ApiKey struct {
@@ -557,9 +566,11 @@ type CreateApiKeyResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	ApiKey *ApiKey                `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
 	// The key's string. It cannot be had again.
-	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The string of an invitation ("lbi_…"), where one was asked for.
+	InvitationSecret string `protobuf:"bytes,3,opt,name=invitation_secret,json=invitationSecret,proto3" json:"invitation_secret,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CreateApiKeyResponse) Reset() {
@@ -602,6 +613,13 @@ func (x *CreateApiKeyResponse) GetApiKey() *ApiKey {
 func (x *CreateApiKeyResponse) GetSecret() string {
 	if x != nil {
 		return x.Secret
+	}
+	return ""
+}
+
+func (x *CreateApiKeyResponse) GetInvitationSecret() string {
+	if x != nil {
+		return x.InvitationSecret
 	}
 	return ""
 }
@@ -814,10 +832,11 @@ const file_loopback_v1_apikey_proto_rawDesc = "" +
 	"\x0fPermissionGrant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vpermissions\x18\x02 \x03(\tR\vpermissions\x12(\n" +
-	"\x05scope\x18\x03 \x01(\v2\x12.loopback.v1.ScopeR\x05scope\"D\n" +
+	"\x05scope\x18\x03 \x01(\v2\x12.loopback.v1.ScopeR\x05scope\"\\\n" +
 	"\x1aRedeemBootstrapCodeRequest\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x8e\x05\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06invite\x18\x03 \x01(\bR\x06invite\"\x8e\x05\n" +
 	"\x06ApiKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
@@ -855,10 +874,11 @@ const file_loopback_v1_apikey_proto_rawDesc = "" +
 	"\x0fservice_account\x18\t \x01(\tR\x0eserviceAccount\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\\\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x89\x01\n" +
 	"\x14CreateApiKeyResponse\x12,\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x13.loopback.v1.ApiKeyR\x06apiKey\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"+\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12+\n" +
+	"\x11invitation_secret\x18\x03 \x01(\tR\x10invitationSecret\"+\n" +
 	"\x10GetApiKeyRequest\x12\x17\n" +
 	"\aapi_key\x18\x01 \x01(\tR\x06apiKey\";\n" +
 	"\x12ListApiKeysRequest\x12%\n" +

@@ -6,6 +6,7 @@ import { AuditService } from "./gen/loopback/v1/audit_pb";
 import { ChangeService } from "./gen/loopback/v1/change_pb";
 import { ErrorDetailSchema, type ErrorDetail } from "./gen/loopback/v1/common_pb";
 import { HostService } from "./gen/loopback/v1/host_pb";
+import { InvitationService } from "./gen/loopback/v1/invitation_pb";
 import { OperationService } from "./gen/loopback/v1/operation_pb";
 import { PasskeyService } from "./gen/loopback/v1/passkey_pb";
 import { ReleaseService } from "./gen/loopback/v1/release_pb";
@@ -81,6 +82,7 @@ export const api = {
   audit: createClient(AuditService, transport),
   changes: createClient(ChangeService, transport),
   hosts: createClient(HostService, transport),
+  invitations: createClient(InvitationService, transport),
   operations: createClient(OperationService, transport),
   organisations: createClient(OrganisationService, transport),
   passkeys: createClient(PasskeyService, transport),

@@ -93,3 +93,8 @@ export async function register(name: string): Promise<void> {
   const begun = await api.passkeys.beginPasskeyRegistration({});
   await api.passkeys.finishPasskeyRegistration({ ceremony: begun.ceremony, response: await make(begun.options), name });
 }
+
+/** Makes the passkey that an invitation is for, and signs in. begun is the ceremony that opening it gave. */
+export async function comeIn(invitation: string, begun: { ceremony: string; options: string }, name: string): Promise<void> {
+  await fetchSession({ invitation, passkey: { ceremony: begun.ceremony, response: await make(begun.options), name } });
+}

@@ -3,6 +3,7 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useState, type FormEvent, type ReactNode } from "react";
 import { api, leaveFor, onSignedOut, onStepUp, refusal, signIn, signOut, troubleOf, type Trouble } from "../api/client";
 import { signInByPasskey, stepUp, without } from "../api/passkey";
+import { Invite, Invited } from "./invite";
 import type { WhoAmIResponse } from "../api/gen/loopback/v1/apikey_pb";
 import { Button, Copy, Dialog, Field, Input, Problem, Spinner } from "../ui/basics";
 
@@ -23,7 +24,21 @@ export function useSession(): Session {
   return session;
 }
 
+/** The string of an invitation whose link was opened; it is taken out of the address at once. */
+function invitation(): string {
+  if (window.location.pathname !== "/invite") return "";
+  const secret = window.location.hash.slice(1);
+  window.history.replaceState(null, "", "/invite");
+  return secret;
+}
+const invitedWith = invitation();
+
 export function SignedIn({ children }: { children: ReactNode }) {
+  if (invitedWith) return <Invite secret={invitedWith} done={() => window.location.replace("/")} />;
+  return <SignedInPages>{children}</SignedInPages>;
+}
+
+function SignedInPages({ children }: { children: ReactNode }) {
   const queries = useQueryClient();
   const [over, setOver] = useState(false);
   const who = useQuery({ queryKey: ["who"], queryFn: () => api.session.whoAmI({}), retry: (n, e) => n < 5 && troubleOf(e).code === "unreachable", staleTime: Infinity });
@@ -171,7 +186,7 @@ function WaysIn({ done }: { done: () => Promise<void> }) {
           )}
         </>
       )}
-      <SignInForm done={done} plain={offered.data !== undefined && (!unavailable || providers.length > 0)} />
+      <SignInForm done={done} passkeys={offered.data !== undefined && !unavailable} plain={offered.data !== undefined && (!unavailable || providers.length > 0)} />
       {unavailable && (
         <p className="mt-4 text-[12px] text-soft">
           {unavailable.message} {unavailable.hint}
@@ -235,11 +250,28 @@ export function Wordmark() {
   );
 }
 
-function SignInForm({ done, plain }: { done: () => Promise<void>; plain: boolean }) {
+function SignInForm({ done, plain, passkeys }: { done: () => Promise<void>; plain: boolean; passkeys: boolean }) {
   const [text, setText] = useState("");
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
   const [made, setMade] = useState("");
+  const [code, setCode] = useState(""); // one-time code of the first start: it is traded once they say for what
+  const [welcome, setWelcome] = useState("");
+  async function trade(invite: boolean) {
+    setBusy(true);
+    setError(undefined);
+    try {
+      const answer = await api.session.redeemBootstrapCode({ code, invite });
+      if (invite) return setWelcome(answer.invitationSecret);
+      await signIn(answer.secret);
+      setMade(answer.secret);
+    } catch (problem) {
+      setCode("");
+      setError(problem);
+    } finally {
+      setBusy(false);
+    }
+  }
   async function submit(e: FormEvent) {
     e.preventDefault();
     setBusy(true);
@@ -250,15 +282,29 @@ function SignInForm({ done, plain }: { done: () => Promise<void>; plain: boolean
         await signIn(given);
         await done();
       } else {
-        const answer = await api.session.redeemBootstrapCode({ code: given });
-        await signIn(answer.secret);
-        setMade(answer.secret);
+        setCode(given);
       }
     } catch (problem) {
       setError(problem);
     } finally {
       setBusy(false);
     }
+  }
+  if (welcome) return <Invited secret={welcome} done={() => void done()} />;
+  if (code) {
+    return (
+      <div className="flex flex-col gap-3">
+        <p>
+          With the one-time code you become the <strong>first administrator</strong>. How do you want to sign in from now on?
+        </p>
+        <Button kind="primary" className="h-9" busy={busy} why={passkeys ? undefined : "this page cannot have passkeys"} onClick={() => void trade(true)}>
+          With a passkey
+        </Button>
+        <Button className="h-9" busy={busy} onClick={() => void trade(false)}>
+          With an API key
+        </Button>
+      </div>
+    );
   }
   if (made) {
     return (
