@@ -58,6 +58,24 @@ test("who is invited makes a passkey and is in; the link works once", async () =
   await again.close();
 });
 
+test("an act that takes a passkey asks for it in place; who leaves it keeps what they typed", async () => {
+  const { page } = b;
+  await page.goto(`${url}/account`);
+  await page.getByRole("button", { name: "Add a passkey" }).click();
+  await page.getByRole("dialog").getByLabel("Name").fill("typed before");
+  await page.getByRole("dialog").getByRole("button", { name: "Make passkey" }).click();
+  const dialog = page.getByRole("dialog", { name: "Show that it is you" });
+  await dialog.waitFor();
+  await picture(page, "step-up");
+  await fine(page);
+  await dialog.getByRole("button", { name: "Cancel" }).click();
+  await page.getByRole("alert").filter({ hasText: "step_up_required" }).waitFor();
+  assert.equal(await page.getByRole("dialog").getByLabel("Name").inputValue(), "typed before");
+  await page.getByRole("dialog").getByRole("button", { name: "Make passkey" }).click();
+  await dialog.getByRole("button", { name: "Show passkey" }).click();
+  await page.getByRole("alert").filter({ hasText: "passkey_exists" }).waitFor(); // it went on, to what this device answers
+});
+
 test("the command line has the passkey shown in the browser, and goes on", async () => {
   const { page } = b;
   /** Runs the command line until it says where to look. */
@@ -84,12 +102,8 @@ test("the command line has the passkey shown in the browser, and goes on", async
   const removing = begin("passkey", "remove", items[0].id);
   await page.goto(await removing.address);
   await page.getByText("It asks for your passkey").waitFor();
+  await picture(page, "device-step-up");
   await page.getByRole("button", { name: "Show passkey" }).click();
-  const dialog = page.getByRole("dialog", { name: "Show that it is you" });
-  await dialog.waitFor();
-  await picture(page, "step-up");
-  await fine(page);
-  await dialog.getByRole("button", { name: "Show passkey" }).click();
   await page.getByRole("status").filter({ hasText: "Shown" }).waitFor();
   const { code, said } = await removing.ended;
   assert.equal(code, 6, said); // it went on, and came to where the last way in is not removed without a word
@@ -148,7 +162,7 @@ test("the sign-in page: another name says so plainly; many providers with long n
     await page.getByText("Passkeys are good for localhost").waitFor();
     await picture(page, "signin-other-name");
     const made = [];
-    for (const name of ["corp", "an-identity-provider-with-a-name-that-is-as-long-as-names-may-be", "github", "contractors-of-the-northern-region", "partners"]) {
+    for (const name of ["corp", "an-identity-provider-with-a-name-as-long-as-a-name-may-be", "github", "contractors-of-the-northern-region", "partners"]) {
       made.push((await call("ProviderService/CreateProvider", { name, fields: { issuer: `${url}/${name}`, clientId: "x", secret: "y" } })).id);
       if (made.length !== 1 && made.length !== 5) continue;
       for (const [look, options] of Object.entries({ light: { colorScheme: "light" }, dark: { colorScheme: "dark" } })) {

@@ -133,7 +133,7 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
 
 /** Every way in: passkey and providers, then a key. */
 function WaysIn({ done }: { done: () => Promise<void> }) {
-  const offered = useQuery({ queryKey: ["ways in"], queryFn: () => api.signIns.listSignInMethods({}), staleTime: 60_000 });
+  const offered = useQuery({ queryKey: ["ways in"], queryFn: () => api.signIns.listSignInMethods({}), staleTime: 60_000, retry: false });
   const [going, setGoing] = useState("");
   const [error, setError] = useState<unknown>();
   const unavailable = offered.data && without(offered.data.passkeyDomain, offered.data.url);
@@ -150,6 +150,13 @@ function WaysIn({ done }: { done: () => Promise<void> }) {
     }
   }
   const providers = offered.data?.providers ?? [];
+  // All at once: what comes late would push away what somebody is about to press.
+  if (offered.isPending)
+    return (
+      <div role="status" aria-label="loading" className="grid place-items-center p-6 text-accent">
+        <Spinner />
+      </div>
+    );
   return (
     <>
       {offered.data && (

@@ -123,11 +123,11 @@ function Passkeys() {
     { key: "name", head: "Name", width: "minmax(9rem,3fr)", cell: (p) => <span className="truncate" title={p.name}>{p.name}</span> },
     { key: "kept", head: "Kept", width: "11rem", narrow: "hide", cell: (p) => (p.backedUp ? "in an account, with copies" : "on one device") },
     { key: "made", head: "Made", width: "7rem", narrow: "hide", cell: (p) => <Ago at={p.createdAt} /> },
-    { key: "used", head: "Last used", width: "7rem", cell: (p) => <Ago at={p.lastUsedAt} /> },
+    { key: "used", head: "Last used", width: "7rem", narrow: "hide", cell: (p) => <Ago at={p.lastUsedAt} /> },
     {
       key: "act",
       head: <span className="sr-only">acts</span>,
-      width: "12rem",
+      width: "13rem",
       cell: (p) => (
         <span className="flex gap-2">
           <Button onClick={() => setNaming(p)}>Rename</Button>

@@ -2,6 +2,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState, type FormEvent } from "react";
 import { api } from "../api/client";
+import { stepUp } from "../api/passkey";
 import { deviceRoute } from "../app/router";
 import { useSession } from "../app/session";
 import { Ago, Button, Card, Facts, Field, Input, Page, Problem, Waiting } from "../ui/basics";
@@ -46,6 +47,7 @@ function Decide({ code, again }: { code: string; again: () => void }) {
     setBusy(what);
     setError(undefined);
     try {
+      if (what === "approve" && found.data?.stepUp) await stepUp(); // for this very request: one that was shown before does not count
       await api.signIns.decideDevice({ code, approve: what === "approve" });
       setDone(what);
     } catch (problem) {
@@ -70,7 +72,7 @@ function Decide({ code, again }: { code: string; again: () => void }) {
         </p>
       </Card>
     );
-  const d = found.data; // what asks for a passkey is approved by showing one: the call is refused until then
+  const d = found.data;
   return (
     <Card>
       <div className="flex flex-col gap-4">
