@@ -73,7 +73,7 @@ func (s *Service) PollDevice(ctx context.Context, text string) (in signin.SignIn
 		in, err = s.store.View().SignIn(ctx, d.StepUp)
 		return in, "", false, err
 	}
-	in, credential, err = s.Begin(ctx, Start{User: d.UserID, Method: signin.ByDevice, Via: d.SignInID, KeyID: d.KeyID, Agent: d.Agent, ProvedAt: d.ProvedAt, MFAAt: d.MFAAt,
+	in, credential, err = s.Begin(ctx, Start{User: d.UserID, Method: signin.ByDevice, Via: d.SignInID, KeyID: d.KeyID, Agent: d.Agent, ProvedAt: d.ProvedAt, MFAAt: stale(d.MFAAt, now),
 		with: func(tx Tx) error {
 			d, err := tx.Device(ctx, deviceID)
 			if err != nil {
@@ -91,6 +91,15 @@ func (s *Service) PollDevice(ctx context.Context, text string) (in signin.SignIn
 			return tx.PutDevice(ctx, d)
 		}})
 	return in, credential, false, err
+}
+
+// stale is an approver's second factor as the device has it: conditions on its age go by it, and acts of tier 0 do not. Who was
+// talked into approving a device has not shown a passkey for what it does next.
+func stale(at, now time.Time) time.Time {
+	if bound := now.Add(-access.StepUpWithin - time.Second); at.After(bound) {
+		return bound
+	}
+	return at
 }
 
 // WaitingDevice is the one that waits for a code, for who is to approve it. A wrong code counts, on whichever replica it is typed.

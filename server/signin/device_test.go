@@ -167,6 +167,28 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+func TestADeviceGetsItsApproversFactorForConditionsOnly(t *testing.T) {
+	b := open(t)
+	ada, mine, _ := b.begin(t, slice.Start{User: b.ada.ID, Method: signin.Passkey, MFAAt: b.clock.Now()})
+	for _, age := range []time.Duration{0, 10 * time.Minute} {
+		b.clock.Advance(age)
+		_, typed, text, err := b.BeginDevice(from(t.Context()), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.DecideDevice(ada, typed, true); err != nil {
+			t.Fatal(err)
+		}
+		in, _, _, err := b.PollDevice(from(t.Context()), text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.clock.Now().Sub(in.MFAAt); got <= access.StepUpWithin || got > max(age, 2*access.StepUpWithin) || in.MFAAt.After(mine.MFAAt) {
+			t.Errorf("approved %s after the passkey was shown, it is %s old", age, got)
+		}
+	}
+}
+
 // What a command line asks for is shown by its own user, for this very request, and counts on both sides.
 func TestACommandLineGetsThePasskeyThatItsUserShowed(t *testing.T) {
 	b := open(t)
