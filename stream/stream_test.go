@@ -26,13 +26,12 @@ var errCut = fault.New(fault.Unavailable, "cut", "the connection was cut")
 
 // pipe is a connection in memory: a bounded queue of messages each way, which can be cut or swallow what it gets.
 type pipe struct {
-	once   sync.Once
-	cut    chan struct{}
-	mu     sync.Mutex
-	hole   bool
-	up     chan []byte // host to control plane
-	down   chan []byte
-	hollow func() // tests count
+	once sync.Once
+	cut  chan struct{}
+	mu   sync.Mutex
+	hole bool
+	up   chan []byte // host to control plane
+	down chan []byte
 }
 
 func newPipe(depth int) *pipe {

@@ -18,6 +18,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // block is what a disk writes whole or not at all.
@@ -35,8 +37,9 @@ const block = 4096
 type Disk struct {
 	Path string // where it is mounted
 
-	dice   *rand.Rand
-	server *fuse.Server
+	dice       *rand.Rand
+	server     *fuse.Server
+	connection string // its number, as the kernel counts FUSE's
 
 	mu   sync.Mutex // guards all nodes too
 	root *node
@@ -86,11 +89,43 @@ func New(t testing.TB, path string, dice *rand.Rand) *Disk {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := d.unmount(); err != nil {
+		if err := d.end(); err != nil {
 			t.Error(err)
 		}
 	})
 	return d
+}
+
+// end takes the disk away. A process that exits with a file on its own disk open would wait for ever for itself to answer
+// the close: a disk whose files are still open is cut off from the kernel.
+func (d *Disk) end() error {
+	if err := d.unmount(); err != nil {
+		return err
+	}
+	gone := make(chan struct{})
+	go func() {
+		d.server.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		return nil
+	case <-time.After(2 * time.Second):
+	}
+	control, err := os.MkdirTemp("", "fusectl-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(control)
+	if err := syscall.Mount("fusectl", control, "fusectl", 0, ""); err != nil {
+		return fmt.Errorf("mount fusectl: %w", err)
+	}
+	defer syscall.Unmount(control, syscall.MNT_DETACH)
+	if err := os.WriteFile(filepath.Join(control, d.connection, "abort"), []byte("1"), 0); err != nil {
+		return fmt.Errorf("abort the connection: %w", err)
+	}
+	<-gone
+	return nil
 }
 
 func (d *Disk) mount() error {
@@ -103,6 +138,11 @@ func (d *Disk) mount() error {
 		return fmt.Errorf("mount on %s: %w", d.Path, err)
 	}
 	d.server = server
+	var at syscall.Stat_t
+	if err := syscall.Stat(d.Path, &at); err != nil {
+		return fmt.Errorf("look at %s: %w", d.Path, err)
+	}
+	d.connection = fmt.Sprint(unix.Minor(at.Dev))
 	return nil
 }
 

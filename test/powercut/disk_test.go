@@ -143,3 +143,19 @@ func TestWithoutPowerEveryCallFails(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A test that fails leaves files open; its process must end all the same.
+func TestADiskGoesWhileAFileOnItIsOpen(t *testing.T) {
+	var left *os.File
+	t.Run("a test that leaves a file open", func(t *testing.T) {
+		d := disk(t)
+		var err error
+		if left, err = os.Create(filepath.Join(d.Path, "left")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := left.Write([]byte("x")); err == nil {
+		t.Error("the disk is still there")
+	}
+	_ = left.Close() // it fails at once
+}
