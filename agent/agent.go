@@ -24,6 +24,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -31,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/loopbackd/loopback/agent/config"
+	"github.com/loopbackd/loopback/agent/exec"
 	"github.com/loopbackd/loopback/agent/inventory"
 	"github.com/loopbackd/loopback/agent/link"
 	"github.com/loopbackd/loopback/agent/settings"
@@ -68,6 +70,7 @@ type Options struct {
 	// Troubles is what stands in this host's way now, in the codes of the doctor; looked at every ten minutes. Nil: nothing.
 	Troubles func() []host.Trouble
 
+	Runner  exec.Runner      // of commands; nil: systemd's, or a plain one where that does not run
 	Machine inventory.Source // the zero value is this machine
 	Dial    link.Dial        // nil: by package wire, as Config says
 }
@@ -88,6 +91,7 @@ type Agent struct {
 	modules  []Module
 	sections *sections
 	link     *link.Client
+	orders   *exec.Executor
 
 	mu        sync.Mutex
 	identity  state.Identity // guarded by mu
@@ -137,6 +141,7 @@ func (a *Agent) assemble() (err error) {
 		return err
 	}
 	a.sections.uplink, a.sections.applied = a.link, a.tellHealth
+	a.orders = exec.New(exec.Options{Dir: filepath.Join(o.StateDir, "orders"), Allow: o.Config.Allow, Now: a.link.Now, Log: a.log, Runner: o.Runner})
 	return a.sections.load()
 }
 
@@ -186,6 +191,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Debug("systemd was not told that the agent stops", "error", err)
 	}
 	a.log.Info("the agent stops")
+	a.orders.Close()
 	stop()
 	running.Wait()
 	return nil
@@ -283,6 +289,17 @@ func (a *Agent) parted(i state.Identity) error {
 
 // Delta is for package link.
 func (a *Agent) Delta(d section.Delta) { a.sections.delta(d) }
+
+// Order is for package link.
+func (a *Agent) Order(o link.Order) {
+	a.orders.Order(exec.Order{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Command: o.Exec, Stdin: o.Stdin, Dial: o.Dial}, func(r exec.Report) {
+		if r.State == exec.Refused {
+			a.link.OrderRefused(r.ID, r.Fault)
+			return
+		}
+		a.link.OrderKnown(r.ID, string(r.State), r.ExitCode)
+	})
+}
 
 // Inventory is for package link.
 func (a *Agent) Inventory() link.Inventory {

@@ -188,7 +188,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.orgCommand(), a.projectCommand(), a.workspaceCommand(),
-		a.tokenCommand(), a.hostCommand(), a.settingsCommand(), a.operationCommand(),
+		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.settingsCommand(), a.operationCommand(),
 		a.releaseCommand(), a.apiKeyCommand(), a.auditCommand(), a.sinkCommand(), a.replicaCommand(),
 		a.userCommand(), a.groupCommand(), a.serviceAccountCommand(), a.roleCommand(), a.bindingCommand(), a.grantCommand(), a.grantPolicyCommand(), a.reviewCommand(), a.accessCommand(), a.signInCommand(), a.passkeyCommand(), a.invitationCommand(), a.providerCommand(),
 		a.loginCommand(), a.logoutCommand(), a.contextCommand(), a.whoamiCommand(), a.versionCommand(), a.completionCommand(),

@@ -35,6 +35,7 @@ type api struct {
 	tokens        loopbackv1connect.TokenServiceClient
 	hosts         loopbackv1connect.HostServiceClient
 	operations    loopbackv1connect.OperationServiceClient
+	execs         loopbackv1connect.ExecServiceClient
 	sessions      loopbackv1connect.SessionServiceClient
 	keys          loopbackv1connect.ApiKeyServiceClient
 	audit         loopbackv1connect.AuditServiceClient
@@ -104,6 +105,7 @@ func newAPI(s account, version string) (*api, error) {
 		tokens:        loopbackv1connect.NewTokenServiceClient(c, u, o),
 		hosts:         loopbackv1connect.NewHostServiceClient(c, u, o),
 		operations:    loopbackv1connect.NewOperationServiceClient(c, u, o),
+		execs:         loopbackv1connect.NewExecServiceClient(c, u, o),
 		sessions:      loopbackv1connect.NewSessionServiceClient(c, u, o),
 		keys:          loopbackv1connect.NewApiKeyServiceClient(c, u, o),
 		audit:         loopbackv1connect.NewAuditServiceClient(c, u, o),

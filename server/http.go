@@ -38,6 +38,7 @@ func (s *Server) handler() http.Handler {
 		ApiKeys:         rpc.ApiKeys{Service: s.apikeys},
 		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger, Witnesses: s.witnesses},
 		Changes:         rpc.Changes{Service: s.changes},
+		Execs:           rpc.Execs{Service: s.execs},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Invitations:     rpc.Invitations{Service: s.invitations, Passkeys: s.passkeys, PublicURL: s.options.Settings.PublicURL, Now: s.options.Clock, Refused: s.credentials.uninvited},
 		Operations:      rpc.Operations{Service: s.jobs},

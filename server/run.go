@@ -72,6 +72,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.engine.Follow(ctx, from, known)
 	})
 	follow("following operations", s.jobs.Follow)
+	follow("following commands", s.execs.Follow)
 	follow("following grants", s.grants.Follow)
 	follow("telling of changes", s.changes.Follow)
 	follow("waking the worker", s.worker.Follow)
@@ -85,6 +86,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	work("settling host states", s.directory.Settle)
 	work("carrying out operations", s.worker.Run)
+	work("having commands run", s.execs.Run)
 	work("removing expired hosts", s.expiry.Run)
 	work("keeping releases fresh", s.releases.Run)
 	work("dropping old changes", func(ctx context.Context) error { return feed.Prune(ctx, s.db, s.options.Clock, s.log) })

@@ -2,19 +2,23 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/fault"
 	hosts "github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
 	rules "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/enrol"
+	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/link"
 	runner "github.com/loopbackd/loopback/server/operation"
 	policies "github.com/loopbackd/loopback/server/policy"
+	"github.com/loopbackd/loopback/server/stream"
 	tokens "github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/token"
 )
@@ -101,4 +105,44 @@ func handlers(work *host.Work) map[operation.Kind]runner.Handler {
 		operation.RemoveHost:     func(ctx context.Context, t *runner.Task) error { return work.Remove(ctx, t) },
 		operation.RevokeToken:    func(ctx context.Context, t *runner.Task) error { return work.RevokeToken(ctx, t) },
 	}
+}
+
+// links give the commands the hub.
+type links struct{ hub *link.Hub }
+
+var _ exec.Links = links{}
+
+func (l links) Online(hostID string) bool { return l.hub.Presence(hostID).Online }
+
+func (l links) Holds(hostID string) bool { return l.hub.Holds(hostID) }
+
+func (l links) Order(hostID string, o exec.Order) bool {
+	return l.hub.Order(hostID, link.Task{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Stream: o.Stream, Credential: o.Credential, Exec: o.Command})
+}
+
+// streams give them the streams.
+type streams struct{ *stream.Service }
+
+var _ exec.Streams = streams{}
+
+func (s streams) Expect(e exec.Session) (forget func()) {
+	return s.Service.Expect(stream.Session{ID: e.ID, HostID: e.HostID, End: e.End, Authorise: e.Authorise})
+}
+
+// adopt has the commands take over streams of replicas that are gone.
+func adopt(e *exec.Service) stream.Adopter {
+	return func(ctx context.Context, id string) error {
+		err := e.Adopt(ctx, id)
+		if errors.Is(err, exec.ErrUnknown) {
+			return stream.ErrUnknown
+		}
+		return err
+	}
+}
+
+// ordered hands a host's word on an order to whom it is about.
+func (s *Server) ordered(r link.OrderReport) {
+	why := fault.New(fault.Precondition, r.Code, "%s", r.Message)
+	why.Hint = r.Hint
+	s.execs.Reported(r.HostID, r.ID, r.State, r.ExitCode, why)
 }

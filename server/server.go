@@ -35,6 +35,7 @@ import (
 	"github.com/loopbackd/loopback/server/config"
 	"github.com/loopbackd/loopback/server/console"
 	"github.com/loopbackd/loopback/server/enrol"
+	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
@@ -126,6 +127,7 @@ type Server struct {
 	shipper     *sink.Shipper
 	hosts       *host.Service
 	expiry      *host.Expiry
+	execs       *exec.Service
 	settings    *settings.Service
 	jobs        *operation.Service
 	worker      *operation.Worker
@@ -318,7 +320,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	enrolment := enrol.NewService(storage.Bind[enrol.Reader, enrol.Tx](s.db), uses{s.tokens}, s.directory, now)
 	if s.hub, err = link.New(link.Options{
 		Fleet: s.directory, Enroller: enroller{enrolment}, Observer: s.directory.Observer(), Announcer: announcer{s.bus, o.Logger},
-		Replica: s.replica, Shared: set.Cluster.On(), Recheck: s.recheck(), Version: o.Version, ReconnectWindow: set.ReconnectWindow,
+		Replica: s.replica, Ordered: s.ordered, Shared: set.Cluster.On(), Recheck: s.recheck(), Version: o.Version, ReconnectWindow: set.ReconnectWindow,
 		HeartbeatRate: set.HeartbeatRate, AdmissionRate: set.AdmissionRate, EnrolmentRate: set.EnrolmentRate, Proven: s.limits.Shaken, Clock: now, Logger: o.Logger, Registerer: o.Registry,
 	}); err != nil {
 		return err
@@ -336,6 +338,10 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	})
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
+	s.execs = exec.NewService(storage.Bind[exec.Reader, exec.Tx](s.db), s.tenants, s.hosts, s.directory, links{s.hub}, streams{s.streams}, exec.Options{
+		Policy: s.policy, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
+	})
+	s.streams.Adopt(adopt(s.execs))
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)

@@ -102,6 +102,8 @@ type Host interface {
 	Whole(announced section.Section)
 	// Delta brings a section that is held to another value.
 	Delta(delta section.Delta)
+	// Order is something to do once.
+	Order(order Order)
 	// Inventory is what the host is now.
 	Inventory() Inventory
 	// Health is that of every module.
@@ -188,8 +190,10 @@ type Client struct {
 	returns  int                  // to earlier endpoints, none of which gave a link that stood
 	notUntil map[string]time.Time // endpoints that named a time to return
 
-	mu     sync.Mutex
-	status Status // guarded by mu
+	mu       sync.Mutex
+	status   Status      // guarded by mu
+	trusting state.Trust // as trust; guarded by mu
+	clock    clock       // guarded by mu
 }
 
 // New makes a client for an enrolled host: it reads the identity and what is trusted. It fails where the identity is
@@ -235,7 +239,8 @@ func New(o Options) (*Client, error) {
 	return &Client{
 		options: o, log: o.Log, outbox: newOutbox(), early: rand.Float64(),
 		identity: identity, trust: known, notUntil: map[string]time.Time{},
-		status: Status{State: Connecting, Since: time.Now(), Keyset: known.Version, Key: identity.Generation},
+		trusting: known,
+		status:   Status{State: Connecting, Since: time.Now(), Keyset: known.Version, Key: identity.Generation},
 	}, nil
 }
 

@@ -17,6 +17,7 @@ type outbox struct {
 	mu            *sync.Mutex
 	reports       map[string]section.Status
 	requests      map[string]section.Revision
+	orders        *[]*pb.OrderReport
 	wantInventory *bool
 	wantHealth    *bool
 }
@@ -24,7 +25,7 @@ type outbox struct {
 func newOutbox() outbox {
 	return outbox{
 		wake: make(chan struct{}, 1), mu: &sync.Mutex{}, reports: map[string]section.Status{},
-		requests: map[string]section.Revision{}, wantInventory: new(bool), wantHealth: new(bool),
+		requests: map[string]section.Revision{}, orders: new([]*pb.OrderReport), wantInventory: new(bool), wantHealth: new(bool),
 	}
 }
 
@@ -46,6 +47,7 @@ func (o outbox) clear() {
 	defer o.mu.Unlock()
 	clear(o.reports)
 	clear(o.requests)
+	*o.orders = nil // who asks again is answered again
 	*o.wantInventory, *o.wantHealth = false, false
 	select {
 	case <-o.wake:
@@ -57,7 +59,8 @@ func (o outbox) clear() {
 func (o outbox) drain(h Host, ongoing func() []*pb.LinkTrouble) []*pb.AgentFrame {
 	o.mu.Lock()
 	reports, requests := maps.Clone(o.reports), maps.Clone(o.requests)
-	inventory, health := *o.wantInventory, *o.wantHealth
+	inventory, health, orders := *o.wantInventory, *o.wantHealth, *o.orders
+	*o.orders = nil
 	clear(o.reports)
 	clear(o.requests)
 	*o.wantInventory, *o.wantHealth = false, false
@@ -71,6 +74,9 @@ func (o outbox) drain(h Host, ongoing func() []*pb.LinkTrouble) []*pb.AgentFrame
 	for _, name := range slices.Sorted(maps.Keys(requests)) {
 		out = append(out, &pb.AgentFrame{Body: &pb.AgentFrame_SectionRequest{
 			SectionRequest: &pb.SectionRequest{Name: name, Held: revisionOut(requests[name])}}})
+	}
+	for _, r := range orders {
+		out = append(out, &pb.AgentFrame{Body: &pb.AgentFrame_OrderReport{OrderReport: r}})
 	}
 	if inventory {
 		i := h.Inventory()

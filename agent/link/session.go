@@ -181,6 +181,9 @@ func (s *session) learn() error {
 			s.forgetful(err)
 		}
 		s.trust = next
+		s.mu.Lock()
+		s.trusting = next
+		s.mu.Unlock()
 		s.update(func(st *Status) { st.Keyset = keyset.Version })
 	}
 	return nil
@@ -251,6 +254,7 @@ func (s *session) welcomed(ctx context.Context, w *pb.Welcome) error {
 	if w.ServerTime.IsValid() {
 		skew = w.ServerTime.AsTime().Sub(now)
 	}
+	s.setClock(w.ServerTime)
 	s.update(func(st *Status) {
 		st.State, st.Transport, st.LastHeard, st.Server, st.Skew = Linked, s.conn.Transport(), now, w.ServerVersion, skew
 		st.Attempts = 0
@@ -394,6 +398,8 @@ func (s *session) receive(ctx context.Context, f *pb.ServerFrame) (again bool, e
 		s.accepted(b.KeyAccepted)
 	case *pb.ServerFrame_SectionWanted:
 		return false, s.showSection(ctx, b.SectionWanted.GetName())
+	case *pb.ServerFrame_Order:
+		s.order(b.Order)
 	case *pb.ServerFrame_Challenge:
 		return false, s.prove(ctx, b.Challenge)
 	case *pb.ServerFrame_Rekey:

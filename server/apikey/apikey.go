@@ -17,6 +17,7 @@
 package apikey
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -250,7 +251,7 @@ func (s *Service) check(actor access.Actor, at access.Scope, n New) error {
 		case p != access.All && !slices.Contains(s.options.Known, p):
 			c.Add("permissions", "has %q, which is no permission", p)
 		case n.ServiceAccount == "" && !actor.Bears(p, at),
-			n.ServiceAccount != "" && len(actor.Covers(access.Rule{Permissions: []access.Permission{p}, Scope: at})) > 0:
+			n.ServiceAccount != "" && len(actor.Covers(s.lent(p, at, n.TTL))) > 0:
 			lacking = append(lacking, p)
 		}
 	}
@@ -262,6 +263,16 @@ func (s *Service) check(actor access.Actor, at access.Scope, n New) error {
 			WithHint("leave them out, or ask somebody who holds them")
 	}
 	return nil
+}
+
+// lent is what a key for another gives. Of tier 0 it gives nothing by itself: its owner holds that for a time or not at all. So
+// whoever may lend it for a time may name it in a key, which ends as well.
+func (s *Service) lent(p access.Permission, at access.Scope, ttl time.Duration) access.Rule {
+	r := access.Rule{Permissions: []access.Permission{p}, Scope: at}
+	if slices.Contains(access.TierZero(), p) {
+		r.NotAfter = s.options.Now().Add(cmp.Or(ttl, apikey.DefaultTTL))
+	}
+	return r
 }
 
 // Get is a key by id.

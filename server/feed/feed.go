@@ -26,6 +26,7 @@ const (
 	Operation    Kind = "operation"
 	APIKey       Kind = "api_key"
 	Release      Kind = "release"
+	Exec         Kind = "exec"      // a command on hosts, or what came of it
 	Principal    Kind = "principal" // a user or a service account
 	Group        Kind = "group"
 	Role         Kind = "role"

@@ -34,6 +34,7 @@ type outbox struct {
 	key      *pb.KeyAccepted
 	nonces   [][32]byte // of challenges
 	wanted   []string   // sections that the host is asked for
+	orders   []*pb.Order
 	rekey    bool
 	split    bool
 	flushing bool // somebody is at it
@@ -139,6 +140,9 @@ func (p *peer) next() [][]byte {
 		case len(p.outbox.wanted) > 0:
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_SectionWanted{SectionWanted: &pb.SectionWanted{Name: p.outbox.wanted[0]}}}
 			p.outbox.wanted = p.outbox.wanted[1:]
+		case len(p.outbox.orders) > 0:
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_Order{Order: p.outbox.orders[0]}}
+			p.outbox.orders = p.outbox.orders[1:]
 		case p.outbox.rekey:
 			p.outbox.rekey = false
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_Rekey{Rekey: &pb.Rekey{}}}

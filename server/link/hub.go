@@ -54,6 +54,9 @@ type Options struct {
 	Batch          int // observations in one call of Observe; 500
 	Memory         int // bytes of old section values and deltas kept; 32 MiB
 
+	// Ordered is told of orders that led to no stream; nil: nobody gives any. It must not block.
+	Ordered func(OrderReport)
+
 	// Proven is told of the address of every link that proved itself, or was sent away for no fault of its own; nil:
 	// nobody wants to know.
 	Proven func(remote netip.Addr)
@@ -77,6 +80,9 @@ func (o *Options) setDefaults() {
 	setDefault(&o.AddressRate, 20)
 	setDefault(&o.Batch, 500)
 	setDefault(&o.Memory, 32<<20)
+	if o.Ordered == nil {
+		o.Ordered = func(OrderReport) {}
+	}
 	if o.Proven == nil {
 		o.Proven = func(netip.Addr) {}
 	}

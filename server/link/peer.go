@@ -233,6 +233,8 @@ func (p *peer) dispatch(now time.Time, f *pb.AgentFrame) {
 		p.inventory(now, known, body.Inventory)
 	case *pb.AgentFrame_Trouble:
 		p.trouble(now, body.Trouble)
+	case *pb.AgentFrame_OrderReport:
+		p.ordered(body.OrderReport)
 	case *pb.AgentFrame_SectionHeld:
 		p.adopt(known, body.SectionHeld)
 	}

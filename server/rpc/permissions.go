@@ -4,6 +4,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/invitation"
@@ -58,6 +59,9 @@ var Permissions = []Permission{
 	{host.Remove, "remove hosts for good"},
 	{settings.Read, "see how agents are set to behave"},
 	{settings.Set, "change how agents behave"},
+	{exec.Start, "run commands on hosts; needs a reason and is given for a time only"},
+	{exec.Read, "see what commands were run, and what they wrote"},
+	{exec.Cancel, "end commands that others started"},
 	{operation.Read, "see operations and wait for them"},
 	{operation.Cancel, "cancel operations"},
 	{release.Read, "see the catalogue of releases and the install command"},

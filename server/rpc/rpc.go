@@ -43,6 +43,7 @@ type Services struct {
 	ApiKeys         loopbackv1connect.ApiKeyServiceHandler
 	Audit           loopbackv1connect.AuditServiceHandler
 	Changes         loopbackv1connect.ChangeServiceHandler
+	Execs           loopbackv1connect.ExecServiceHandler
 	Hosts           loopbackv1connect.HostServiceHandler
 	Invitations     loopbackv1connect.InvitationServiceHandler
 	Operations      loopbackv1connect.OperationServiceHandler
@@ -120,6 +121,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount := func(path string, h http.Handler) { mux.Handle(path, h) }
 	mount(loopbackv1connect.NewApiKeyServiceHandler(or[loopbackv1connect.ApiKeyServiceHandler](s.ApiKeys, loopbackv1connect.UnimplementedApiKeyServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAccessReviewServiceHandler(or[loopbackv1connect.AccessReviewServiceHandler](s.AccessReviews, loopbackv1connect.UnimplementedAccessReviewServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewExecServiceHandler(or[loopbackv1connect.ExecServiceHandler](s.Execs, loopbackv1connect.UnimplementedExecServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewChangeServiceHandler(or[loopbackv1connect.ChangeServiceHandler](s.Changes, loopbackv1connect.UnimplementedChangeServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))

@@ -53,6 +53,8 @@ type Agent struct {
 	NoParts bool
 	// Mute agents link and then send no heartbeats. Deaf ones link and then read nothing.
 	Mute, Deaf bool
+	// Exec is what the machine does when it is ordered a command, in place of running it; nil: it never answers orders.
+	Exec func(ctx context.Context, o Order)
 	// Old agents are of a build that knows no challenge.
 	Old bool
 	// Met is what stood in the agent's way, as it says once it got through; nil: nothing did.

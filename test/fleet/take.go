@@ -17,6 +17,10 @@ func (s *Session) take(ctx context.Context, f *pb.ServerFrame) error {
 		a.standing = body.Standing.Standing
 		a.mu.Unlock()
 		a.count(func(*Counts) {})
+	case *pb.ServerFrame_Order:
+		if a.Exec != nil {
+			go a.Exec(ctx, Order{body.Order, a.Dialer, s})
+		}
 	case *pb.ServerFrame_SectionWanted:
 		held := a.Holds(body.SectionWanted.GetName())
 		m := &pb.SectionWhole{Name: held.Name, Revision: revisionOut(held.Revision), Digest: held.Digest[:]}

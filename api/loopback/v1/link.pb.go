@@ -45,6 +45,7 @@ type AgentFrame struct {
 	//	*AgentFrame_ChallengeAnswer
 	//	*AgentFrame_SplitKey
 	//	*AgentFrame_SectionHeld
+	//	*AgentFrame_OrderReport
 	Body          isAgentFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -204,6 +205,15 @@ func (x *AgentFrame) GetSectionHeld() *SectionWhole {
 	return nil
 }
 
+func (x *AgentFrame) GetOrderReport() *OrderReport {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_OrderReport); ok {
+			return x.OrderReport
+		}
+	}
+	return nil
+}
+
 type isAgentFrame_Body interface {
 	isAgentFrame_Body()
 }
@@ -261,6 +271,10 @@ type AgentFrame_SectionHeld struct {
 	SectionHeld *SectionWhole `protobuf:"bytes,13,opt,name=section_held,json=sectionHeld,proto3,oneof"`
 }
 
+type AgentFrame_OrderReport struct {
+	OrderReport *OrderReport `protobuf:"bytes,14,opt,name=order_report,json=orderReport,proto3,oneof"`
+}
+
 func (*AgentFrame_Enrol) isAgentFrame_Body() {}
 
 func (*AgentFrame_Hello) isAgentFrame_Body() {}
@@ -287,6 +301,8 @@ func (*AgentFrame_SplitKey) isAgentFrame_Body() {}
 
 func (*AgentFrame_SectionHeld) isAgentFrame_Body() {}
 
+func (*AgentFrame_OrderReport) isAgentFrame_Body() {}
+
 // ServerFrame is what the control plane sends.
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -304,6 +320,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Rekey
 	//	*ServerFrame_Split
 	//	*ServerFrame_SectionWanted
+	//	*ServerFrame_Order
 	//	*ServerFrame_SectionPart
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -455,6 +472,15 @@ func (x *ServerFrame) GetSectionWanted() *SectionWanted {
 	return nil
 }
 
+func (x *ServerFrame) GetOrder() *Order {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Order); ok {
+			return x.Order
+		}
+	}
+	return nil
+}
+
 func (x *ServerFrame) GetSectionPart() *SectionPart {
 	if x != nil {
 		if x, ok := x.Body.(*ServerFrame_SectionPart); ok {
@@ -516,6 +542,10 @@ type ServerFrame_SectionWanted struct {
 	SectionWanted *SectionWanted `protobuf:"bytes,12,opt,name=section_wanted,json=sectionWanted,proto3,oneof"`
 }
 
+type ServerFrame_Order struct {
+	Order *Order `protobuf:"bytes,13,opt,name=order,proto3,oneof"`
+}
+
 type ServerFrame_SectionPart struct {
 	SectionPart *SectionPart `protobuf:"bytes,16,opt,name=section_part,json=sectionPart,proto3,oneof"`
 }
@@ -543,6 +573,8 @@ func (*ServerFrame_Rekey) isServerFrame_Body() {}
 func (*ServerFrame_Split) isServerFrame_Body() {}
 
 func (*ServerFrame_SectionWanted) isServerFrame_Body() {}
+
+func (*ServerFrame_Order) isServerFrame_Body() {}
 
 func (*ServerFrame_SectionPart) isServerFrame_Body() {}
 
@@ -2646,11 +2678,276 @@ func (*StreamOpened) Descriptor() ([]byte, []int) {
 	return file_loopback_v1_link_proto_rawDescGZIP(), []int{33}
 }
 
+// What a host is to do once. It writes the id in its journal, durably, before it begins, and answers a repeat from there.
+type Order struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// By the control plane's clock. One that comes later is refused.
+	NotAfter *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// The rule that the order rests on, for the host's own log.
+	Grant string `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`
+	// Where the bytes of it go, and what opens that.
+	Stream     string `protobuf:"bytes,4,opt,name=stream,proto3" json:"stream,omitempty"`
+	Credential []byte `protobuf:"bytes,5,opt,name=credential,proto3" json:"credential,omitempty"`
+	// Types that are valid to be assigned to Task:
+	//
+	//	*Order_Exec
+	Task          isOrder_Task `protobuf_oneof:"task"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_loopback_v1_link_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Order) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Order) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *Order) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *Order) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *Order) GetCredential() []byte {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *Order) GetTask() isOrder_Task {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *Order) GetExec() *ExecTask {
+	if x != nil {
+		if x, ok := x.Task.(*Order_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+type isOrder_Task interface {
+	isOrder_Task()
+}
+
+type Order_Exec struct {
+	Exec *ExecTask `protobuf:"bytes,6,opt,name=exec,proto3,oneof"`
+}
+
+func (*Order_Exec) isOrder_Task() {}
+
+type ExecTask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Arguments     []string               `protobuf:"bytes,1,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	Shell         bool                   `protobuf:"varint,2,opt,name=shell,proto3" json:"shell,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Stdin         bool                   `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecTask) Reset() {
+	*x = ExecTask{}
+	mi := &file_loopback_v1_link_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecTask) ProtoMessage() {}
+
+func (x *ExecTask) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecTask.ProtoReflect.Descriptor instead.
+func (*ExecTask) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ExecTask) GetArguments() []string {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
+func (x *ExecTask) GetShell() bool {
+	if x != nil {
+		return x.Shell
+	}
+	return false
+}
+
+func (x *ExecTask) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ExecTask) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *ExecTask) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+// What became of an order that leads to no stream: it was refused, or was known. A host that takes it dials the stream.
+type OrderReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// refused, done, indeterminate
+	State   string       `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Detail  *ErrorDetail `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Message string       `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Of one that is done.
+	ExitCode      int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderReport) Reset() {
+	*x = OrderReport{}
+	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderReport) ProtoMessage() {}
+
+func (x *OrderReport) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderReport.ProtoReflect.Descriptor instead.
+func (*OrderReport) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *OrderReport) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OrderReport) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *OrderReport) GetDetail() *ErrorDetail {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
+func (x *OrderReport) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *OrderReport) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
 var File_loopback_v1_link_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\x83\x06\n" +
+	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\xc2\x06\n" +
 	"\n" +
 	"AgentFrame\x12*\n" +
 	"\x05enrol\x18\x01 \x01(\v2\x12.loopback.v1.EnrolH\x00R\x05enrol\x12*\n" +
@@ -2666,8 +2963,9 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	" \x01(\v2\x18.loopback.v1.LinkTroubleH\x00R\atrouble\x12I\n" +
 	"\x10challenge_answer\x18\v \x01(\v2\x1c.loopback.v1.ChallengeAnswerH\x00R\x0fchallengeAnswer\x124\n" +
 	"\tsplit_key\x18\f \x01(\v2\x15.loopback.v1.SplitKeyH\x00R\bsplitKey\x12>\n" +
-	"\fsection_held\x18\r \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\vsectionHeldB\x06\n" +
-	"\x04body\"\xdb\x05\n" +
+	"\fsection_held\x18\r \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\vsectionHeld\x12=\n" +
+	"\forder_report\x18\x0e \x01(\v2\x18.loopback.v1.OrderReportH\x00R\vorderReportB\x06\n" +
+	"\x04body\"\x87\x06\n" +
 	"\vServerFrame\x123\n" +
 	"\benrolled\x18\x01 \x01(\v2\x15.loopback.v1.EnrolledH\x00R\benrolled\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.loopback.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -2681,7 +2979,8 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x05rekey\x18\n" +
 	" \x01(\v2\x12.loopback.v1.RekeyH\x00R\x05rekey\x12*\n" +
 	"\x05split\x18\v \x01(\v2\x12.loopback.v1.SplitH\x00R\x05split\x12C\n" +
-	"\x0esection_wanted\x18\f \x01(\v2\x1a.loopback.v1.SectionWantedH\x00R\rsectionWanted\x12=\n" +
+	"\x0esection_wanted\x18\f \x01(\v2\x1a.loopback.v1.SectionWantedH\x00R\rsectionWanted\x12*\n" +
+	"\x05order\x18\r \x01(\v2\x12.loopback.v1.OrderH\x00R\x05order\x12=\n" +
 	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPartB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Proof\x12\x1d\n" +
@@ -2851,7 +3150,29 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"credential\x18\x02 \x01(\fR\n" +
 	"credential\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\fR\binstance\"\x0e\n" +
-	"\fStreamOpenedB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
+	"\fStreamOpened\"\xd3\x01\n" +
+	"\x05Order\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
+	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x14\n" +
+	"\x05grant\x18\x03 \x01(\tR\x05grant\x12\x16\n" +
+	"\x06stream\x18\x04 \x01(\tR\x06stream\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x05 \x01(\fR\n" +
+	"credential\x12+\n" +
+	"\x04exec\x18\x06 \x01(\v2\x15.loopback.v1.ExecTaskH\x00R\x04execB\x06\n" +
+	"\x04task\"\x9d\x01\n" +
+	"\bExecTask\x12\x1c\n" +
+	"\targuments\x18\x01 \x03(\tR\targuments\x12\x14\n" +
+	"\x05shell\x18\x02 \x01(\bR\x05shell\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
+	"\x05stdin\x18\x05 \x01(\bR\x05stdin\"\x9c\x01\n" +
+	"\vOrderReport\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
+	"\x06detail\x18\x03 \x01(\v2\x18.loopback.v1.ErrorDetailR\x06detail\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1b\n" +
+	"\texit_code\x18\x05 \x01(\x05R\bexitCodeB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
 	file_loopback_v1_link_proto_rawDescOnce sync.Once
@@ -2865,7 +3186,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -2901,13 +3222,16 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*SplitKey)(nil),              // 31: loopback.v1.SplitKey
 	(*StreamOpen)(nil),            // 32: loopback.v1.StreamOpen
 	(*StreamOpened)(nil),          // 33: loopback.v1.StreamOpened
-	nil,                           // 34: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 35: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 36: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 39: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 40: loopback.v1.ModuleHealth
+	(*Order)(nil),                 // 34: loopback.v1.Order
+	(*ExecTask)(nil),              // 35: loopback.v1.ExecTask
+	(*OrderReport)(nil),           // 36: loopback.v1.OrderReport
+	nil,                           // 37: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 38: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 39: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 42: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 43: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -2923,56 +3247,62 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	28, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
 	31, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
 	15, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
-	4,  // 13: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
-	9,  // 14: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
-	10, // 15: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
-	12, // 16: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
-	15, // 17: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
-	18, // 18: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
-	23, // 19: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
-	26, // 20: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
-	27, // 21: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
-	29, // 22: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
-	30, // 23: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
-	19, // 24: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
-	16, // 25: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	2,  // 26: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	35, // 27: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	36, // 28: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	34, // 29: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
-	2,  // 30: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	7,  // 31: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	37, // 32: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	6,  // 33: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
-	8,  // 34: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	38, // 35: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	37, // 36: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	38, // 37: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	39, // 38: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	37, // 39: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	37, // 40: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	7,  // 41: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	8,  // 42: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	8,  // 43: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	17, // 44: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	8,  // 45: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
-	17, // 46: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
-	8,  // 47: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	8,  // 48: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	17, // 49: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	35, // 50: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	36, // 51: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	40, // 52: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	25, // 53: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
-	38, // 54: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	2,  // 55: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	35, // 56: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	36, // 57: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	36, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
+	4,  // 14: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
+	9,  // 15: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
+	10, // 16: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
+	12, // 17: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
+	15, // 18: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
+	18, // 19: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
+	23, // 20: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
+	26, // 21: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
+	27, // 22: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
+	29, // 23: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
+	30, // 24: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
+	19, // 25: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
+	34, // 26: loopback.v1.ServerFrame.order:type_name -> loopback.v1.Order
+	16, // 27: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
+	2,  // 28: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
+	38, // 29: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	39, // 30: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	37, // 31: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	2,  // 32: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
+	7,  // 33: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	40, // 34: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	6,  // 35: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
+	8,  // 36: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	41, // 37: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	40, // 38: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	41, // 39: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	42, // 40: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	40, // 41: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	40, // 42: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	7,  // 43: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	8,  // 44: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	8,  // 45: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	17, // 46: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	8,  // 47: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	17, // 48: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	8,  // 49: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	8,  // 50: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	17, // 51: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	38, // 52: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	39, // 53: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	43, // 54: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	25, // 55: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
+	41, // 56: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 57: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	38, // 58: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	39, // 59: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	41, // 60: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
+	35, // 61: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
+	40, // 62: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
+	42, // 63: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -2996,6 +3326,7 @@ func file_loopback_v1_link_proto_init() {
 		(*AgentFrame_ChallengeAnswer)(nil),
 		(*AgentFrame_SplitKey)(nil),
 		(*AgentFrame_SectionHeld)(nil),
+		(*AgentFrame_OrderReport)(nil),
 	}
 	file_loopback_v1_link_proto_msgTypes[1].OneofWrappers = []any{
 		(*ServerFrame_Enrolled)(nil),
@@ -3010,7 +3341,11 @@ func file_loopback_v1_link_proto_init() {
 		(*ServerFrame_Rekey)(nil),
 		(*ServerFrame_Split)(nil),
 		(*ServerFrame_SectionWanted)(nil),
+		(*ServerFrame_Order)(nil),
 		(*ServerFrame_SectionPart)(nil),
+	}
+	file_loopback_v1_link_proto_msgTypes[34].OneofWrappers = []any{
+		(*Order_Exec)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3018,7 +3353,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

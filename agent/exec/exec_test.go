@@ -1,0 +1,115 @@
+package exec
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/loopbackd/loopback/exec"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/stream"
+)
+
+// never is a Runner that must not be asked.
+type never struct{ t *testing.T }
+
+func (n never) Start(Spec) (Process, error) {
+	n.t.Error("something was begun")
+	return nil, errProgram
+}
+
+func executor(t *testing.T, dir string, o Options) *Executor {
+	t.Helper()
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	o.Dir, o.Allow = dir, host.Ceiling{Exec: true}
+	x := New(o)
+	t.Cleanup(x.Close)
+	return x
+}
+
+func unreachable(context.Context) (stream.Conn, error) { return nil, stream.ErrGone }
+
+func order1(notAfter time.Time) Order {
+	return Order{ID: id.New("ord", time.Now()), NotAfter: notAfter, Command: exec.Command{Arguments: []string{"true"}, Timeout: time.Minute}, Dial: unreachable}
+}
+
+func answer(t *testing.T, x *Executor, o Order) Report {
+	t.Helper()
+	got := make(chan Report, 1)
+	x.Order(o, func(r Report) { got <- r })
+	select {
+	case r := <-got:
+		return r
+	case <-time.After(10 * time.Second):
+		t.Fatal("the order was not answered")
+		return Report{}
+	}
+}
+
+func TestAnOrderThatWasBegunIsNotBegunAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "orders")
+	o := order1(time.Now().Add(time.Minute))
+	if _, err := (journal{dir}).begin(o.ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	// The agent was killed here.
+	x := executor(t, dir, Options{Runner: never{t}})
+	if r := answer(t, x, o); r.State != Indeterminate {
+		t.Errorf("an order without an end in the journal is %s", r.State)
+	}
+	if err := (journal{dir}).end(o.ID, time.Now(), exec.Result{ExitCode: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if r := answer(t, x, o); r.State != Done || r.ExitCode != 3 {
+		t.Errorf("an order with an end in the journal is %s, code %d", r.State, r.ExitCode)
+	}
+	if err := os.WriteFile(filepath.Join(dir, o.ID+".json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := answer(t, x, o); r.State != Indeterminate {
+		t.Errorf("an order whose entry is damaged is %s", r.State)
+	}
+}
+
+func TestALateOrderIsRefusedByTheControlPlanesClock(t *testing.T) {
+	now := time.Now().Add(-24 * time.Hour) // this host's own clock is a day ahead of it
+	x := executor(t, filepath.Join(t.TempDir(), "orders"), Options{Runner: never{t}, Now: func() time.Time { return now }})
+	o := order1(now.Add(-time.Second))
+	if r := answer(t, x, o); r.State != Refused || !errors.Is(r.Fault, ErrLate) {
+		t.Errorf("got %s, %v", r.State, r.Fault)
+	}
+	if _, err := (journal{x.options.Dir}).read(o.ID); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is in the journal: %v", err)
+	}
+}
+
+func TestWhatCannotBeNotedIsNotBegun(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "orders")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file where the folder is to be
+		t.Fatal(err)
+	}
+	x := executor(t, dir, Options{Runner: never{t}})
+	if r := answer(t, x, order1(time.Now().Add(time.Minute))); r.State == Done {
+		t.Errorf("got %s, %v", r.State, r.Fault)
+	}
+	forged := order1(time.Now().Add(time.Minute))
+	forged.ID = "../../etc/passwd"
+	x = executor(t, filepath.Join(t.TempDir(), "orders"), Options{Runner: never{t}})
+	if r := answer(t, x, forged); r.State != Refused || r.Fault.Code != "order_malformed" {
+		t.Errorf("an id that is a path: %s, %v", r.State, r.Fault)
+	}
+}
+
+func TestTheCeilingComesFirst(t *testing.T) {
+	x := New(Options{Dir: filepath.Join(t.TempDir(), "orders"), Now: time.Now, Runner: never{t}})
+	defer x.Close()
+	if r := answer(t, x, order1(time.Now().Add(time.Minute))); r.State != Refused || !errors.Is(r.Fault, ErrCeiling) || r.Fault.Hint == "" {
+		t.Errorf("got %s, %v", r.State, r.Fault)
+	}
+}

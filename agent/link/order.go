@@ -1,0 +1,88 @@
+package link
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/exec"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/stream"
+)
+
+// Order is something that the host is to do once.
+type Order struct {
+	ID       string
+	NotAfter time.Time // by Client.Now
+	Grant    string
+	Exec     exec.Command
+	Stdin    bool
+	Dial     func(context.Context) (stream.Conn, error) // of its stream
+}
+
+// clock is the control plane's, as it was when it was last heard.
+type clock struct{ theirs, ours time.Time }
+
+// Now is what the control plane's clock shows by now. Between two links it goes on by itself: setting this host's clock does
+// not move it.
+func (c *Client) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.clock.theirs.IsZero() {
+		return time.Now()
+	}
+	return c.clock.theirs.Add(time.Since(c.clock.ours))
+}
+
+func (c *Client) setClock(t *timestamppb.Timestamp) {
+	if !t.IsValid() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clock = clock{t.AsTime(), time.Now()}
+}
+
+// order hands an order to the host. Tasks of a newer control plane are refused.
+func (s *session) order(m *pb.Order) {
+	task := m.GetExec()
+	switch {
+	case s.standing != Managed:
+		s.OrderRefused(m.GetId(), errStanding)
+		return
+	case task == nil || len(task.GetArguments()) == 0 || !m.GetNotAfter().IsValid():
+		s.OrderRefused(m.GetId(), errTask)
+		return
+	}
+	s.mu.Lock()
+	known := s.trusting
+	s.mu.Unlock()
+	dialer := NewStreamDialer(s.options.Config, known, s.Status().Endpoint, m.GetStream(), m.GetId(), m.GetCredential())
+	s.options.Host.Order(Order{
+		ID: m.GetId(), NotAfter: m.GetNotAfter().AsTime(), Grant: m.GetGrant(), Stdin: task.GetStdin(), Dial: dialer.Dial,
+		Exec: exec.Command{Arguments: task.GetArguments(), Shell: task.GetShell(), User: task.GetUser(), Timeout: task.GetTimeout().AsDuration()},
+	})
+}
+
+// Refusals of the agent's link.
+var (
+	errStanding = fault.New(fault.Precondition, "host_not_managed", "the host is not managed, and takes no orders")
+	errTask     = fault.New(fault.Precondition, "order_unknown", "the host's agent does not know this kind of order").
+			WithHint("update the agent")
+)
+
+// OrderRefused tells the control plane that an order was refused, and why.
+func (c *Client) OrderRefused(id string, why *fault.Error) {
+	c.reportOrder(&pb.OrderReport{Id: id, State: "refused", Message: validText(why.Message), Detail: &pb.ErrorDetail{Code: why.Code, Hint: why.Hint}})
+}
+
+// OrderKnown tells the control plane what the journal says of an order: done, with its exit code, or indeterminate.
+func (c *Client) OrderKnown(id, state string, exitCode int) {
+	c.reportOrder(&pb.OrderReport{Id: id, State: state, ExitCode: int32(exitCode)})
+}
+
+func (c *Client) reportOrder(r *pb.OrderReport) {
+	c.outbox.put(func() { *c.outbox.orders = append(*c.outbox.orders, r) })
+}

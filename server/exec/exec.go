@@ -1,0 +1,478 @@
+// Package exec has commands run on hosts, each once on each host.
+//
+// A run and a row for each of its hosts are written in one transaction, with the audit entry that says who runs what where and
+// why, before any host hears of it. From then on two kinds of work go on, and both survive the replica that does them:
+//
+//	leading   one replica, by lease: whose turn is it (canaries, places, failures borne), who was not heard of in time, is it over
+//	carrying  the replica that holds a host's link: take the row (compare and swap), tell the host, store what its stream brings
+//
+// The database is what they meet in. The bus brings no more than "run exec_… changed"; what is to be done is read from the rows.
+//
+// A host is told an order that is void after a short while. Where no stream of it has come by then, the host is unreachable, and
+// the command will not run there later either. A command that runs is waited for until its timeout, and a little longer; a
+// host that says nothing by then has timed out. Neither holds up the others for longer than it takes a place.
+//
+// Output is stored as it comes, up to a bound for each channel; what is past it is counted and dropped. A byte is acknowledged
+// to the host when it is stored, so that a control plane that is killed goes on where it was, on another replica too.
+//
+// Whether the caller may still run it is asked whenever a stream comes, and whenever rules change: a run whose grant ended is
+// cancelled.
+package exec
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/exec"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/label"
+	"github.com/loopbackd/loopback/stream"
+	"github.com/loopbackd/loopback/tenant"
+)
+
+// Reader reads runs.
+type Reader interface {
+	Exec(ctx context.Context, id string) (exec.Run, error)
+	ExecByRequest(ctx context.Context, actorID, requestID string) (exec.Run, error)
+	Execs(ctx context.Context, q exec.Query) ([]exec.Run, string, error)
+	ExecHosts(ctx context.Context, runID string, after int64) ([]exec.Host, error)
+	ExecHost(ctx context.Context, id string) (exec.Host, error)
+	ExecOutput(ctx context.Context, runID string, after int64, limit int) ([]exec.Output, int64, error)
+}
+
+// Tx changes them.
+type Tx interface {
+	Reader
+	PutExec(ctx context.Context, r exec.Run) (exec.Run, error)
+	LeaseExec(ctx context.Context, owner string, now, until time.Time) (exec.Run, bool, error)
+	HoldExec(ctx context.Context, id string, attempt int64, until time.Time) error
+	PutExecHosts(ctx context.Context, runID string, at access.Scope, hosts []exec.Host, output []exec.Output) error
+	Audit(ctx context.Context, e audit.Entry) error
+}
+
+// Store is where they are kept.
+type Store interface {
+	View() Reader
+	Write(ctx context.Context, change func(Tx) error) error
+	Observe(ctx context.Context, change func(Tx) error) error
+}
+
+// Tenants finds a workspace by id or name.
+type Tenants interface {
+	Frame(ctx context.Context, ref string, p access.Permission) (tenant.Workspace, error)
+}
+
+// Hosts finds hosts that the caller holds a permission on.
+type Hosts interface {
+	Find(ctx context.Context, name, workspace string, p access.Permission) (host.Host, error)
+}
+
+// Fleet is every host in memory.
+type Fleet interface {
+	Snapshot(within access.Scope) ([]*host.Host, int64)
+	Host(id string) (*host.Host, bool)
+}
+
+// Order is what a host is told.
+type Order struct {
+	ID         string
+	NotAfter   time.Time
+	Grant      string
+	Stream     string
+	Credential []byte
+	Command    exec.Command
+}
+
+// Links reach the hosts.
+type Links interface {
+	// Online tells whether a host is linked to any replica, or was a moment ago.
+	Online(hostID string) bool
+	// Holds tells whether its link is here.
+	Holds(hostID string) bool
+	// Order tells a host of an order; false where its link is not here.
+	Order(hostID string, o Order) bool
+}
+
+// Session is a stream that a host is to dial.
+type Session struct {
+	ID        string
+	HostID    string
+	End       *stream.End
+	Authorise func(context.Context) error
+}
+
+// Streams are where hosts' streams come in.
+type Streams interface {
+	Name(id string) string
+	Credential(id string) []byte
+	Expect(Session) (forget func())
+}
+
+// Options of a Service.
+type Options struct {
+	Policy     *access.Policy
+	Replica    string
+	Now        func() time.Time
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Service has commands run.
+type Service struct {
+	Options
+	store   Store
+	tenants Tenants
+	hosts   Hosts
+	fleet   Fleet
+	links   Links
+	streams Streams
+	metrics *metrics
+
+	mu       sync.Mutex
+	waiting  map[string]map[chan struct{}]bool // by run: who waits for a change of it
+	carried  map[string]*carried               // by order
+	leading  map[string]bool                   // by run
+	changed  map[string]bool                   // runs that may have something for this replica
+	wake     chan struct{}
+	work     sync.WaitGroup
+	lifetime context.Context
+}
+
+// NewService makes the service.
+func NewService(store Store, tenants Tenants, hosts Hosts, fleet Fleet, links Links, streams Streams, o Options) *Service {
+	return &Service{
+		Options: o, store: store, tenants: tenants, hosts: hosts, fleet: fleet, links: links, streams: streams, metrics: newMetrics(o.Registerer),
+		waiting: map[string]map[chan struct{}]bool{}, carried: map[string]*carried{}, leading: map[string]bool{}, changed: map[string]bool{},
+		wake: make(chan struct{}, 1),
+	}
+}
+
+// Request is what somebody wants run, and where: on hosts by name or id, or on those of a workspace that a selector matches, or
+// on all of it.
+type Request struct {
+	Workspace string
+	Hosts     []string
+	Selector  string
+	All       bool
+	exec.Run
+}
+
+// Start records a run. It is begun behind it.
+func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
+	actor := access.ActorFrom(ctx)
+	r := q.Run
+	if r.Command.Timeout == 0 {
+		r.Command.Timeout = exec.DefaultTimeout
+	}
+	if r.Concurrency == 0 {
+		r.Concurrency = exec.DefaultConcurrency
+	}
+	if err := r.Validate(); err != nil {
+		return exec.Run{}, err
+	}
+	if strings.TrimSpace(actor.Reason) == "" {
+		return exec.Run{}, fault.New(fault.Invalid, "reason_required", "running a command needs a reason").
+			WithHint("say why: loopback --reason 'what for' exec …, or the header %s", access.ReasonHeader)
+	}
+	if done, err := s.store.View().ExecByRequest(ctx, actor.ID, r.RequestID); err == nil {
+		return done, nil
+	}
+	targets, decision, err := s.targets(ctx, actor, q)
+	if err != nil {
+		return exec.Run{}, err
+	}
+	now := s.Now().UTC()
+	r.ID, r.Name, r.Scope, r.State, r.Stdin = id.New("exec", now), r.Command.String(), targets[0].Scope, exec.Running, r.Command.Stdin
+	for _, t := range targets {
+		r.Scope = common(r.Scope, t.Scope)
+	}
+	r.Actor = exec.Actor{
+		Kind: actor.Kind, ID: actor.ID, Name: actor.Name, Principal: actor.Principal, Address: actor.Address, MFA: actor.MFA,
+		Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant,
+	}
+	r.LeaseOwner, r.LeaseUntil, r.Attempt = s.Replica, now.Add(lease), 1
+	rows := make([]exec.Host, len(targets))
+	names := make([]string, 0, min(len(targets), 100))
+	for i, t := range targets {
+		rows[i] = exec.Host{ID: id.New("ord", now), RunID: r.ID, HostID: t.ID, Name: t.Name, Place: i, State: exec.Waiting, Since: now}
+		if len(names) < cap(names) {
+			names = append(names, t.Name)
+		}
+	}
+	r.Counts = count(rows)
+	err = s.store.Write(ctx, func(tx Tx) error {
+		if r, err = tx.PutExec(ctx, r); err != nil {
+			return err
+		}
+		if err := tx.PutExecHosts(ctx, r.ID, r.Scope, rows, nil); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, audit.Of(actor, exec.Start, r.Scope, r.ID, r.Name).By(decision).Change(nil, record{
+			Arguments: r.Command.Arguments, Shell: r.Command.Shell, User: r.Command.User, Hosts: len(rows), Names: names, Stdin: len(r.Stdin),
+		}))
+	})
+	if err != nil {
+		return exec.Run{}, err
+	}
+	s.metrics.started.Inc()
+	s.lead(r)
+	return r, nil
+}
+
+// record is what the audit log shows of a run.
+type record struct {
+	Arguments []string               `json:"arguments"`
+	Shell     bool                   `json:"shell,omitempty"`
+	User      string                 `json:"user,omitempty"`
+	Stdin     int                    `json:"stdinBytes,omitempty"`
+	Hosts     int                    `json:"hosts"`
+	Names     []string               `json:"names,omitempty"` // of the first hundred
+	State     exec.State             `json:"state,omitempty"`
+	Outcome   map[exec.HostState]int `json:"outcome,omitempty"`
+}
+
+func common(a, b access.Scope) access.Scope {
+	switch {
+	case a.Organisation != b.Organisation:
+		return access.Scope{}
+	case a.Project != b.Project:
+		return access.Scope{Organisation: a.Organisation}
+	case a.Workspace != b.Workspace:
+		return access.Scope{Organisation: a.Organisation, Project: a.Project}
+	}
+	return a
+}
+
+// targets are the hosts of a request, all of which the caller may run commands on.
+func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([]host.Host, access.Decision, error) {
+	var decision access.Decision
+	ways := 0
+	for _, one := range []bool{len(q.Hosts) > 0, q.Selector != "", q.All} {
+		if one {
+			ways++
+		}
+	}
+	if ways != 1 {
+		var c fault.Check
+		c.Add("hosts", "or a selector, or all: exactly one of them says where the command runs")
+		return nil, decision, c.Err("exec_targets_invalid", "it is not clear where the command is to run")
+	}
+	var out []host.Host
+	if len(q.Hosts) > 0 {
+		seen := map[string]bool{}
+		for _, name := range q.Hosts {
+			h, err := s.hosts.Find(ctx, name, q.Workspace, exec.Start)
+			if err != nil {
+				return nil, decision, err
+			}
+			if !seen[h.ID] {
+				out = append(out, h)
+			}
+			seen[h.ID] = true
+		}
+	} else {
+		selector, err := label.Parse(q.Selector)
+		if err != nil {
+			return nil, decision, err
+		}
+		var within access.Scope
+		if q.Workspace != "" {
+			w, err := s.tenants.Frame(ctx, q.Workspace, host.Read)
+			if err != nil {
+				return nil, decision, err
+			}
+			within = w.Scope()
+		}
+		all, _ := s.fleet.Snapshot(within)
+		for _, h := range all {
+			if h.Lifecycle == host.LifecycleActive && selector.Matches(h.Labels) && actor.DecideHost(host.Read, h.Scope, h.Labels).Allowed {
+				if err := actor.RequireHost(exec.Start, h.Scope, h.Labels, host.Read, "host "+h.Name); err != nil {
+					return nil, decision, err // a part of what was asked for is not what was asked for
+				}
+				out = append(out, *h)
+			}
+		}
+		slices.SortFunc(out, func(a, b host.Host) int { return strings.Compare(a.Name, b.Name) })
+	}
+	switch {
+	case len(out) == 0:
+		return nil, decision, fault.New(fault.NotFound, "exec_no_hosts", "no host matches").WithHint("see which there are: loopback host list")
+	case len(out) > exec.MaxHosts:
+		return nil, decision, fault.New(fault.Invalid, "exec_too_many_hosts", "%d hosts match; at most %d are allowed in one run", len(out), exec.MaxHosts)
+	}
+	return out, actor.DecideHost(exec.Start, out[0].Scope, out[0].Labels), nil
+}
+
+// Get is one run.
+func (s *Service) Get(ctx context.Context, id string) (exec.Run, error) {
+	return s.permitted(ctx, s.store.View(), id, exec.Read)
+}
+
+func (s *Service) permitted(ctx context.Context, r Reader, id string, p access.Permission) (exec.Run, error) {
+	run, err := r.Exec(ctx, id)
+	if err != nil {
+		return exec.Run{}, err
+	}
+	actor := access.ActorFrom(ctx)
+	if run.Actor.ID == actor.ID && actor.Touches(p) {
+		return run, nil
+	}
+	return run, actor.Require(p, run.Scope, exec.Read, "command "+id)
+}
+
+// List is the runs that the caller may see, newest first.
+func (s *Service) List(ctx context.Context, workspace string, q exec.Query) ([]exec.Run, string, error) {
+	actor := access.ActorFrom(ctx)
+	if actor.Kind == access.Anonymous || actor.Kind == "" {
+		return nil, "", access.ErrUnauthenticated
+	}
+	if workspace != "" {
+		w, err := s.tenants.Frame(ctx, workspace, exec.Read)
+		if err != nil {
+			return nil, "", err
+		}
+		q.Within = w.Scope()
+	}
+	q.Readable = actor.Readable(exec.Read)
+	return s.store.View().Execs(ctx, q)
+}
+
+// Cancel has a run end: it is begun on no further host, and ended where it runs.
+func (s *Service) Cancel(ctx context.Context, id string) (exec.Run, error) {
+	var r exec.Run
+	err := s.store.Write(ctx, func(tx Tx) (err error) {
+		if r, err = s.permitted(ctx, tx, id, exec.Cancel); err != nil || r.State != exec.Running || r.Cancelled {
+			return err
+		}
+		actor := access.ActorFrom(ctx)
+		r.Cancelled, r.Reason = true, "cancelled by "+actor.Name
+		if r, err = tx.PutExec(ctx, r); err != nil {
+			return err
+		}
+		return tx.Audit(ctx, audit.Of(actor, exec.Cancel, r.Scope, r.ID, r.Name))
+	})
+	s.look(id)
+	return r, err
+}
+
+// Event is something that watchers of a run see.
+type Event struct {
+	Run    *exec.Run
+	Host   *exec.Host
+	Output *exec.Output
+}
+
+// outputAtOnce is how many pieces of output are read at a time.
+const outputAtOnce = 64
+
+// Watch tells what has come of a run, and, where follow, what comes of it until it has ended: hosts as they change, and their
+// output before their end.
+func (s *Service) Watch(ctx context.Context, runID string, follow, output bool, tell func(Event) error) error {
+	changed, stop := s.watch(runID)
+	defer stop()
+	again := time.NewTicker(5 * time.Second) // what is told by the feed is a hint
+	defer again.Stop()
+	var hosts, outputs, told int64
+	for {
+		r, err := s.Get(ctx, runID)
+		if err != nil {
+			return err
+		}
+		rows, err := s.store.View().ExecHosts(ctx, runID, hosts)
+		if err != nil {
+			return err
+		}
+		for output {
+			pieces, to, err := s.store.View().ExecOutput(ctx, runID, outputs, outputAtOnce)
+			if err != nil {
+				return err
+			}
+			for i := range pieces {
+				if err := tell(Event{Output: &pieces[i]}); err != nil {
+					return err
+				}
+			}
+			if outputs = to; len(pieces) < outputAtOnce {
+				break
+			}
+		}
+		for i := range rows {
+			hosts = max(hosts, rows[i].Revision)
+			if err := tell(Event{Host: &rows[i]}); err != nil {
+				return err
+			}
+		}
+		over := r.State != exec.Running
+		if r.Revision != told || over {
+			told = r.Revision
+			if err := tell(Event{Run: &r}); err != nil {
+				return err
+			}
+		}
+		if over || !follow {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Service) watch(id string) (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[id] == nil {
+		s.waiting[id] = map[chan struct{}]bool{}
+	}
+	s.waiting[id][c] = true
+	return c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.waiting[id], c)
+		if len(s.waiting[id]) == 0 {
+			delete(s.waiting, id)
+		}
+	}
+}
+
+func count(rows []exec.Host) map[exec.HostState]int {
+	out := map[exec.HostState]int{}
+	for _, h := range rows {
+		out[h.State]++
+	}
+	return out
+}
+
+type metrics struct {
+	started prometheus.Counter
+	ended   *prometheus.CounterVec
+	hosts   *prometheus.CounterVec
+	dropped prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	m := &metrics{
+		started: prometheus.NewCounter(prometheus.CounterOpts{Name: "loopback_exec_runs_started_total", Help: "Commands that were started, each on any number of hosts."}),
+		ended:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loopback_exec_runs_ended_total", Help: "Commands that have ended, by how."}, []string{"state"}),
+		hosts:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loopback_exec_hosts_total", Help: "Hosts on which a command has ended, by what came of it."}, []string{"state"}),
+		dropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "loopback_exec_output_dropped_bytes_total", Help: "Bytes of commands' output past what is kept of a host."}),
+	}
+	if r != nil {
+		r.MustRegister(m.started, m.ended, m.hosts, m.dropped)
+	}
+	return m
+}

@@ -1,0 +1,119 @@
+package storagetest
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/exec"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/server/storage"
+)
+
+func (b *bench) run(t *testing.T, requestID string) exec.Run {
+	t.Helper()
+	b.pass(time.Millisecond)
+	r := exec.Run{Meta: b.meta("exec"), State: exec.Running, RequestID: requestID, Actor: exec.Actor{ID: "key_1", Reason: "why"},
+		Command: exec.Command{Arguments: []string{"a", "$b"}, Timeout: time.Minute}, Stdin: []byte{0, 255}, Counts: map[exec.HostState]int{exec.Waiting: 2}}
+	b.write(t, func(ctx context.Context, tx *storage.Tx) (err error) {
+		if r, err = tx.PutExec(ctx, r); err != nil {
+			return err
+		}
+		return tx.PutExecHosts(ctx, r.ID, r.Scope, []exec.Host{
+			{ID: r.ID + "1", RunID: r.ID, HostID: "hst_1", Name: "one", Place: 0, State: exec.Waiting},
+			{ID: r.ID + "2", RunID: r.ID, HostID: "hst_2", Name: "two", Place: 1, State: exec.Waiting},
+		}, nil)
+	})
+	return r
+}
+
+var execs = []test{
+	{"a run is read as it was written, by its request too, and a request leads to one", func(t *testing.T, b *bench) {
+		r := b.run(t, "req-1")
+		b.run(t, "")
+		b.run(t, "")
+		got, err := b.DB.View().ExecByRequest(t.Context(), "key_1", "req-1")
+		if err != nil || got.ID != r.ID || got.Command.Arguments[1] != "$b" || !bytes.Equal(got.Stdin, r.Stdin) || got.Counts[exec.Waiting] != 2 || got.Actor.Reason != "why" {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		again := r
+		again.Meta = b.meta("exec")
+		err = b.DB.Observe(t.Context(), func(tx *storage.Tx) error { _, err := tx.PutExec(t.Context(), again); return err })
+		if fault.KindOf(err) != fault.Exists {
+			t.Errorf("a second run of one request: %v; wanted Exists", err)
+		}
+		page, _, err := b.DB.View().Execs(t.Context(), exec.Query{Readable: access.Everywhere()})
+		if err != nil || len(page) != 3 || page[2].ID != r.ID {
+			t.Errorf("got %d runs, %v; wanted three, the first last", len(page), err)
+		}
+		if page, _, _ := b.DB.View().Execs(t.Context(), exec.Query{}); len(page) != 0 {
+			t.Errorf("who may read nothing sees %d runs", len(page))
+		}
+	}},
+	{"hosts and output are found by what changed", func(t *testing.T, b *bench) {
+		r := b.run(t, "")
+		hosts, err := b.DB.View().ExecHosts(t.Context(), r.ID, 0)
+		if err != nil || len(hosts) != 2 || hosts[0].Name != "one" {
+			t.Fatalf("got %+v, %v", hosts, err)
+		}
+		before := hosts[0].Revision
+		changed := hosts[1]
+		changed.State, changed.ExitCode, changed.Exited, changed.EndedAt = exec.Unsuccessful, 7, true, b.now()
+		piece := exec.Output{OrderID: changed.ID, RunID: r.ID, HostID: "hst_2", Channel: exec.Stdout, Data: []byte{0, 255, 'x'}}
+		for range 2 { // stored again, it is there once
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+				return tx.PutExecHosts(ctx, r.ID, r.Scope, []exec.Host{changed}, []exec.Output{piece})
+			})
+		}
+		hosts, err = b.DB.View().ExecHosts(t.Context(), r.ID, before)
+		if err != nil || len(hosts) != 1 || hosts[0].ExitCode != 7 || !hosts[0].Exited || !hosts[0].EndedAt.Equal(changed.EndedAt) {
+			t.Errorf("got %+v, %v", hosts, err)
+		}
+		out, to, err := b.DB.View().ExecOutput(t.Context(), r.ID, 0, 10)
+		if err != nil || len(out) != 1 || !bytes.Equal(out[0].Data, piece.Data) || to != hosts[0].Revision {
+			t.Errorf("got %+v up to %d, %v", out, to, err)
+		}
+		if out, _, _ := b.DB.View().ExecOutput(t.Context(), r.ID, to, 10); len(out) != 0 {
+			t.Errorf("got %d pieces after the last", len(out))
+		}
+	}},
+	{"a run is led by one replica at a time", func(t *testing.T, b *bench) {
+		r := b.run(t, "")
+		lease := func(owner string) (got exec.Run, found bool) {
+			if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) (err error) {
+				got, found, err = tx.LeaseExec(t.Context(), owner, b.now(), b.now().Add(time.Minute))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return got, found
+		}
+		first, found := lease("a")
+		if !found || first.ID != r.ID || first.Attempt != 1 {
+			t.Errorf("got %+v, %t", first, found)
+		}
+		if _, found := lease("b"); found {
+			t.Error("it was leased twice")
+		}
+		hold := func(attempt int64) error {
+			return b.DB.Observe(t.Context(), func(tx *storage.Tx) error { return tx.HoldExec(t.Context(), r.ID, attempt, b.now().Add(time.Minute)) })
+		}
+		b.pass(50 * time.Second)
+		if err := hold(1); err != nil {
+			t.Error(err)
+		}
+		b.pass(50 * time.Second)
+		if _, found := lease("b"); found {
+			t.Error("a lease that was renewed was taken over")
+		}
+		b.pass(time.Minute)
+		if second, found := lease("b"); !found || second.Attempt != 2 {
+			t.Errorf("got %+v, %t", second, found)
+		}
+		if err := hold(1); fault.KindOf(err) != fault.Conflict {
+			t.Errorf("the first attempt goes on: %v", err)
+		}
+	}},
+}

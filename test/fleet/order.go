@@ -1,0 +1,79 @@
+package fleet
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/exec"
+	"github.com/loopbackd/loopback/stream"
+	"github.com/loopbackd/loopback/wire"
+)
+
+// Order is one that a simulated agent was given.
+type Order struct {
+	*pb.Order
+	dialer  wire.Dialer
+	session *Session
+}
+
+// Dial makes a connection for the order's stream.
+func (o Order) Dial(ctx context.Context) (stream.Conn, error) {
+	d := o.dialer
+	d.Stream = o.GetStream()
+	c, err := d.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	open, err := proto.Marshal(&pb.StreamOpen{Id: o.GetId(), Credential: o.GetCredential(), Instance: []byte(o.GetId())[:16]})
+	if err == nil {
+		err = c.Send(ctx, open)
+	}
+	if err == nil {
+		_, err = c.Receive(ctx)
+	}
+	if err != nil {
+		_ = c.Close() // the error is the one that is known
+		return nil, err
+	}
+	return c, nil
+}
+
+// Report answers an order on the control link.
+func (o Order) Report(ctx context.Context, r *pb.OrderReport) error {
+	r.Id = o.GetId()
+	return send(ctx, o.session.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_OrderReport{OrderReport: r}})
+}
+
+// Say is a machine that writes this for every command and ends with this code.
+func Say(text string, code int) func(context.Context, Order) {
+	return func(ctx context.Context, o Order) {
+		e := stream.New(stream.Options{})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = e.Keep(ctx, time.Minute, o.Dial) // whoever waits for the answer sees that it fails
+		}()
+		defer func() { e.Close(nil); <-ended }()
+		if _, err := bufio.NewReader(e.Reader(exec.ControlNumber)).ReadBytes('\n'); err != nil {
+			return
+		}
+		_, _ = e.Writer(exec.StdoutNumber).Write([]byte(text))
+		_ = e.Writer(exec.StdoutNumber).Close()
+		_ = e.Writer(exec.StderrNumber).Close()
+		line, _ := json.Marshal(exec.Result{ExitCode: code}) // plain fields
+		_, _ = e.Writer(exec.ControlNumber).Write(append(line, '\n'))
+		_ = e.Writer(exec.ControlNumber).Close()
+		_ = e.Flush(ctx)
+	}
+}
+
+// Hang is a machine whose command never ends.
+func Hang(ctx context.Context, o Order) {
+	e := stream.New(stream.Options{})
+	_ = e.Keep(ctx, time.Minute, o.Dial)
+}
