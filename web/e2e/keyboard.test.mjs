@@ -1,4 +1,4 @@
-// The work of a day without a mouse: mint, enrol, filter, label, act on many, revoke.
+// The work of a day without a mouse: mint, enrol, filter, label, act on many, revoke; give a role, ask for one, approve.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { key, launch, picture, url } from "./browser.mjs";
@@ -140,4 +140,69 @@ test("revoke the token", async () => {
   await page.keyboard.press("Enter");
   await page.getByRole("dialog").waitFor({ state: "hidden" });
   await page.getByRole("row").filter({ hasText: "by keyboard" }).getByText("revoked").waitFor();
+});
+
+async function call(method, body, as = key) {
+  const answer = await fetch(`${url}/api/loopback.v1.${method}`, { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${as}` }, body: JSON.stringify(body) });
+  return answer.json();
+}
+
+test("give a role, having seen what changes", async () => {
+  const { page } = b;
+  await call("UserService/CreateUser", { name: "keyboardist" });
+  await goTo(page, "Access: bindings");
+  await page.getByRole("heading", { name: "Bindings" }).waitFor();
+  await reach(page, "New binding");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  assert.equal((await focused(page)).name, "Who");
+  await page.keyboard.type("keyboardist");
+  await reach(page, "Role");
+  await page.keyboard.type("memb");
+  await reach(page, "See what changes");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").getByText("1 gains, nobody loses").waitFor();
+  await reach(page, "Give");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await page.getByRole("row").filter({ hasText: "keyboardist" }).waitFor();
+});
+
+test("ask for a role", async () => {
+  const { page } = b;
+  await call("GrantPolicyService/CreateGrantPolicy", { name: "by-keyboard", role: "operator", approvals: 1 });
+  await goTo(page, "Grants");
+  await page.getByRole("heading", { name: "Grants" }).waitFor();
+  await reach(page, "Ask for a role");
+  await page.keyboard.press("Enter");
+  await page.getByLabel("What is offered").waitFor();
+  await reach(page, "Why");
+  await page.keyboard.type("no hands");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "operator for you" }).waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("row").filter({ hasText: "no hands" }).getByText("pending").waitFor();
+});
+
+test("approve what somebody asks for, from what wants one", async () => {
+  const { page } = b;
+  await call("ServiceAccountService/CreateServiceAccount", { name: "asks-by-api" });
+  await call("BindingService/CreateBinding", { serviceAccount: "asks-by-api", role: "member" });
+  const made = await call("ApiKeyService/CreateApiKey", { name: "asks-by-api", serviceAccount: "asks-by-api", permissions: ["*"] });
+  await call("GrantService/RequestGrant", { role: "operator", reason: "a test" }, made.secret);
+  await page.getByRole("button", { name: /want.* you/ }).waitFor();
+  await page.reload();
+  await page.getByRole("button", { name: /want.* you/ }).waitFor();
+  await reach(page, /want.* you/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  if (!/asks-by-api/.test((await focused(page)).name)) await reach(page, /asks-by-api/);
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "operator for asks-by-api" }).waitFor();
+  await reach(page, "Approve…");
+  await page.keyboard.press("Enter");
+  await page.getByLabel("Comment").waitFor();
+  await reach(page, "Approve");
+  await page.keyboard.press("Enter");
+  await page.getByRole("row").filter({ hasText: "asks-by-api" }).getByText("active").waitFor();
 });

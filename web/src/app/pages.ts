@@ -26,6 +26,23 @@ export const access: Group = {
   ],
 };
 
+export const grants: Group = {
+  label: "Grants",
+  pages: [
+    { to: paths.grants, label: "Grants", needs: "grants.read" },
+    { to: paths.grantPolicies, label: "Policies", needs: "grant_policies.read" },
+  ],
+};
+
+export const audit: Group = {
+  label: "Audit log",
+  pages: [
+    { to: paths.audit, label: "Entries", needs: "audit.read" },
+    { to: paths.proof, label: "Proof", needs: "audit.verify" },
+    { to: paths.sinks, label: "Sinks", needs: "sinks.read" },
+  ],
+};
+
 export const groups: readonly Group[] = [
   one(paths.overview, "Overview", "hosts.read"),
   one(paths.hosts, "Hosts", "hosts.read"),
@@ -33,8 +50,9 @@ export const groups: readonly Group[] = [
   one(paths.tokens, "Tokens", "agent_tokens.list"),
   one(paths.releases, "Releases", "releases.read"),
   one(paths.operations, "Operations", "operations.read"),
+  grants,
   access,
-  one(paths.audit, "Audit log", "audit.read"),
+  audit,
   one(paths.keys, "API keys", "api_keys.read"),
   one(paths.settings, "Settings", "settings.read"),
 ];

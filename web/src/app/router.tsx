@@ -47,7 +47,7 @@ const enrol = createRoute({ getParentRoute: () => root, path: "/enrol", componen
 const tokens = createRoute({ getParentRoute: () => root, path: "/tokens", component: lazyRouteComponent(() => import("../pages/tokens"), "Tokens"), validateSearch: (s: Record<string, unknown>) => text(s, "state") });
 const releases = createRoute({ getParentRoute: () => root, path: "/releases", component: lazyRouteComponent(() => import("../pages/releases"), "Releases") });
 const operations = createRoute({ getParentRoute: () => root, path: "/operations", component: lazyRouteComponent(() => import("../pages/operations"), "Operations"), validateSearch: (s: Record<string, unknown>) => text(s, "state") });
-const audit = createRoute({ getParentRoute: () => root, path: "/audit", component: lazyRouteComponent(() => import("../pages/audit"), "Audit"), validateSearch: (s: Record<string, unknown>) => text(s, "action", "target", "actor") });
+const audit = createRoute({ getParentRoute: () => root, path: "/audit", component: lazyRouteComponent(() => import("../pages/audit"), "Audit"), validateSearch: (s: Record<string, unknown>) => text(s, "action", "target", "actor", "open") });
 const keys = createRoute({ getParentRoute: () => root, path: "/keys", component: lazyRouteComponent(() => import("../pages/keys"), "Keys") });
 const settings = createRoute({ getParentRoute: () => root, path: "/settings", component: lazyRouteComponent(() => import("../pages/settings"), "Settings") });
 
@@ -56,6 +56,10 @@ function lazily<const Path extends string>(path: Path, load: () => Promise<Recor
   return createRoute({ getParentRoute: () => root, path, component: lazyRouteComponent(load as never, name as never), validateSearch: (s: Record<string, unknown>) => text(s, ...search) });
 }
 
+const grants = lazily(paths.grants, () => import("../pages/grants/grants"), "Grants", "show", "mine", "open", "at");
+const grantPolicies = lazily(paths.grantPolicies, () => import("../pages/grants/policies"), "Policies", "open");
+const proof = lazily(paths.proof, () => import("../pages/audit/proof"), "Proof");
+const sinks = lazily(paths.sinks, () => import("../pages/audit/sinks"), "Sinks", "open");
 const people = lazily(paths.people, () => import("../pages/access/people"), "People", "open");
 const groups = lazily(paths.groups, () => import("../pages/access/groups"), "Groups", "open");
 const serviceAccounts = lazily(paths.serviceAccounts, () => import("../pages/access/accounts"), "ServiceAccounts", "open");
@@ -67,7 +71,7 @@ const account = createRoute({ getParentRoute: () => root, path: "/account", comp
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: "/device", component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, people, groups, serviceAccounts, roles, bindings, questions]),
+  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, questions]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

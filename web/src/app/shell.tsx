@@ -1,14 +1,18 @@
 // The frame around every page: where one is, where one can go, and whether what is seen is live.
 import { Link, Outlet, useLocation } from "@tanstack/react-router";
-import { useLayoutEffect, useState } from "react";
+import { lazy, Suspense, useLayoutEffect, useState } from "react";
 import { Button, Command, Empty, Page, cx } from "../ui/basics";
 import { useLive } from "./live";
-import { groups, pageAt } from "./pages";
+import { grants, groups, pageAt } from "./pages";
 import { Palette } from "./palette";
 import { paths } from "./paths";
 import { usePlace } from "./place";
 import { useSession, Wordmark } from "./session";
 import { applyTheme, theme, type Theme } from "./theme";
+
+// What wants attention is looked for once the page is there.
+const Attention = lazy(() => import("./attention").then((m) => ({ default: m.Attention })));
+const Count = lazy(() => import("./attention").then((m) => ({ default: m.Count })));
 
 export function Shell() {
   const [menu, setMenu] = useState(false);
@@ -47,6 +51,9 @@ export function Shell() {
           <span className="flex-1 text-left">Go to…</span>
           <kbd className="rounded border border-line bg-sunk px-1 font-sans text-[11px]">{/Mac/.test(navigator.platform) ? "⌘" : "Ctrl"} K</kbd>
         </button>
+        <Suspense>
+          <Attention />
+        </Suspense>
         <NavLinks close={() => setMenu(false)} />
         <span className="flex-1" />
         <Foot />
@@ -90,6 +97,11 @@ function NavLinks({ close }: { close: () => void }) {
           <li key={g.label}>
             <Link to={first.to} search={((old: { in?: string }) => ({ in: old.in })) as never} onClick={close} aria-current={current ? (at === here.to ? "page" : true) : undefined} className={cx("flex h-8 items-center rounded-md px-2.5", current ? "bg-accent-wash font-medium text-accent" : "hover:bg-sunk")}>
               <span className="flex-1">{g.label}</span>
+              {g === grants && (
+                <Suspense>
+                  <Count />
+                </Suspense>
+              )}
             </Link>
           </li>
         );

@@ -39,7 +39,8 @@ export function useName(kind: SubjectKind | "role", id: string): string {
   const all = useQuery({ queryKey: [l.key, "all"], enabled: may(l.needs), queryFn: l.all, staleTime: 60_000 });
   const known = all.data?.items.find((x) => x.id === id);
   const one = useQuery({ queryKey: [l.key, "one", id], enabled: may(l.needs) && !all.isPending && !known && id !== "", queryFn: () => l.one(id), staleTime: 60_000, retry: false });
-  return known?.name ?? one.data?.name ?? id;
+  // The built-in roles are called by their ids, also where one may read no roles.
+  return known?.name ?? one.data?.name ?? /^rol_(owner|admin|operator|member|auditor)$/.exec(id)?.[1] ?? id;
 }
 
 export function Subject({ kind, id }: { kind: string; id: string }) {
