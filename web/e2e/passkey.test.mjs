@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import axe from "@axe-core/playwright";
-import { key, launch, launchWithPasskeys, picture, url } from "./browser.mjs";
+import { key, launch, launchWithPasskeys, picture, signIn, url } from "./browser.mjs";
 
 const AxeBuilder = axe.default ?? axe;
 const run = promisify(execFile);
@@ -152,6 +152,25 @@ test("signing in with it; one by one they are removed, the last not without a wo
   await page.goto(url);
   await page.getByRole("button", { name: "Continue with a passkey" }).click();
   await page.getByRole("alert").filter({ hasText: "passkey_unknown" }).waitFor();
+});
+
+test("an administrator invites where people are made", async () => {
+  const other = await launch();
+  try {
+    const { page } = other;
+    await signIn(page);
+    await page.goto(`${url}/access/people`);
+    await page.getByRole("button", { name: "ada", exact: true }).click();
+    await page.getByRole("button", { name: "Invite…" }).click();
+    await page.getByRole("button", { name: "Make link" }).click();
+    const text = await page.getByLabel("link").textContent();
+    assert.match(text, /^https:\/\/localhost:\d+\/invite#lbi_/);
+    await picture(page, "people-invited");
+    await page.getByRole("button", { name: "Done" }).click();
+    assert.ok(!(await page.content()).includes("lbi_"), "the link is still in the page");
+  } finally {
+    await other.close();
+  }
 });
 
 test("the sign-in page: another name says so plainly; many providers with long names", async () => {

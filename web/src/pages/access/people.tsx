@@ -3,13 +3,15 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
 import { access as api } from "../../api/access";
+import { api as invitations } from "../../api/client";
+import { InvitationService } from "../../api/gen/loopback/v1/invitation_pb";
 import { UserService, type User } from "../../api/gen/loopback/v1/principal_pb";
 import { command } from "../../api/shell";
 import { usePages, useShown } from "../../app/list";
 import { access } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
-import { Ago, Button, Card, Dialog, Empty, Facts, Field, Input, Page, Problem, State, Waiting } from "../../ui/basics";
+import { Ago, Button, Card, Command, Dialog, Empty, Facts, Field, Input, Page, Problem, State, Waiting } from "../../ui/basics";
 import { call, FormDialog, useAct } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
 import { OrganisationField } from "./organisation";
@@ -83,13 +85,31 @@ function Make({ close }: { close: () => void }) {
   );
 }
 
-type Act = "change" | "disable" | "enable" | "delete";
+/** The link of an invitation, shown once. */
+function Link({ of, url, close }: { of: User; url: string; close: () => void }) {
+  return (
+    <Dialog title={`Invitation of ${of.name}`} open close={close}>
+      <p>
+        Shown <strong>once</strong>. It works once, within three days.
+      </p>
+      <Command text={url} label="link" />
+      <div className="flex justify-end">
+        <Button kind="primary" onClick={close}>
+          Done
+        </Button>
+      </div>
+    </Dialog>
+  );
+}
+
+type Act = "invite" | "change" | "disable" | "enable" | "delete";
 
 function One({ u, close }: { u: User; close: () => void }) {
   const { why } = useSession();
   const queries = useQueryClient();
   const act = useAct();
   const [doing, setDoing] = useState<Act>();
+  const [link, setLink] = useState("");
   const [email, setEmail] = useState(u.email);
   const [identity, setIdentity] = useState(u.identity);
   const [description, setDescription] = useState(u.description);
@@ -100,6 +120,19 @@ function One({ u, close }: { u: User; close: () => void }) {
       setDoing(undefined);
       if (doing === "delete") close();
     });
+  if (doing === "invite") return link ? <Link of={u} url={link} close={close} /> : (
+    <FormDialog
+      title={`Invite ${u.name}?`}
+      close={close}
+      back={() => setDoing(undefined)}
+      act={act}
+      label="Make link"
+      submit={() => void act.run(async () => setLink((await invitations.invitations.createInvitation({ user: u.id })).url))}
+      same={{ cli: command(`user invite ${u.id}`), api: call(InvitationService.method.createInvitation, { user: u.id }) }}
+    >
+      <p>It makes a link by which they make a passkey and come in, once, within three days. Whoever has the link comes in as them: send it by a way that only they read.</p>
+    </FormDialog>
+  );
   if (doing === "change") {
     const request = { user: u.id, email: email === u.email ? undefined : email, identity: identity === u.identity ? undefined : identity, description: description === u.description ? undefined : description, revision: u.revision };
     return (
@@ -149,6 +182,9 @@ function One({ u, close }: { u: User; close: () => void }) {
       <WhatCan kind="user" name={u.name} />
       <div className="flex flex-wrap justify-end gap-2">
         <Button onClick={close}>Close</Button>
+        <Button why={u.disabledAt ? "they are disabled: enable them first" : why("invitations.create")} onClick={() => setDoing("invite")}>
+          Invite…
+        </Button>
         <Button why={why("users.update")} onClick={() => setDoing("change")}>
           Change…
         </Button>
