@@ -70,7 +70,10 @@ type Options struct {
 	// Troubles is what stands in this host's way now, in the codes of the doctor; looked at every ten minutes. Nil: nothing.
 	Troubles func() []host.Trouble
 
-	Runner  exec.Runner      // of commands; nil: systemd's, or a plain one where that does not run
+	Runner exec.Runner // of commands; nil: systemd's, or a plain one where that does not run
+	// Shell begins a shell, or says why it does not. Nil: there are none on this host.
+	Shell func(ctx context.Context, o link.ShellOrder) error
+
 	Machine inventory.Source // the zero value is this machine
 	Dial    link.Dial        // nil: by package wire, as Config says
 }
@@ -135,7 +138,7 @@ func (a *Agent) assemble() (err error) {
 	a.health = a.Health()
 	a.link, err = link.New(link.Options{
 		Config: o.Config, Store: a.store, Host: a, Version: o.Version, BootID: o.Machine.BootID(), Uptime: uptime, Log: a.log,
-		Dial: o.Dial, Parted: a.parted, Held: a.sections.good, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
+		Dial: o.Dial, Parted: a.parted, Held: a.sections.good, Shell: o.Shell, Promise: func(d time.Duration) { o.Systemd.Promise("link", d) },
 	})
 	if err != nil {
 		return err

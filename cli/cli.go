@@ -101,6 +101,10 @@ func (a *app) report(err error) int {
 		a.complain(err.Error(), first(u.hint, "add --help to see what the command takes"))
 		return fault.Invalid.ExitCode()
 	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
 	e := fault.Of(err)
 	message := e.Message
 	if len(e.Violations) > 0 || e.Kind == fault.Internal {
@@ -191,6 +195,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.settingsCommand(), a.operationCommand(),
 		a.releaseCommand(), a.apiKeyCommand(), a.auditCommand(), a.sinkCommand(), a.replicaCommand(),
 		a.userCommand(), a.groupCommand(), a.serviceAccountCommand(), a.roleCommand(), a.bindingCommand(), a.grantCommand(), a.grantPolicyCommand(), a.reviewCommand(), a.accessCommand(), a.signInCommand(), a.passkeyCommand(), a.invitationCommand(), a.providerCommand(),
+		a.shellCommand(), a.sessionCommand(),
 		a.loginCommand(), a.logoutCommand(), a.contextCommand(), a.whoamiCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	suggest(root)

@@ -56,6 +56,7 @@ type api struct {
 	providers     loopbackv1connect.ProviderServiceClient
 	passkeys      loopbackv1connect.PasskeyServiceClient
 	invitations   loopbackv1connect.InvitationServiceClient
+	shells        loopbackv1connect.ShellServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -126,6 +127,7 @@ func newAPI(s account, version string) (*api, error) {
 		invitations:   loopbackv1connect.NewInvitationServiceClient(c, u, o),
 		passkeys:      loopbackv1connect.NewPasskeyServiceClient(c, u, o),
 		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),
+		shells:        loopbackv1connect.NewShellServiceClient(c, u, o),
 	}, nil
 }
 

@@ -90,6 +90,9 @@ func (r *Range) Root() Hash {
 	return h
 }
 
+// Clone is a Range of its own over the same leaves.
+func (r *Range) Clone() *Range { return &Range{size: r.size, peaks: append([]Hash(nil), r.peaks...)} }
+
 // Tree reads the hashes of a stored tree: that of the perfect subtree over the leaves index<<level to (index+1)<<level.
 type Tree func(level int, index int64) (Hash, error)
 

@@ -25,6 +25,7 @@ import (
 
 // handler is everything on the one port.
 func (s *Server) handler() http.Handler {
+	options := rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping}
 	api := rpc.Handler(rpc.Services{
 		Access:          rpc.Access{Service: s.questions, Policies: s.policies},
 		AccessReviews:   rpc.AccessReviews{Service: s.reviews},
@@ -49,12 +50,13 @@ func (s *Server) handler() http.Handler {
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
 		Replicas:        rpc.Replicas{Service: s.replicas},
 		Sessions:        rpc.Sessions{Service: s.apikeys, SignIns: s.signIns, Deployment: s.deployment.ID, Version: s.options.Version},
+		Shells:          rpc.Shells{Service: s.shells, Authenticate: s.credentials},
 		Settings:        rpc.Settings{Service: s.settings},
 		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers, PublicURL: s.options.Settings.PublicURL, Domain: s.passkeys.Domain()},
 		Sinks:           rpc.Sinks{Service: s.sinks},
 		Tokens:          rpc.Tokens{Service: s.tokens},
 		Workspaces:      rpc.Workspaces{Service: s.tenants},
-	}, s.credentials, rpc.Options{Logger: s.log, Address: s.address, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping})
+	}, s.credentials, options)
 	mux := http.NewServeMux()
 	mux.Handle("/api/", http.StripPrefix("/api", s.sessions.Wrap(api)))
 	mux.Handle("/session", s.anonymous(s.sessions))
@@ -75,6 +77,7 @@ func (s *Server) handler() http.Handler {
 	all.HandleFunc("/agent/v1/link", s.wire.ServeLink)
 	all.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
 	all.Handle(wire.StreamPath, s.streams)
+	all.Handle("GET /shell/v1/{session}", s.sessions.Wrap(rpc.Terminal(s.shells, s.credentials, options)))
 	all.Handle("/", patient{s.options.Settings.Limits.ReadTimeout, s.options.Settings.Limits.WriteTimeout, s.meters.cut}.handler(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")

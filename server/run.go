@@ -96,6 +96,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("signing the audit log", s.ledger.Run)
 	work("having hosts remember the audit log", s.witnesses.Run)
 	work("deleting what the audit log no longer keeps", s.retention.Run)
+	work("keeping shell sessions", s.shells.Run)
 	work("noting the ends of grants", s.grants.Run)
 	work("ending reviews of access", s.reviews.Run)
 	work("shipping the audit log", s.shipper.Run)

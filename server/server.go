@@ -56,6 +56,7 @@ import (
 	"github.com/loopbackd/loopback/server/review"
 	"github.com/loopbackd/loopback/server/rpc"
 	"github.com/loopbackd/loopback/server/settings"
+	"github.com/loopbackd/loopback/server/shell"
 	signins "github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
@@ -102,6 +103,7 @@ type Server struct {
 	hub       *link.Hub
 	wire      *wire.Server
 	streams   *stream.Service
+	shells    *shell.Service
 	policy    *access.Policy
 	engine    *rules.Engine
 	questions *rules.Service
@@ -344,6 +346,12 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.streams.Adopt(adopt(s.execs))
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
+	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s.hub, s.streams}, shell.Options{
+		Dir: filepath.Join(set.DataDir, "recordings"), Replica: s.replica, Policy: s.policy, Seal: seal, Now: now, Logger: o.Logger,
+	}); err != nil {
+		return err
+	}
+	s.streams.Adopt(adoptShell(s.shells))
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
 	s.changes = change.NewService(rpc.Grantable())
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)

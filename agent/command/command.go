@@ -44,6 +44,7 @@ func commands() []command {
 		{"run", "keep this host linked to its control plane (what the service does)", runAgent},
 		{"status", "show how the agent on this host is", showStatus},
 		{"doctor", "find out what stands in the agent's way, and what to change", runDoctor},
+		{"shell-host", "keep one shell session (the agent starts it)", runShellHost},
 		{"uninstall", "stop the agent and remove what install made", runUninstall},
 		{"version", "print the version", printVersion},
 	}

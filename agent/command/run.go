@@ -4,11 +4,14 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 
 	"github.com/loopbackd/loopback/agent"
 	"github.com/loopbackd/loopback/agent/config"
 	"github.com/loopbackd/loopback/agent/doctor"
 	"github.com/loopbackd/loopback/agent/inventory"
+	"github.com/loopbackd/loopback/agent/link"
+	"github.com/loopbackd/loopback/agent/shell"
 	"github.com/loopbackd/loopback/agent/systemd"
 	"github.com/loopbackd/loopback/host"
 )
@@ -25,11 +28,22 @@ func runAgent(ctx context.Context, env Environment, args []string) error {
 	if err != nil {
 		return err
 	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	shells := shell.Launcher{
+		Allowed: c.Allow.Shell, Dir: shell.DefaultDir, StateDir: p.state, Program: program,
+		Args: []string{"shell-host", "--config", p.config, "--state-dir", p.state, "--order"},
+	}
 	level := new(slog.LevelVar)
 	machine := inventory.Source{Boot: env.Getenv("LOOPBACK_BOOT_ID")} // as the unit says
 	a, err := agent.New(agent.Options{
 		Config: c, StateDir: p.state, Socket: p.socket, Version: env.Version, Level: level, Machine: machine,
 		Log: slog.New(logHandler(env.Stderr, level, env.Getenv("JOURNAL_STREAM") != "")), Systemd: systemd.FromEnvironment(env.Getenv),
+		Shell: func(ctx context.Context, o link.ShellOrder) error {
+			return shells.Launch(ctx, o.Order, o.Stream, o.Credential, o.Endpoint)
+		},
 		Troubles: func() []host.Trouble { return doctor.Troubles(doctor.Options{ConfigPath: p.config, StateDir: p.state}) },
 	})
 	if err != nil {

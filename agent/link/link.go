@@ -132,7 +132,9 @@ type Options struct {
 	Parted func(state.Identity) error
 	// Held is a section as it is held; false where it is not. Nil: none is.
 	Held func(name string) (section.Section, bool)
-	Log  *slog.Logger
+	// Shell begins a shell and says why it does not; it may take its time. Nil: there are none here.
+	Shell func(ctx context.Context, o ShellOrder) error
+	Log   *slog.Logger
 
 	// Dial connects to one endpoint; nil: by package wire, as Config says.
 	Dial Dial

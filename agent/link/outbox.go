@@ -20,12 +20,13 @@ type outbox struct {
 	orders        *[]*pb.OrderReport
 	wantInventory *bool
 	wantHealth    *bool
+	answers       *[]*pb.ShellAnswer
 }
 
 func newOutbox() outbox {
 	return outbox{
 		wake: make(chan struct{}, 1), mu: &sync.Mutex{}, reports: map[string]section.Status{},
-		requests: map[string]section.Revision{}, orders: new([]*pb.OrderReport), wantInventory: new(bool), wantHealth: new(bool),
+		requests: map[string]section.Revision{}, orders: new([]*pb.OrderReport), wantInventory: new(bool), wantHealth: new(bool), answers: new([]*pb.ShellAnswer),
 	}
 }
 
@@ -42,6 +43,8 @@ func (o outbox) put(change func()) {
 func (o outbox) inventory() { o.put(func() { *o.wantInventory = true }) }
 func (o outbox) health()    { o.put(func() { *o.wantHealth = true }) }
 
+func (o outbox) answer(a *pb.ShellAnswer) { o.put(func() { *o.answers = append(*o.answers, a) }) }
+
 func (o outbox) clear() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -49,6 +52,7 @@ func (o outbox) clear() {
 	clear(o.requests)
 	*o.orders = nil // who asks again is answered again
 	*o.wantInventory, *o.wantHealth = false, false
+	*o.answers = nil
 	select {
 	case <-o.wake:
 	default:
@@ -64,9 +68,14 @@ func (o outbox) drain(h Host, ongoing func() []*pb.LinkTrouble) []*pb.AgentFrame
 	clear(o.reports)
 	clear(o.requests)
 	*o.wantInventory, *o.wantHealth = false, false
+	answers := *o.answers
+	*o.answers = nil
 	o.mu.Unlock()
 
 	var out []*pb.AgentFrame
+	for _, a := range answers {
+		out = append(out, &pb.AgentFrame{Body: &pb.AgentFrame_Shell{Shell: a}})
+	}
 	for _, name := range slices.Sorted(maps.Keys(reports)) {
 		out = append(out, &pb.AgentFrame{Body: &pb.AgentFrame_SectionReport{
 			SectionReport: &pb.SectionReport{Section: heldOut(reports[name])}}})

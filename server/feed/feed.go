@@ -17,6 +17,7 @@ type Kind string
 
 // The kinds.
 const (
+	Shell        Kind = "shell_session"
 	Organisation Kind = "organisation"
 	Project      Kind = "project"
 	Workspace    Kind = "workspace"

@@ -37,6 +37,7 @@ type outbox struct {
 	orders   []*pb.Order
 	rekey    bool
 	split    bool
+	shells   []*pb.ShellOrder
 	flushing bool // somebody is at it
 }
 
@@ -149,6 +150,9 @@ func (p *peer) next() [][]byte {
 		case p.outbox.split:
 			p.outbox.split = false
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_Split{Split: &pb.Split{Reason: reasonSplit}}}
+		case len(p.outbox.shells) > 0:
+			m = &pb.ServerFrame{Body: &pb.ServerFrame_Shell{Shell: p.outbox.shells[0]}}
+			p.outbox.shells = p.outbox.shells[1:]
 		case p.outbox.key != nil:
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_KeyAccepted{KeyAccepted: p.outbox.key}}
 			p.outbox.key = nil

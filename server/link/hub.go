@@ -115,6 +115,7 @@ type Hub struct {
 	ledger    *ledger
 	recall    *recall
 	flushers  flushers
+	shells    shells
 
 	replicas sync.Mutex
 	leased   map[string]bool // other replicas that have a lease

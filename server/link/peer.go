@@ -237,6 +237,8 @@ func (p *peer) dispatch(now time.Time, f *pb.AgentFrame) {
 		p.ordered(body.OrderReport)
 	case *pb.AgentFrame_SectionHeld:
 		p.adopt(known, body.SectionHeld)
+	case *pb.AgentFrame_Shell:
+		p.shell(body.Shell)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/shell"
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/sink"
 	"github.com/loopbackd/loopback/tenant"
@@ -101,6 +102,12 @@ var Permissions = []Permission{
 	{review.Read, "see what is or was under review, who answered and why"},
 	{review.Answer, "keep what others hold under a review, or revoke it; never one's own"},
 	{review.Cancel, "end reviews before their time"},
+	{shell.Open, "open shells on hosts; tier 0: named in a role and given for a time only"},
+	{shell.Join, "type into shells that others opened; tier 0"},
+	{shell.Watch, "watch shells as they happen"},
+	{shell.Kill, "end shells; one's own are ended by whoever holds it anywhere"},
+	{shell.Read, "see who had a shell where, when and why"},
+	{shell.Replay, "replay and export the recordings of shells"},
 	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
 	{audit.Retain, "set how long entries of the audit log keep their bodies, and put them on hold"},
 	{sink.Create, "send the audit log somewhere"},

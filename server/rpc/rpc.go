@@ -53,6 +53,7 @@ type Services struct {
 	Releases        loopbackv1connect.ReleaseServiceHandler
 	Sessions        loopbackv1connect.SessionServiceHandler
 	Settings        loopbackv1connect.SettingsServiceHandler
+	Shells          loopbackv1connect.ShellServiceHandler
 	SignIns         loopbackv1connect.SignInServiceHandler
 	Providers       loopbackv1connect.ProviderServiceHandler
 	Sinks           loopbackv1connect.SinkServiceHandler
@@ -133,6 +134,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewReleaseServiceHandler(or[loopbackv1connect.ReleaseServiceHandler](s.Releases, loopbackv1connect.UnimplementedReleaseServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSessionServiceHandler(or[loopbackv1connect.SessionServiceHandler](s.Sessions, loopbackv1connect.UnimplementedSessionServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSettingsServiceHandler(or[loopbackv1connect.SettingsServiceHandler](s.Settings, loopbackv1connect.UnimplementedSettingsServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewShellServiceHandler(or[loopbackv1connect.ShellServiceHandler](s.Shells, loopbackv1connect.UnimplementedShellServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewProviderServiceHandler(or[loopbackv1connect.ProviderServiceHandler](s.Providers, loopbackv1connect.UnimplementedProviderServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSignInServiceHandler(or[loopbackv1connect.SignInServiceHandler](s.SignIns, loopbackv1connect.UnimplementedSignInServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSinkServiceHandler(or[loopbackv1connect.SinkServiceHandler](s.Sinks, loopbackv1connect.UnimplementedSinkServiceHandler{}), opts...))

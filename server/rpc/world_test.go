@@ -15,6 +15,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	noun "github.com/loopbackd/loopback/apikey"
 	act "github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
 	lent "github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
@@ -45,14 +46,17 @@ import (
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/review"
 	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/shell"
 	"github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/server/witness"
+	held "github.com/loopbackd/loopback/shell"
 	visit "github.com/loopbackd/loopback/signin"
 	drain "github.com/loopbackd/loopback/sink"
+	"github.com/loopbackd/loopback/stream"
 	place "github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/test/plane"
 	"github.com/loopbackd/loopback/trust"
@@ -120,7 +124,8 @@ func newWorld(t *testing.T) *world {
 		Changes:       rpc.Changes{Service: change.NewService(rpc.Grantable())},
 		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
-		Roles: rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
+		Shells: rpc.Shells{Service: shells(t, p, policies, rules)},
+		Roles:  rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
 	}
 	w.holder(t, "administrator", access.Scope{})
@@ -153,7 +158,7 @@ func newWorld(t *testing.T) *world {
 // holder makes a key that holds everything over a scope, and lets its holder in.
 func (w *world) holder(t *testing.T, name string, at access.Scope) {
 	t.Helper()
-	k := noun.Key{Meta: place.Meta{ID: id.New("key", w.plane.Clock.Now()), Name: name}, Scope: at, Permissions: []access.Permission{access.All}, ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
+	k := noun.Key{Meta: place.Meta{ID: id.New("key", w.plane.Clock.Now()), Name: name}, Scope: at, Permissions: append([]access.Permission{access.All}, access.TierZero()...), ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
 	err := w.db.Observe(t.Context(), func(tx *storage.Tx) error { _, err := tx.PutKey(t.Context(), k); return err })
 	if err != nil {
 		t.Fatal(err)
@@ -205,6 +210,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	look := looked.Review{Meta: place.Meta{ID: id.New("rvw", w.plane.Clock.Now()), Name: name}, Scope: at, Description: name, State: looked.Open, DueAt: w.plane.Clock.Now().Add(time.Hour),
 		Counts: map[looked.Verdict]int{looked.Unasked: 1}}
 	seen := looked.Item{ReviewID: look.ID, BindingID: binding.ID, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Verdict: looked.Unasked}
+	session := held.Session{Meta: place.Meta{ID: id.New("ses", w.plane.Clock.Now()), Name: name}, Scope: at, HostID: machine.ID, HostName: name, Principal: user.ID, Who: name,
+		Reason: name, State: held.Ended, EndReason: name, Replica: "here"}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -255,6 +262,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if err := tx.PutReviewItem(t.Context(), seen); err != nil {
 			return err
 		}
+		if _, err := tx.PutShellSession(t.Context(), session); err != nil {
+			return err
+		}
 		if _, err := tx.PutWitness(t.Context(), remembered.Stored{HostID: machine.ID, Scope: at, Log: 1, Size: 1, Step: remembered.Step{Key: "k", Checkpoint: "c"}}); err != nil {
 			return err
 		}
@@ -282,6 +292,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"grant":        {"id": loan.ID},
 		"grant policy": {"id": offer.ID},
 		"review":       {"id": look.ID},
+		"session":      {"id": session.ID},
 		"idp":          {"id": login.ID, "name": name},
 	}
 }
@@ -311,6 +322,26 @@ func grants(t *testing.T, p *plane.Plane, s *policy.Service, people *principal.S
 	}
 	return out
 }
+
+func shells(t *testing.T, p *plane.Plane, s *policy.Service, rules *access.Policy) *shell.Service {
+	t.Helper()
+	out, err := shell.NewService(storage.Bind[shell.Reader, shell.Tx](p.DB), p.Hosts, p.Fleet, places{s}, nobody{}, shell.Options{
+		Dir: t.TempDir(), Reserve: 1, Replica: "here", Policy: rules, Seal: make([]byte, 32), Now: p.Clock.Now, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// nobody has hosts.
+type nobody struct{}
+
+func (nobody) Start(context.Context, string, string, []byte, *stream.End) (func(), error) {
+	return func() {}, fault.New(fault.Unavailable, "host_not_linked", "no host is linked")
+}
+
+func (nobody) Expect(string, string, *stream.End) func() { return func() {} }
 
 func sinks(t *testing.T, p *plane.Plane) *sink.Service {
 	t.Helper()

@@ -21,6 +21,7 @@ const module = "github.com/loopbackd/loopback/"
 var nouns = []string{
 	"access", "apikey", "audit", "durable", "exec", "fault", "grant", "host", "id", "invitation", "label", "ledger", "operation", "passkey", "policy", "principal", "provider", "query", "release", "replica",
 	"review", "secret", "section", "settings", "signin", "sink", "stream", "tenant", "token", "trust", "webhook", "witness",
+	"recording", "shell",
 }
 
 // A rule says what the packages under a folder may import of this module; the longest matching folder decides. What is

@@ -46,6 +46,7 @@ type AgentFrame struct {
 	//	*AgentFrame_SplitKey
 	//	*AgentFrame_SectionHeld
 	//	*AgentFrame_OrderReport
+	//	*AgentFrame_Shell
 	Body          isAgentFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -214,6 +215,15 @@ func (x *AgentFrame) GetOrderReport() *OrderReport {
 	return nil
 }
 
+func (x *AgentFrame) GetShell() *ShellAnswer {
+	if x != nil {
+		if x, ok := x.Body.(*AgentFrame_Shell); ok {
+			return x.Shell
+		}
+	}
+	return nil
+}
+
 type isAgentFrame_Body interface {
 	isAgentFrame_Body()
 }
@@ -275,6 +285,10 @@ type AgentFrame_OrderReport struct {
 	OrderReport *OrderReport `protobuf:"bytes,14,opt,name=order_report,json=orderReport,proto3,oneof"`
 }
 
+type AgentFrame_Shell struct {
+	Shell *ShellAnswer `protobuf:"bytes,40,opt,name=shell,proto3,oneof"`
+}
+
 func (*AgentFrame_Enrol) isAgentFrame_Body() {}
 
 func (*AgentFrame_Hello) isAgentFrame_Body() {}
@@ -303,6 +317,8 @@ func (*AgentFrame_SectionHeld) isAgentFrame_Body() {}
 
 func (*AgentFrame_OrderReport) isAgentFrame_Body() {}
 
+func (*AgentFrame_Shell) isAgentFrame_Body() {}
+
 // ServerFrame is what the control plane sends.
 type ServerFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -322,6 +338,7 @@ type ServerFrame struct {
 	//	*ServerFrame_SectionWanted
 	//	*ServerFrame_Order
 	//	*ServerFrame_SectionPart
+	//	*ServerFrame_Shell
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -490,6 +507,15 @@ func (x *ServerFrame) GetSectionPart() *SectionPart {
 	return nil
 }
 
+func (x *ServerFrame) GetShell() *ShellOrder {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Shell); ok {
+			return x.Shell
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -550,6 +576,10 @@ type ServerFrame_SectionPart struct {
 	SectionPart *SectionPart `protobuf:"bytes,16,opt,name=section_part,json=sectionPart,proto3,oneof"`
 }
 
+type ServerFrame_Shell struct {
+	Shell *ShellOrder `protobuf:"bytes,40,opt,name=shell,proto3,oneof"`
+}
+
 func (*ServerFrame_Enrolled) isServerFrame_Body() {}
 
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
@@ -577,6 +607,8 @@ func (*ServerFrame_SectionWanted) isServerFrame_Body() {}
 func (*ServerFrame_Order) isServerFrame_Body() {}
 
 func (*ServerFrame_SectionPart) isServerFrame_Body() {}
+
+func (*ServerFrame_Shell) isServerFrame_Body() {}
 
 // Proof of possession of the identity key: Ed25519 over "loopback identity 1\0" ‖ role ‖ 0 ‖ host id ‖ 0 ‖ handshake hash,
 // where role is "enrol" (host id empty) or "hello".
@@ -2943,11 +2975,168 @@ func (x *OrderReport) GetExitCode() int32 {
 	return 0
 }
 
+// Begins a shell. A session is begun once: the same order again is answered from what became of the first.
+type ShellOrder struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// shell.Order as JSON.
+	Order []byte `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
+	// What to dial for the session's stream, and by what right.
+	Stream     string `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
+	Credential []byte `protobuf:"bytes,4,opt,name=credential,proto3" json:"credential,omitempty"`
+	// An order that comes later is not carried out.
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShellOrder) Reset() {
+	*x = ShellOrder{}
+	mi := &file_loopback_v1_link_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShellOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShellOrder) ProtoMessage() {}
+
+func (x *ShellOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShellOrder.ProtoReflect.Descriptor instead.
+func (*ShellOrder) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ShellOrder) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ShellOrder) GetOrder() []byte {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *ShellOrder) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *ShellOrder) GetCredential() []byte {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *ShellOrder) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+type ShellAnswer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Kind, code, message and hint of why there is no session; empty where it begins.
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Code          string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Hint          string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShellAnswer) Reset() {
+	*x = ShellAnswer{}
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShellAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShellAnswer) ProtoMessage() {}
+
+func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShellAnswer.ProtoReflect.Descriptor instead.
+func (*ShellAnswer) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ShellAnswer) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ShellAnswer) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ShellAnswer) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ShellAnswer) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ShellAnswer) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 var File_loopback_v1_link_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\xc2\x06\n" +
+	"\x16loopback/v1/link.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\x1a\x16loopback/v1/host.proto\"\xf4\x06\n" +
 	"\n" +
 	"AgentFrame\x12*\n" +
 	"\x05enrol\x18\x01 \x01(\v2\x12.loopback.v1.EnrolH\x00R\x05enrol\x12*\n" +
@@ -2964,8 +3153,9 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x10challenge_answer\x18\v \x01(\v2\x1c.loopback.v1.ChallengeAnswerH\x00R\x0fchallengeAnswer\x124\n" +
 	"\tsplit_key\x18\f \x01(\v2\x15.loopback.v1.SplitKeyH\x00R\bsplitKey\x12>\n" +
 	"\fsection_held\x18\r \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\vsectionHeld\x12=\n" +
-	"\forder_report\x18\x0e \x01(\v2\x18.loopback.v1.OrderReportH\x00R\vorderReportB\x06\n" +
-	"\x04body\"\x87\x06\n" +
+	"\forder_report\x18\x0e \x01(\v2\x18.loopback.v1.OrderReportH\x00R\vorderReport\x120\n" +
+	"\x05shell\x18( \x01(\v2\x18.loopback.v1.ShellAnswerH\x00R\x05shellB\x06\n" +
+	"\x04body\"\xb8\x06\n" +
 	"\vServerFrame\x123\n" +
 	"\benrolled\x18\x01 \x01(\v2\x15.loopback.v1.EnrolledH\x00R\benrolled\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.loopback.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -2981,7 +3171,8 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x05split\x18\v \x01(\v2\x12.loopback.v1.SplitH\x00R\x05split\x12C\n" +
 	"\x0esection_wanted\x18\f \x01(\v2\x1a.loopback.v1.SectionWantedH\x00R\rsectionWanted\x12*\n" +
 	"\x05order\x18\r \x01(\v2\x12.loopback.v1.OrderH\x00R\x05order\x12=\n" +
-	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPartB\x06\n" +
+	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPart\x12/\n" +
+	"\x05shell\x18( \x01(\v2\x17.loopback.v1.ShellOrderH\x00R\x05shellB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Proof\x12\x1d\n" +
 	"\n" +
@@ -3172,7 +3363,22 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
 	"\x06detail\x18\x03 \x01(\v2\x18.loopback.v1.ErrorDetailR\x06detail\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1b\n" +
-	"\texit_code\x18\x05 \x01(\x05R\bexitCodeB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
+	"\texit_code\x18\x05 \x01(\x05R\bexitCode\"\xad\x01\n" +
+	"\n" +
+	"ShellOrder\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
+	"\x05order\x18\x02 \x01(\fR\x05order\x12\x16\n" +
+	"\x06stream\x18\x03 \x01(\tR\x06stream\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x04 \x01(\fR\n" +
+	"credential\x127\n" +
+	"\tnot_after\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"}\n" +
+	"\vShellAnswer\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x12\n" +
+	"\x04hint\x18\x05 \x01(\tR\x04hintB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
 	file_loopback_v1_link_proto_rawDescOnce sync.Once
@@ -3186,7 +3392,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -3225,13 +3431,15 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*Order)(nil),                 // 34: loopback.v1.Order
 	(*ExecTask)(nil),              // 35: loopback.v1.ExecTask
 	(*OrderReport)(nil),           // 36: loopback.v1.OrderReport
-	nil,                           // 37: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 38: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 39: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 42: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 43: loopback.v1.ModuleHealth
+	(*ShellOrder)(nil),            // 37: loopback.v1.ShellOrder
+	(*ShellAnswer)(nil),           // 38: loopback.v1.ShellAnswer
+	nil,                           // 39: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 40: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 41: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 44: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 45: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -3248,61 +3456,64 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	31, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
 	15, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
 	36, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
-	4,  // 14: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
-	9,  // 15: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
-	10, // 16: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
-	12, // 17: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
-	15, // 18: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
-	18, // 19: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
-	23, // 20: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
-	26, // 21: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
-	27, // 22: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
-	29, // 23: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
-	30, // 24: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
-	19, // 25: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
-	34, // 26: loopback.v1.ServerFrame.order:type_name -> loopback.v1.Order
-	16, // 27: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	2,  // 28: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	38, // 29: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	39, // 30: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	37, // 31: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
-	2,  // 32: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	7,  // 33: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	40, // 34: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	6,  // 35: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
-	8,  // 36: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	41, // 37: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	40, // 38: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	41, // 39: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	42, // 40: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	40, // 41: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	40, // 42: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	7,  // 43: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	8,  // 44: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	8,  // 45: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	17, // 46: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	8,  // 47: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
-	17, // 48: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
-	8,  // 49: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	8,  // 50: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	17, // 51: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	38, // 52: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	39, // 53: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	43, // 54: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	25, // 55: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
-	41, // 56: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	2,  // 57: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	38, // 58: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	39, // 59: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	41, // 60: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
-	35, // 61: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
-	40, // 62: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
-	42, // 63: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	38, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
+	4,  // 15: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
+	9,  // 16: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
+	10, // 17: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
+	12, // 18: loopback.v1.ServerFrame.pulse:type_name -> loopback.v1.Pulse
+	15, // 19: loopback.v1.ServerFrame.section:type_name -> loopback.v1.SectionWhole
+	18, // 20: loopback.v1.ServerFrame.section_delta:type_name -> loopback.v1.SectionDelta
+	23, // 21: loopback.v1.ServerFrame.key_accepted:type_name -> loopback.v1.KeyAccepted
+	26, // 22: loopback.v1.ServerFrame.standing:type_name -> loopback.v1.Standing
+	27, // 23: loopback.v1.ServerFrame.challenge:type_name -> loopback.v1.Challenge
+	29, // 24: loopback.v1.ServerFrame.rekey:type_name -> loopback.v1.Rekey
+	30, // 25: loopback.v1.ServerFrame.split:type_name -> loopback.v1.Split
+	19, // 26: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
+	34, // 27: loopback.v1.ServerFrame.order:type_name -> loopback.v1.Order
+	16, // 28: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
+	37, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
+	2,  // 30: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
+	40, // 31: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	41, // 32: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	39, // 33: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	2,  // 34: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
+	7,  // 35: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	42, // 36: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	6,  // 37: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
+	8,  // 38: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	43, // 39: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	42, // 40: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	43, // 41: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	44, // 42: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	42, // 43: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	42, // 44: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	7,  // 45: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	8,  // 46: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	8,  // 47: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	17, // 48: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	8,  // 49: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	17, // 50: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	8,  // 51: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	8,  // 52: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	17, // 53: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	40, // 54: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	41, // 55: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	45, // 56: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	25, // 57: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
+	43, // 58: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 59: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	40, // 60: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	41, // 61: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	43, // 62: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
+	35, // 63: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
+	42, // 64: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
+	44, // 65: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
+	43, // 66: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -3327,6 +3538,7 @@ func file_loopback_v1_link_proto_init() {
 		(*AgentFrame_SplitKey)(nil),
 		(*AgentFrame_SectionHeld)(nil),
 		(*AgentFrame_OrderReport)(nil),
+		(*AgentFrame_Shell)(nil),
 	}
 	file_loopback_v1_link_proto_msgTypes[1].OneofWrappers = []any{
 		(*ServerFrame_Enrolled)(nil),
@@ -3343,6 +3555,7 @@ func file_loopback_v1_link_proto_init() {
 		(*ServerFrame_SectionWanted)(nil),
 		(*ServerFrame_Order)(nil),
 		(*ServerFrame_SectionPart)(nil),
+		(*ServerFrame_Shell)(nil),
 	}
 	file_loopback_v1_link_proto_msgTypes[34].OneofWrappers = []any{
 		(*Order_Exec)(nil),
@@ -3353,7 +3566,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

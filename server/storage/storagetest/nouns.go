@@ -30,6 +30,7 @@ import (
 	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/settings"
+	"github.com/loopbackd/loopback/shell"
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
 	"github.com/loopbackd/loopback/token"
@@ -485,6 +486,55 @@ var nouns = []test{
 		kept(t, b, func(g *grant.Grant, id string) { g.ID = id }, func(ctx context.Context, tx *storage.Tx, g grant.Grant) (grant.Grant, error) {
 			return tx.PutGrant(ctx, g)
 		}, func(ctx context.Context, id string) (grant.Grant, error) { return b.DB.View().Grant(ctx, id) })
+	}},
+	{"shell session", func(t *testing.T, b *bench) {
+		kept(t, b, func(s *shell.Session, id string) { s.ID = id }, func(ctx context.Context, tx *storage.Tx, s shell.Session) (shell.Session, error) {
+			return tx.PutShellSession(ctx, s)
+		}, func(ctx context.Context, id string) (shell.Session, error) { return b.DB.View().ShellSession(ctx, id) })
+	}},
+	{"shell sessions are found by state, host and whose they are, and counted while they are open", func(t *testing.T, b *bench) {
+		here, there := access.Scope{Organisation: "o", Project: "p", Workspace: "w"}, access.Scope{Organisation: "o2", Project: "p2", Workspace: "w2"}
+		for _, s := range []shell.Session{
+			{Meta: tenant.Meta{ID: "ses_1"}, Scope: here, HostID: "hst_1", Principal: "usr_1", State: shell.Ended, Replica: "a"},
+			{Meta: tenant.Meta{ID: "ses_2"}, Scope: here, HostID: "hst_1", Principal: "usr_2", State: shell.Running, Replica: "a"},
+			{Meta: tenant.Meta{ID: "ses_3"}, Scope: there, HostID: "hst_2", Principal: "usr_1", State: shell.Opening, Replica: "b"},
+		} {
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { _, err := tx.PutShellSession(ctx, s); return err })
+		}
+		ids := func(list []shell.Session) string {
+			var out []string
+			for _, s := range list {
+				out = append(out, s.ID)
+			}
+			return strings.Join(out, " ")
+		}
+		for want, q := range map[string]shell.Query{
+			"ses_3 ses_2 ses_1": {Readable: everything},
+			"ses_2 ses_1":       {Readable: access.Over(here)},
+			"ses_3 ses_2":       {Readable: everything, States: []shell.State{shell.Running, shell.Opening}},
+			"ses_3":             {Readable: everything, Within: there},
+			"ses_3 ses_1":       {Readable: everything, Who: "usr_1"},
+			"ses_1":             {Readable: everything, Host: "hst_1", Who: "usr_1"},
+			"":                  {},
+		} {
+			list, _, err := b.DB.View().ShellSessions(t.Context(), q)
+			if got := ids(list); err != nil || got != want {
+				t.Errorf("%+v: got %q, %v; wanted %q", q, got, err, want)
+			}
+		}
+		for replica, want := range map[string]string{"": "ses_2 ses_3", "a": "ses_2", "c": ""} {
+			if list, err := b.DB.View().OpenShellSessions(t.Context(), replica); err != nil || ids(list) != want {
+				t.Errorf("open at %q: got %q, %v; wanted %q", replica, ids(list), err, want)
+			}
+		}
+		for _, c := range []struct {
+			host, who string
+			want      int64
+		}{{"hst_1", "", 1}, {"", "usr_1", 1}, {"hst_2", "usr_2", 0}, {"", "", 2}} {
+			if n, err := b.DB.View().CountShellSessions(t.Context(), c.host, c.who); err != nil || n != c.want {
+				t.Errorf("open on %q of %q: got %d, %v; wanted %d", c.host, c.who, n, err, c.want)
+			}
+		}
 	}},
 	{"grants are found by state, by whose they are and when they are due", func(t *testing.T, b *bench) {
 		now := b.now()

@@ -297,6 +297,14 @@ func (c *ControlPlane) command(t testing.TB, ctx context.Context, args ...string
 	return p
 }
 
+// Command is the command line as whoever has another key runs it.
+func (c *ControlPlane) Command(t testing.TB, ctx context.Context, key string, args ...string) *exec.Cmd {
+	t.Helper()
+	p := c.command(t, ctx, args...)
+	p.Env = append(append([]string(nil), p.Env...), "LOOPBACK_API_KEY="+key)
+	return p
+}
+
 // Call calls a method of the API ("HostService/ListHosts") as JSON. It returns the error that there was, so that it can
 // be used while the process is down.
 func (c *ControlPlane) Call(ctx context.Context, method string, request, answer any) error {

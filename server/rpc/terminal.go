@@ -1,0 +1,225 @@
+package rpc
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/lxzan/gws"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/recording"
+	"github.com/loopbackd/loopback/server/limit"
+	"github.com/loopbackd/loopback/server/shell"
+	noun "github.com/loopbackd/loopback/shell"
+)
+
+// Terminal is the WebSocket at /shell/v1/{session}. See package shell for what travels there (shell.Shown and its kin).
+func Terminal(service *shell.Service, authenticate Authenticator, o Options) http.Handler {
+	if o.Observe == nil {
+		o.Observe = func(Call) {}
+	}
+	if o.Limits == nil {
+		o.Limits = limit.New(limit.Options{})
+	}
+	e := &edge{authenticate: authenticate, options: o, permissions: permissionsByProcedure()}
+	t := &terminals{edge: e, shells: Shells{Service: service, Authenticate: authenticate}}
+	return e.identify(http.HandlerFunc(t.serve))
+}
+
+type terminals struct {
+	edge   *edge
+	shells Shells
+}
+
+// modes are what the ways to take part need: the procedure by whose permission callers are let in.
+var modes = map[shell.Mode]string{
+	shell.Owning:   loopbackv1connect.ShellServiceOpenShellProcedure,
+	shell.Joining:  loopbackv1connect.ShellServiceJoinShellSessionProcedure,
+	shell.Watching: loopbackv1connect.ShellServiceWatchShellSessionProcedure,
+}
+
+func (t *terminals) serve(w http.ResponseWriter, r *http.Request) {
+	if err := t.take(w, r); err != nil {
+		f := fault.Of(err)
+		status := map[fault.Kind]int{fault.Invalid: 400, fault.Unauthenticated: 401, fault.Denied: 403, fault.NotFound: 404, fault.Precondition: 409,
+			fault.Conflict: 409, fault.Exhausted: 429, fault.Unavailable: 503}[f.Kind]
+		if status == 0 {
+			status = http.StatusInternalServerError
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_, _ = w.Write(noun.EncodeOver(f))
+	}
+}
+
+// take lets a caller in who may take part, and carries them until they leave. An error is one from before the WebSocket.
+func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	mode := shell.Mode(q.Get("mode"))
+	procedure, ok := modes[mode]
+	if !ok {
+		return fault.New(fault.Invalid, "mode_unknown", "nobody takes part in a session as %q", string(mode)).WithHint("use own, join or watch")
+	}
+	spec := connect.Spec{Procedure: procedure, StreamType: connect.StreamTypeBidi}
+	actor, err := t.edge.who(r.Context(), spec, r.Header)
+	if err != nil {
+		return err
+	}
+	ctx := access.WithActor(r.Context(), actor)
+	done, err := t.edge.options.Limits.Begin(ctx, string(actor.Kind)+" "+actor.ID, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	pos, err := strconv.ParseInt(q.Get("pos"), 10, 64)
+	if err != nil {
+		pos = 0
+		if mode != shell.Owning {
+			pos = -1
+		}
+	}
+	origin, _ := strconv.ParseUint(q.Get("origin"), 10, 64) // one that is not there is 0
+	v, err := t.shells.Service.Take(ctx, shell.Taking{Session: r.PathValue("session"), Mode: mode, Pos: pos, Origin: origin, Again: t.shells.again(ctx, r.Header)})
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	ctx, end := t.edge.untilStopping(ctx)
+	defer end()
+	ctx, end = t.edge.untilRefused(ctx, spec, r.Header)
+	defer end()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	h := &terminal{viewer: v, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1), origin: r.Header.Get("Origin"), host: r.Host}
+	conn, err := gws.NewUpgrader(h, &gws.ServerOption{
+		ReadMaxPayloadSize: noun.MaxInput + 64, ParallelGolimit: 1, Logger: silent{}, ReadBufferSize: 1024, WriteBufferSize: 1024,
+		Authorize: func(*http.Request, gws.SessionStorage) bool { return sameOrigin(r) },
+	}).Upgrade(w, r)
+	if err != nil {
+		return nil // the library has answered
+	}
+	go func() {
+		defer cancel()
+		conn.ReadLoop()
+	}()
+	h.show(conn)
+	return nil
+}
+
+// sameOrigin keeps pages of others from opening a WebSocket with a browser's cookie. Programs send no Origin.
+func sameOrigin(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	return origin == "" || origin == "https://"+r.Host
+}
+
+type silent struct{}
+
+func (silent) Error(...any) {}
+
+// terminal is one WebSocket.
+type terminal struct {
+	gws.BuiltinEventHandler
+	viewer       *shell.Viewer
+	ctx          context.Context
+	cancel       context.CancelFunc
+	acked        chan struct{} // holds one when the caller has shown more
+	origin, host string
+}
+
+// Patience with a caller.
+const (
+	terminalSilence = 30 * time.Second // a caller says something (a ping) at least this often
+	terminalWrite   = 20 * time.Second // for a caller to take what is sent
+	terminalCredit  = 256 << 10        // bytes that a caller is sent beyond what they have shown
+)
+
+// show sends what is shown, until the session is over or the caller gone.
+func (t *terminal) show(conn *gws.Conn) {
+	defer func() { _ = conn.NetConn().Close() }()
+	first, err := json.Marshal(noun.Hello{Session: t.viewer.Session().ID, Host: t.viewer.Session().HostName, User: t.viewer.Session().User, Who: t.viewer.Session().Who})
+	if err != nil {
+		return
+	}
+	var message []byte
+	send := func(kind noun.Shown, number uint64, body []byte) bool {
+		_ = conn.SetWriteDeadline(time.Now().Add(terminalWrite))
+		message = append(message[:0], byte(kind))
+		message = binary.BigEndian.AppendUint64(message, number)
+		return conn.WriteMessage(gws.OpcodeBinary, append(message, body...)) == nil
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(terminalSilence))
+	if !send(noun.ShowHello, 0, first) {
+		return
+	}
+	var told uint64
+	for {
+		frames, pos, applied, err := t.viewer.Next(t.ctx)
+		if err != nil {
+			if cause := context.Cause(t.ctx); cause != nil {
+				err = stopped(t.ctx, cause)
+			}
+			send(noun.ShowOver, 0, noun.EncodeOver(fault.Of(err)))
+			_ = conn.WriteClose(1000, nil)
+			return
+		}
+		if len(frames) > 0 && !send(noun.ShowEvents, uint64(pos), frames) {
+			return
+		}
+		if applied != told {
+			if told = applied; !send(noun.ShowApplied, applied, nil) {
+				return
+			}
+		}
+		for t.viewer.Behind(pos) > terminalCredit {
+			select {
+			case <-t.acked:
+			case <-t.ctx.Done():
+				send(noun.ShowOver, 0, noun.EncodeOver(fault.Of(stopped(t.ctx, context.Cause(t.ctx)))))
+				return
+			}
+		}
+	}
+}
+
+// OnPing implements gws.Event.
+func (t *terminal) OnPing(conn *gws.Conn, payload []byte) {
+	_ = conn.SetReadDeadline(time.Now().Add(terminalSilence))
+	_ = conn.WritePong(payload)
+}
+
+// OnMessage implements gws.Event.
+func (t *terminal) OnMessage(conn *gws.Conn, m *gws.Message) {
+	defer m.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(terminalSilence))
+	b := m.Bytes()
+	if len(b) < 9 {
+		t.cancel()
+		return
+	}
+	number, body := binary.BigEndian.Uint64(b[1:]), b[9:]
+	switch noun.Told(b[0]) {
+	case noun.TellTyped:
+		if err := t.viewer.Type(t.ctx, number, body); err != nil {
+			t.cancel()
+		}
+	case noun.TellSize:
+		if cols, rows, ok := recording.ParseSize(body); ok {
+			t.viewer.Resize(cols, rows)
+		}
+	case noun.TellShown:
+		t.viewer.Took(int64(number))
+		select {
+		case t.acked <- struct{}{}:
+		default:
+		}
+	case noun.TellKill:
+		t.viewer.Kill()
+	}
+}

@@ -1,0 +1,263 @@
+package shell
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/loopbackd/loopback/access"
+	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/recording"
+	"github.com/loopbackd/loopback/shell"
+)
+
+// Mode is how somebody takes part.
+type Mode string
+
+// The modes.
+const (
+	Owning   Mode = "own"   // who opened it
+	Joining  Mode = "join"  // types too
+	Watching Mode = "watch" // sees
+)
+
+// Taking is how somebody wants to take part.
+type Taking struct {
+	Session string
+	Mode    Mode
+	// Pos is where they go on: what they have seen, counted as recording.Head.Bytes is. -1: near the end, as a watcher begins.
+	Pos int64
+	// Origin is a number of their own, by which what they type is known again after a cut.
+	Origin uint64
+	Again  Again
+}
+
+// Viewer takes part in a session. Next is for one goroutine, the rest for one other.
+type Viewer struct {
+	l      *live
+	mode   Mode
+	origin uint64
+	who    string
+	tail   *recording.Tail
+	more   chan struct{} // holds one when there may be something new
+	took   atomic.Int64
+	told   uint64 // applied, as they were told last
+	batch  []byte
+}
+
+// fromEnd is how much of what was seen a watcher begins with.
+const fromEnd = 64 << 10
+
+// maxViewers of one session.
+const maxViewers = 50
+
+// Take lets somebody take part. That is in the audit log before they see anything. Close it in any case.
+func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
+	need := map[Mode]access.Permission{Owning: shell.Open, Joining: shell.Join, Watching: shell.Watch}[t.Mode]
+	if need == "" {
+		return nil, fault.New(fault.Invalid, "mode_unknown", "nobody takes part in a session as %q", string(t.Mode)).WithHint("use own, join or watch")
+	}
+	session, err := s.store.View().ShellSession(ctx, t.Session)
+	if err != nil {
+		return nil, err
+	}
+	actor := access.ActorFrom(ctx)
+	if t.Mode == Owning { // with the reason and ticket that it was opened with
+		actor.Reason, actor.Ticket = session.Reason, session.Ticket
+	}
+	if err := actor.RequireHost(need, session.Scope, s.labels(session), shell.Read, "session "+t.Session); err != nil {
+		return nil, err
+	}
+	if t.Mode == Owning && session.Principal != actor.Principal {
+		return nil, fault.New(fault.Denied, "session_not_yours", "session %s was opened by %s", session.ID, session.Who).
+			WithHint("watch it, or join it: loopback session join %s", session.ID)
+	}
+	l, ok := s.find(session.ID)
+	switch {
+	case !ok && session.State == shell.Ended:
+		return nil, ended(session)
+	case !ok:
+		return nil, elsewhere(session)
+	}
+	v := &Viewer{l: l, mode: t.Mode, origin: t.Origin, more: make(chan struct{}, 1), who: or(actor.Name, actor.ID)}
+	if p, err := s.store.View().Principal(ctx, actor.Principal); err == nil {
+		v.who = p.Name
+	}
+	if t.Mode != Owning {
+		if err := s.store.Write(ctx, func(tx Tx) error {
+			return tx.Audit(ctx, audit.Of(actor, need, session.Scope, session.ID, session.HostName))
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if t.Pos < 0 {
+		t.Pos = max(0, l.writer.Extent().Bytes-fromEnd)
+	}
+	if v.tail, err = l.tail(ctx, t.Pos); err != nil {
+		return nil, err
+	}
+	v.took.Store(v.tail.Pos())
+	l.mu.Lock()
+	if len(l.viewers) >= maxViewers {
+		l.mu.Unlock()
+		return nil, fault.New(fault.Exhausted, "session_viewers", "%d people take part in session %s already", maxViewers, session.ID)
+	}
+	l.viewers[v] = struct{}{}
+	if t.Mode == Owning {
+		l.actor, l.again = actor, t.Again
+	}
+	back := t.Mode != Watching && l.away
+	if back {
+		l.away = false
+	}
+	l.mu.Unlock()
+	if back {
+		l.do(shell.Do{Act: shell.DoResume})
+	}
+	if t.Mode != Owning {
+		l.do(shell.Do{Act: shell.DoMark, Text: v.who + map[Mode]string{Joining: " joined", Watching: " watches"}[t.Mode]})
+	}
+	return v, nil
+}
+
+// tail follows from a place, for which it waits where the host has yet to send it again.
+func (l *live) tail(ctx context.Context, pos int64) (*recording.Tail, error) {
+	ctx, cancel := context.WithTimeout(ctx, headWithin)
+	defer cancel()
+	for {
+		t, ok, err := l.writer.Tail(pos)
+		if ok || err != nil {
+			return t, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fault.New(fault.Precondition, "session_position", "the session has not come that far")
+		}
+	}
+}
+
+func ended(s shell.Session) error {
+	why := s.EndReason
+	if why == "" {
+		why = "the shell ended"
+	}
+	return fault.New(fault.Precondition, "session_ended", "session %s has ended: %s", s.ID, why)
+}
+
+// maxBatch of events that Next returns, in bytes; one event more may be in it.
+const maxBatch = 32 << 10
+
+// Session is the session as it is.
+func (v *Viewer) Session() shell.Session {
+	v.l.mu.Lock()
+	defer v.l.mu.Unlock()
+	return v.l.session
+}
+
+// Next is what comes next: frames of events up to pos, or how far the viewer's input was typed where that is news. The frames are
+// valid until the next call. When all was seen of a session that has ended it returns an error of code session_ended.
+func (v *Viewer) Next(ctx context.Context) (frames []byte, pos int64, applied uint64, err error) {
+	for {
+		v.l.mu.Lock()
+		over, session, moved := v.l.session.State == shell.Ended, v.l.session, v.l.moved
+		typed := v.l.applied[v.origin]
+		v.l.mu.Unlock()
+		v.batch = v.batch[:0]
+		for len(v.batch) < maxBatch {
+			e, ok, err := v.tail.Next()
+			if err != nil {
+				return nil, 0, 0, err
+			}
+			if !ok {
+				break
+			}
+			v.batch = e.AppendFrame(v.batch)
+		}
+		if len(v.batch) > 0 || typed != v.told {
+			v.told = typed
+			return v.batch, v.tail.Pos(), typed, nil
+		}
+		if over {
+			return nil, 0, 0, ended(session)
+		}
+		if cap(v.batch) > 4<<10 {
+			v.batch = nil
+		}
+		select {
+		case <-v.more:
+		case <-moved:
+		case <-ctx.Done():
+			return nil, 0, 0, ctx.Err()
+		}
+	}
+}
+
+// Took says that the viewer has shown everything up to a place.
+func (v *Viewer) Took(pos int64) {
+	v.took.Store(pos)
+	if v.mode != Watching {
+		v.l.move()
+	}
+}
+
+// Behind is how many bytes were handed to the viewer and not yet shown.
+func (v *Viewer) Behind(pos int64) int64 { return pos - v.took.Load() }
+
+// Type types. Offset counts the viewer's own bytes before it.
+func (v *Viewer) Type(ctx context.Context, offset uint64, data []byte) error {
+	if v.mode == Watching {
+		return fault.New(fault.Denied, "session_watched", "who watches does not type")
+	}
+	if len(data) > shell.MaxInput {
+		return fault.New(fault.Invalid, "input_too_large", "at most %d bytes are typed at once", shell.MaxInput)
+	}
+	v.l.typing.Lock()
+	defer v.l.typing.Unlock()
+	_, err := v.l.end.Writer(shell.Life(v.l.session.Lives)+shell.Typed).WriteContext(ctx, shell.Input{Origin: v.origin, Offset: offset, Data: data}.Append(nil))
+	return err
+}
+
+// Resize sets the terminal's size: that of whoever set it last.
+func (v *Viewer) Resize(cols, rows int) {
+	if v.mode != Watching && cols > 0 && rows > 0 && cols <= shell.MaxCols && rows <= shell.MaxRows {
+		v.l.do(shell.Do{Act: shell.DoResize, Text: string(recording.Size(cols, rows))})
+	}
+}
+
+// Kill ends the session; for those who type in it.
+func (v *Viewer) Kill() {
+	if v.mode == Owning {
+		v.l.kill("ended by " + v.who)
+	}
+}
+
+// Close leaves.
+func (v *Viewer) Close() {
+	l := v.l
+	l.mu.Lock()
+	delete(l.viewers, v)
+	typists := 0
+	for other := range l.viewers {
+		if other.mode != Watching {
+			typists++
+		}
+	}
+	left := typists == 0 && !l.away && v.mode != Watching
+	if left {
+		l.away = true
+	}
+	ended := l.session.State == shell.Ended
+	l.mu.Unlock()
+	l.move()
+	if ended {
+		return
+	}
+	if left {
+		l.do(shell.Do{Act: shell.DoHold})
+	}
+	if v.mode != Owning {
+		l.do(shell.Do{Act: shell.DoMark, Text: v.who + " left"})
+	}
+}

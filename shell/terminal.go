@@ -1,0 +1,75 @@
+package shell
+
+import (
+	"encoding/json"
+
+	"github.com/loopbackd/loopback/fault"
+)
+
+// What travels on /shell/v1/{session}, a WebSocket of binary messages: one byte that says what it is, a number (8 bytes, big
+// endian; 0 where it has none), and a body. Query: mode=own|join|watch; pos=N, what was shown already (recording.Head.Bytes);
+// origin=N, a random number by which a typist is known again after a cut. Whoever is silent for 30 seconds is taken for gone:
+// send pings.
+
+// Shown is what the control plane sends.
+type Shown byte
+
+// The kinds. What is refused before there is a WebSocket is answered by HTTP with the body of ShowOver.
+const (
+	ShowHello   Shown = 's' // first of all. Body: Hello as JSON
+	ShowEvents  Shown = 'e' // body: recording.Event frames; number: the position after them
+	ShowApplied Shown = 'a' // number: how many bytes of what this typist sent were typed
+	ShowOver    Shown = 'x' // last of all. Body: why, as EncodeOver writes it
+)
+
+// Told is what the other side sends.
+type Told byte
+
+// The kinds.
+const (
+	TellTyped Told = 'i' // body: at most MaxInput bytes; number: how many of theirs came before
+	TellSize  Told = 'r' // body: "COLSxROWS"
+	TellShown Told = 'c' // number: everything up to this position was shown
+	TellKill  Told = 'k' // ends the session; for who opened it
+)
+
+// Hello says whose session it is.
+type Hello struct {
+	Session string `json:"session"`
+	Host    string `json:"host"`
+	User    string `json:"user"`
+	Who     string `json:"who"`
+}
+
+type over struct {
+	Kind    fault.Kind `json:"kind"`
+	Code    string     `json:"code"`
+	Message string     `json:"message"`
+	Hint    string     `json:"hint,omitempty"`
+}
+
+// EncodeOver is a reason as it travels. Defects of ours are not told.
+func EncodeOver(f *fault.Error) []byte {
+	o := over{f.Kind, f.Code, f.Message, f.Hint}
+	if f.Kind == fault.Internal {
+		o.Message = "internal error"
+	}
+	for _, v := range f.Violations {
+		o.Message += ": " + v.Field + " " + v.Message
+	}
+	b, _ := json.Marshal(o)
+	return b
+}
+
+// DecodeOver reads it.
+func DecodeOver(b []byte) *fault.Error {
+	var o over
+	if json.Unmarshal(b, &o) != nil || o.Code == "" {
+		return fault.New(fault.Unavailable, "session_lost", "the connection to the session ended")
+	}
+	f := fault.New(o.Kind, o.Code, "%s", o.Message)
+	if o.Hint != "" {
+		f = f.WithHint("%s", o.Hint)
+	}
+	return f
+}
