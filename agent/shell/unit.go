@@ -162,8 +162,8 @@ func (u *unit) starts(ctx context.Context) error {
 				}
 			}
 			if pid := seen["MainPID"]; pid != "" && pid != "0" {
-				// Until the shell runs, systemd's own child goes by a name in brackets.
-				if name, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil && !strings.HasPrefix(string(name), "(") {
+				// Until the shell runs, the process is systemd's own, which empties the terminal's queues: what is typed before is lost.
+				if running, err := os.Readlink("/proc/" + pid + "/exe"); err == nil && !strings.HasPrefix(filepath.Base(running), "systemd") {
 					u.note(seen["ControlGroup"], pid)
 					return nil
 				}
