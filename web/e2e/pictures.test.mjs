@@ -5,7 +5,7 @@ import axe from "@axe-core/playwright";
 import { launch, picture, signIn, url } from "./browser.mjs";
 
 const AxeBuilder = axe.default ?? axe;
-const pages = { overview: "/", hosts: "/hosts", enrol: "/enrol", tokens: "/tokens", releases: "/releases", operations: "/operations", people: "/access/people", groups: "/access/groups", "service-accounts": "/access/service-accounts", roles: "/access/roles", bindings: "/access/bindings", questions: "/access/questions", grants: "/grants", "grant-policies": "/grants/policies", audit: "/audit", proof: "/audit/proof", sinks: "/audit/sinks", keys: "/keys", settings: "/settings", account: "/account", device: "/device", lost: "/no-such-page" };
+const pages = { overview: "/", hosts: "/hosts", enrol: "/enrol", tokens: "/tokens", releases: "/releases", operations: "/operations", commands: "/commands", people: "/access/people", groups: "/access/groups", "service-accounts": "/access/service-accounts", roles: "/access/roles", bindings: "/access/bindings", questions: "/access/questions", grants: "/grants", "grant-policies": "/grants/policies", shells: "/shells", audit: "/audit", proof: "/audit/proof", sinks: "/audit/sinks", keys: "/keys", settings: "/settings", account: "/account", device: "/device", lost: "/no-such-page" };
 
 let b;
 before(async () => {

@@ -5,12 +5,14 @@ import { ApiKeyService, SessionService } from "./gen/loopback/v1/apikey_pb";
 import { AuditService } from "./gen/loopback/v1/audit_pb";
 import { ChangeService } from "./gen/loopback/v1/change_pb";
 import { ErrorDetailSchema, type ErrorDetail } from "./gen/loopback/v1/common_pb";
+import { ExecService } from "./gen/loopback/v1/exec_pb";
 import { HostService } from "./gen/loopback/v1/host_pb";
 import { InvitationService } from "./gen/loopback/v1/invitation_pb";
 import { OperationService } from "./gen/loopback/v1/operation_pb";
 import { PasskeyService } from "./gen/loopback/v1/passkey_pb";
 import { ReleaseService } from "./gen/loopback/v1/release_pb";
 import { ReplicaService } from "./gen/loopback/v1/replica_pb";
+import { ShellService } from "./gen/loopback/v1/shell_pb";
 import { SettingsService } from "./gen/loopback/v1/settings_pb";
 import { OrganisationService, ProjectService, WorkspaceService } from "./gen/loopback/v1/tenant_pb";
 import { SignInService } from "./gen/loopback/v1/signin_pb";
@@ -81,6 +83,7 @@ export const api = {
   apiKeys: createClient(ApiKeyService, transport),
   audit: createClient(AuditService, transport),
   changes: createClient(ChangeService, transport),
+  execs: createClient(ExecService, transport),
   hosts: createClient(HostService, transport),
   invitations: createClient(InvitationService, transport),
   operations: createClient(OperationService, transport),
@@ -90,6 +93,7 @@ export const api = {
   releases: createClient(ReleaseService, transport),
   replicas: createClient(ReplicaService, transport),
   session: createClient(SessionService, transport),
+  shells: createClient(ShellService, transport),
   settings: createClient(SettingsService, transport),
   signIns: createClient(SignInService, transport),
   tokens: createClient(TokenService, transport),

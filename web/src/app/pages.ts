@@ -50,6 +50,8 @@ export const groups: readonly Group[] = [
   one(paths.tokens, "Tokens", "agent_tokens.list"),
   one(paths.releases, "Releases", "releases.read"),
   one(paths.operations, "Operations", "operations.read"),
+  one(paths.commands, "Commands", "exec.read"),
+  one(paths.shells, "Shells", "shell_sessions.read"),
   grants,
   access,
   audit,

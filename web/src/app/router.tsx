@@ -66,12 +66,16 @@ const serviceAccounts = lazily(paths.serviceAccounts, () => import("../pages/acc
 const roles = lazily(paths.roles, () => import("../pages/access/roles"), "Roles", "open");
 const bindings = lazily(paths.bindings, () => import("../pages/access/bindings"), "Bindings", "open", "at", "subject", "role");
 const questions = lazily(paths.questions, () => import("../pages/access/questions"), "Questions", "ask", "kind", "who", "permission", "at", "host", "selector", "address", "mfa", "ticket", "time");
+const commands = lazily(paths.commands, () => import("../pages/commands"), "Commands");
+const command = lazily("/commands/$id", () => import("../pages/command"), "CommandPage");
+const shells = lazily(paths.shells, () => import("../pages/shells"), "Shells", "state", "host");
+const shell = lazily("/shells/$id", () => import("../pages/shell"), "ShellPage", "as");
 
 const account = createRoute({ getParentRoute: () => root, path: "/account", component: lazyRouteComponent(() => import("../pages/account"), "Account") });
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: "/device", component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, questions]),
+  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, questions]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

@@ -7,7 +7,7 @@ import { formatDuration, seconds } from "../api/duration";
 import type { Host } from "../api/gen/loopback/v1/host_pb";
 import { paths } from "../app/paths";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Command, Dialog, Facts, Field, Input, Labels, Page, Problem, State, Waiting } from "../ui/basics";
+import { Ago, Button, Card, Command, Dialog, Facts, Field, Input, Labels, Page, Problem, State, Waiting, linkButton } from "../ui/basics";
 import { lookOf } from "../ui/states";
 import { HostActs, type Act } from "./hostacts";
 import { Copies } from "./hostcopies";
@@ -67,6 +67,11 @@ export function HostPage() {
           <Button why={why("hosts.label")} onClick={() => setLabelling(true)}>
             Labels
           </Button>
+          {h.state !== "removed" && h.state !== "unmanaged" && (
+            <Link to={paths.shells as never} search={{ host: h.id } as never} {...linkButton("plain", why("shell_sessions.read"))}>
+              Shells
+            </Link>
+          )}
           {cloned ? null : h.state === "quarantined" ? (
             <Button why={why("hosts.release")} onClick={() => setAct("release")}>
               Release

@@ -32,6 +32,21 @@ const looks: Record<string, Look> = {
   split: { tone: "text-busy", shape: "ring", means: "becomes a host of its own" },
   dropped: { tone: "text-bad", shape: "cross", means: "refused for good" },
 
+  waiting: { tone: "text-soft", shape: "ring", means: "not begun" },
+  ready: { tone: "text-busy", shape: "ring", means: "about to be sent" },
+  sent: { tone: "text-busy", shape: "half", means: "on its way" },
+  timed_out: { tone: "text-bad", shape: "cross", means: "ended because it took too long" },
+  unreachable: { tone: "text-bad", shape: "ring", means: "the host could not be reached in time" },
+  skipped: { tone: "text-soft", shape: "bar", means: "not begun, because the run had stopped" },
+  indeterminate: { tone: "text-warn", shape: "half", means: "begun, and nobody knows what came of it" },
+
+  opening: { tone: "text-busy", shape: "ring", means: "the host has not taken it yet" },
+  ended: { tone: "text-soft", shape: "bar", means: "over" },
+  agreed: { tone: "text-good", shape: "dot", means: "the host's recording and the control plane's are the same" },
+  partial: { tone: "text-warn", shape: "half", means: "one recording ends earlier; until then they are the same" },
+  alone: { tone: "text-warn", shape: "ring", means: "the host has not told what its recording comes to" },
+  disagreed: { tone: "text-bad", shape: "cross", means: "the host's recording and the control plane's differ: one was changed" },
+
   running: { tone: "text-busy", shape: "busy", means: "under way" },
   succeeded: { tone: "text-good", shape: "dot", means: "done" },
   cancelled: { tone: "text-soft", shape: "bar", means: "ended by somebody" },

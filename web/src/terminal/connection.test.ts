@@ -1,0 +1,148 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Connection, type Over } from "./connection";
+import { decode, encode } from "./frames";
+
+const text = new TextEncoder();
+
+class Socket {
+  binaryType = "";
+  readyState = 1;
+  sent: string[] = [];
+  onmessage: ((e: { data: ArrayBuffer }) => void) | undefined;
+  onclose: (() => void) | undefined;
+  constructor(readonly url: string) {}
+  send(b: Uint8Array<ArrayBuffer>) {
+    const m = decode(b.buffer)!;
+    this.sent.push(`${m.kind}${m.number}:${new TextDecoder().decode(m.body)}`);
+  }
+  close() {
+    this.cut();
+  }
+  cut() {
+    if (this.readyState === 3) return;
+    this.readyState = 3;
+    this.onclose?.();
+  }
+  says(kind: string, number = 0, body: Uint8Array = new Uint8Array()) {
+    const m = encode(kind as "i", number, body);
+    this.onmessage?.({ data: m.buffer });
+  }
+}
+
+/** One frame of output in which nothing but its data matters. */
+function output(data: string): Uint8Array {
+  const b = text.encode(data);
+  return new Uint8Array([0, 0, b.length + 2, "o".charCodeAt(0), 1, ...b]);
+}
+
+describe("somebody's part in a session", () => {
+  let sockets: Socket[];
+  let shown: string[];
+  let release: (() => void)[];
+  let over: Over | undefined;
+  let states: boolean[];
+  let connection: Connection;
+  beforeEach(() => {
+    vi.useFakeTimers();
+    sockets = [];
+    shown = [];
+    release = [];
+    over = undefined;
+    states = [];
+    vi.stubGlobal("fetch", () => Promise.reject(new Error("offline")));
+    connection = new Connection({
+      session: "ses_1",
+      mode: "own",
+      base: "wss://cp",
+      socket: (url) => {
+        const s = new Socket(url);
+        sockets.push(s);
+        return s as unknown as WebSocket;
+      },
+      events: {
+        happened: (h, done) => {
+          shown.push(new TextDecoder().decode(h.data));
+          release.push(done);
+        },
+        connected: (on) => states.push(on),
+        over: (why) => {
+          over = why;
+        },
+      },
+    });
+  });
+  afterEach(() => {
+    connection.close();
+    vi.useRealTimers();
+    vi.unstubAllGlobals();
+  });
+
+  it("tells what is on the screen only once it is", () => {
+    const s = sockets[0]!;
+    s.says("s");
+    s.says("e", 40, output("hello"));
+    expect(shown).toEqual(["hello"]);
+    expect(s.sent).toEqual([]);
+    release[0]!();
+    expect(s.sent).toEqual(["c40:"]);
+  });
+
+  it("goes on at the byte where it was cut, and types again what nobody confirmed", async () => {
+    const s = sockets[0]!;
+    s.says("s");
+    connection.resize(100, 30);
+    connection.type(text.encode("ls -l\r"));
+    s.says("a", 2); // "ls" was typed
+    s.says("e", 77, output("ls"));
+    release[0]!();
+    s.cut();
+    expect(states).toEqual([true, false]);
+    connection.type(text.encode("pwd\r")); // into the void
+    await vi.advanceTimersByTimeAsync(100);
+    const again = sockets[1]!;
+    expect(again.url).toContain("pos=77");
+    expect(new URL(again.url).searchParams.get("origin")).toBe(new URL(s.url).searchParams.get("origin"));
+    again.says("s");
+    expect(again.sent).toEqual(["i2: -l\r", "i6:pwd\r", "r0:100x30"]);
+    again.says("a", 10);
+    again.cut();
+    await vi.advanceTimersByTimeAsync(100);
+    sockets[2]!.says("s");
+    expect(sockets[2]!.sent).toEqual(["r0:100x30"]);
+  });
+
+  it("takes a connection that confirms nothing for dead", async () => {
+    sockets[0]!.says("s");
+    connection.type(text.encode("x"));
+    await vi.advanceTimersByTimeAsync(7_000);
+    expect(sockets.length).toBe(2);
+  });
+
+  it("speaks before it is taken for gone", async () => {
+    sockets[0]!.says("s");
+    await vi.advanceTimersByTimeAsync(25_000);
+    expect(sockets[0]!.sent.filter((m) => m.startsWith("c")).length).toBeGreaterThanOrEqual(2);
+  });
+
+  it("takes no more than can wait", () => {
+    sockets[0]!.says("s");
+    expect(connection.type(new Uint8Array(200 << 10))).toBe(true);
+    expect(connection.type(new Uint8Array(100 << 10))).toBe(false);
+  });
+
+  it("ends when it is told so, and not when the control plane stops", async () => {
+    sockets[0]!.says("s");
+    sockets[0]!.says("x", 0, text.encode(JSON.stringify({ kind: "unavailable", code: "stopping", message: "restarting" })));
+    sockets[0]!.cut();
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(over).toBeUndefined();
+    const s = sockets.at(-1)!;
+    s.says("s");
+    s.says("x", 0, text.encode(JSON.stringify({ kind: "precondition", code: "session_ended", message: "it has ended" })));
+    const dials = sockets.length;
+    s.cut();
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(over).toMatchObject({ code: "session_ended" });
+    expect(sockets.length).toBe(dials);
+  });
+});
