@@ -34,12 +34,12 @@ var references = map[protoreflect.Name]string{
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
 	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "invitation": "invitation", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
-	"subject": "user", "remove_bindings": "binding", "session": "session",
+	"subject": "user", "remove_bindings": "binding", "session": "session", "exec": "run",
 }
 
 // plain are the other fields that hold text or bytes, with something that they accept.
 var plain = map[protoreflect.Name]string{
-	"term": "",
+	"term": "", "arguments": "", "stdin": "",
 	"name": "intruder", "description": "x", "reason": "x", "request_id": "r-1", "address": "192.0.2.1", "provider": "manual",
 	"selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
@@ -60,7 +60,8 @@ var plain = map[protoreflect.Name]string{
 var except = map[protoreflect.FullName]string{
 	"loopback.v1.RevokeTokenRequest.hosts":      "keep",
 	"loopback.v1.Page.token":                    "",
-	"loopback.v1.OpenShellRequest.user":         "",    // of the host
+	"loopback.v1.OpenShellRequest.user":         "", // of the host
+	"loopback.v1.ExecCommand.user":              "",
 	"loopback.v1.LinkIdentityRequest.subject":   "s-1", // who somebody is at a provider
 	"loopback.v1.DeleteIdentityRequest.subject": "s-1",
 	"loopback.v1.CreateSinkRequest.target":      "https://siem.example/in",
@@ -342,7 +343,7 @@ func oneOf(refs map[protoreflect.Name]string) map[protoreflect.Name]string {
 // method: it is refused like any other about that thing.
 func lists(m rpc.Method) bool {
 	n := string(m.Descriptor.Name())
-	if n == "ListAccessReviewItems" || n == "WatchShellSession" { // of one
+	if n == "ListAccessReviewItems" || n == "WatchShellSession" || n == "WatchExec" { // of one
 		return false
 	}
 	return strings.HasPrefix(n, "List") || strings.HasPrefix(n, "Watch")

@@ -15,6 +15,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	noun "github.com/loopbackd/loopback/apikey"
 	act "github.com/loopbackd/loopback/audit"
+	ran "github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
 	lent "github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
@@ -31,6 +32,7 @@ import (
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/change"
+	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
@@ -124,6 +126,7 @@ func newWorld(t *testing.T) *world {
 		Changes:       rpc.Changes{Service: change.NewService(rpc.Grantable())},
 		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
+		Execs:  rpc.Execs{Service: exec.NewService(storage.Bind[exec.Reader, exec.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinked{}, unlinked{}, exec.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
 		Shells: rpc.Shells{Service: shells(t, p, policies, rules)},
 		Roles:  rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
@@ -212,6 +215,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	seen := looked.Item{ReviewID: look.ID, BindingID: binding.ID, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Verdict: looked.Unasked}
 	session := held.Session{Meta: place.Meta{ID: id.New("ses", w.plane.Clock.Now()), Name: name}, Scope: at, HostID: machine.ID, HostName: name, Principal: user.ID, Who: name,
 		Reason: name, State: held.Ended, EndReason: name, Replica: "here"}
+	run := ran.Run{Meta: place.Meta{ID: id.New("exe", w.plane.Clock.Now()), Name: name}, Scope: at, Command: ran.Command{Arguments: []string{name}}, State: ran.Succeeded}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -265,6 +269,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutShellSession(t.Context(), session); err != nil {
 			return err
 		}
+		if _, err := tx.PutExec(t.Context(), run); err != nil {
+			return err
+		}
 		if _, err := tx.PutWitness(t.Context(), remembered.Stored{HostID: machine.ID, Scope: at, Log: 1, Size: 1, Step: remembered.Step{Key: "k", Checkpoint: "c"}}); err != nil {
 			return err
 		}
@@ -293,6 +300,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"grant policy": {"id": offer.ID},
 		"review":       {"id": look.ID},
 		"session":      {"id": session.ID},
+		"run":          {"id": run.ID},
 		"idp":          {"id": login.ID, "name": name},
 	}
 }
@@ -333,6 +341,16 @@ func shells(t *testing.T, p *plane.Plane, s *policy.Service, rules *access.Polic
 	}
 	return out
 }
+
+// unlinked reaches no host.
+type unlinked struct{}
+
+func (unlinked) Online(string) bool                  { return false }
+func (unlinked) Holds(string) bool                   { return false }
+func (unlinked) Order(string, exec.Order) bool       { return false }
+func (unlinked) Name(id string) string               { return id }
+func (unlinked) Credential(string) []byte            { return nil }
+func (unlinked) Expect(exec.Session) (forget func()) { return func() {} }
 
 // nobody has hosts.
 type nobody struct{}
