@@ -57,6 +57,7 @@ type Tx interface {
 	LeaseExec(ctx context.Context, owner string, now, until time.Time) (exec.Run, bool, error)
 	HoldExec(ctx context.Context, id string, attempt int64, until time.Time) error
 	PutExecHosts(ctx context.Context, runID string, at access.Scope, hosts []exec.Host, output []exec.Output) error
+	PruneExecs(ctx context.Context, before time.Time) (more bool, err error)
 	Audit(ctx context.Context, e audit.Entry) error
 }
 

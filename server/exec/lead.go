@@ -71,6 +71,7 @@ func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	defer s.work.Wait()
+	s.work.Go(func() { s.prune(ctx) })
 	for {
 		select {
 		case <-s.wake:
@@ -85,6 +86,31 @@ func (s *Service) Run(ctx context.Context) error {
 			s.complain("look for commands", s.lookAround(ctx))
 		case <-ctx.Done():
 			return nil
+		}
+	}
+}
+
+// kept is how long a run is kept after its end, with what the commands wrote. That it was, by whom and why stays in the audit
+// log.
+const kept = 30 * 24 * time.Hour
+
+// prune deletes, from time to time, what nobody is expected to read any more.
+func (s *Service) prune(ctx context.Context) {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			before := s.Now().UTC().Add(-kept)
+			if wErr := s.store.Observe(ctx, func(tx Tx) error { more, err = tx.PruneExecs(ctx, before); return err }); wErr != nil {
+				s.complain("delete old commands", wErr)
+				more = false
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

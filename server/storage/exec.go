@@ -144,3 +144,23 @@ func (tx *Tx) PutExecHosts(ctx context.Context, run string, at access.Scope, hos
 	}
 	return nil
 }
+
+// PruneExecs deletes some runs that ended before a time, with what the commands wrote, and tells whether there may be more.
+func (tx *Tx) PruneExecs(ctx context.Context, before time.Time) (more bool, err error) {
+	const some = 20 // a run may have a thousand hosts' output, and everybody's writes wait
+	list, err := execRunsTable.list(ctx, tx.session, "WHERE state <> 'running' AND ended_at > 0 AND ended_at < $1 ORDER BY ended_at LIMIT $2", micros(before), some)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range list {
+		for _, table := range []string{"exec_output", "exec_hosts"} {
+			if err := tx.session.exec(ctx, "DELETE FROM "+table+" WHERE run_id = $1", r.ID); err != nil {
+				return false, fmt.Errorf("deleting from %s: %w", table, err)
+			}
+		}
+		if err := tx.remove(ctx, feed.Exec, "exec_runs", r.ID, r.Scope); err != nil {
+			return false, err
+		}
+	}
+	return len(list) == some, nil
+}

@@ -79,6 +79,31 @@ var execs = []test{
 			t.Errorf("got %d pieces after the last", len(out))
 		}
 	}},
+	{"a run that ended long ago is deleted with what it wrote, and no other", func(t *testing.T, b *bench) {
+		running, old, young := b.run(t, ""), b.run(t, ""), b.run(t, "")
+		for r, at := range map[*exec.Run]time.Time{&old: b.now().Add(-time.Hour), &young: b.now()} {
+			r.State, r.EndedAt = exec.Failed, at
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { _, err := tx.PutExec(ctx, *r); return err })
+		}
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			more, err := tx.PruneExecs(ctx, b.now().Add(-time.Minute))
+			if more {
+				t.Error("there are more of one")
+			}
+			return err
+		})
+		if _, err := b.DB.View().Exec(t.Context(), old.ID); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("the old run: %v; wanted it gone", err)
+		}
+		if hosts, err := b.DB.View().ExecHosts(t.Context(), old.ID, 0); err != nil || len(hosts) != 0 {
+			t.Errorf("the old run has %d hosts, %v", len(hosts), err)
+		}
+		for _, r := range []exec.Run{running, young} {
+			if hosts, err := b.DB.View().ExecHosts(t.Context(), r.ID, 0); err != nil || len(hosts) != 2 {
+				t.Errorf("another run has %d hosts, %v; wanted 2", len(hosts), err)
+			}
+		}
+	}},
 	{"a run is led by one replica at a time", func(t *testing.T, b *bench) {
 		r := b.run(t, "")
 		lease := func(owner string) (got exec.Run, found bool) {

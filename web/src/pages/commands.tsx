@@ -134,11 +134,11 @@ function Run({ close }: { close: () => void }) {
   const quoted = (text: string) => line([text]);
   const command = [
     "loopback exec",
-    form.on === "all" ? "--all" : form.on === "hosts" ? quoted(names.join(",") || "HOSTS") : quoted(selector || "SELECTOR"),
+    form.on === "all" ? "--all" : form.on === "hosts" ? line(names) || "HOSTS" : quoted(selector || "SELECTOR"),
     `--reason ${quoted(form.reason || "REASON")}`,
     form.ticket && `--ticket ${quoted(form.ticket)}`,
     form.user && `--user ${quoted(form.user)}`,
-    form.timeout !== "1m" && `--timeout ${form.timeout}`,
+    form.timeout !== "1m" && `--max-time ${form.timeout}`,
     form.failures && `--max-failures ${form.failures}`,
     form.canary && `--canary ${form.canary}`,
     form.shell && "--shell",
