@@ -102,7 +102,6 @@ type taking struct {
 	base   uint64       // how many bytes come before typed
 	room   chan struct{}
 	status *recording.Ending
-	eof    bool // nothing more is typed
 }
 
 // take takes part in a session until it is over, or left. The error is what a command ends with.

@@ -124,10 +124,10 @@ func (r *Reader) scan() error {
 		}
 		var at time.Duration
 		if r.keys != nil {
-			chunk, number := c.head.Chunks-1, c.count
+			number := c.count
 			if record.begins {
-				chunk, number = c.head.Chunks, 0
-				if aead, _, err = r.keys.key(chunk); err != nil {
+				number = 0
+				if aead, _, err = r.keys.key(c.head.Chunks); err != nil {
 					return err
 				}
 			}
