@@ -75,7 +75,7 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 }
 
 // patience is how long a key that is newer than the rules waits for them.
-const patience = 2 * time.Second
+const patience = 5 * time.Second
 
 // Bound is what a sign-in that began with this key acts as: the key's actor, while the key opens anything.
 func (s *Service) Bound(ctx context.Context, keyID string) (access.Actor, error) {

@@ -3,6 +3,7 @@ package change_test
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,19 +16,29 @@ import (
 
 // source is a feed in memory.
 type source struct {
+	mu    sync.Mutex
 	list  []feed.Change
 	nudge chan struct{}
 }
 
-func (s *source) Position(context.Context) (int64, error) { return int64(len(s.list)), nil }
+func (s *source) Position(context.Context) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.list)), nil
+}
+
 func (s *source) Changes(_ context.Context, after int64, limit int) ([]feed.Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	rest := s.list[after:]
 	return rest[:min(limit, len(rest))], nil
 }
 func (s *source) Nudges() (<-chan struct{}, func()) { return s.nudge, func() {} }
 
 func (s *source) add(kind feed.Kind, at access.Scope) {
+	s.mu.Lock()
 	s.list = append(s.list, feed.Change{Position: int64(len(s.list)) + 1, Kind: kind, Scope: at})
+	s.mu.Unlock()
 	select {
 	case s.nudge <- struct{}{}:
 	default:
