@@ -126,7 +126,7 @@ function WhoCan({ q }: { q: Asked }) {
   return (
     <div className="flex flex-col gap-4">
       <p role="status" className="text-[15px] font-medium">
-        {n === 0 ? `Nobody may ${q.permission} there.` : `${n === 1 ? "One" : n.toLocaleString()} may ${q.permission} there.`}
+        {n === 0 ? `Nobody holds ${q.permission} there.` : n === 1 ? `One holds ${q.permission} there.` : `${n.toLocaleString()} hold ${q.permission} there.`}
       </p>
       <Reaches items={found.data.items} hosts={found.data.hosts} first="Who" of={(r) => `${r.subject} ${r.subjectKind === "user" ? "" : (kindWords[r.subjectKind as SubjectKind] ?? "")}`} />
       <Same cli={command(`access who-can ${q.permission}`, where)} api={call(AccessService.method.whoCan, request)} />

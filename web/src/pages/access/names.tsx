@@ -33,6 +33,7 @@ export function useRoles(): Role[] {
   return useAll("role") as Role[];
 }
 
+/** What an id is called; "…" while that is asked for, and the id where one may not know. */
 export function useName(kind: SubjectKind | "role", id: string): string {
   const { may } = useSession();
   const l = lists[kind];
@@ -40,6 +41,7 @@ export function useName(kind: SubjectKind | "role", id: string): string {
   const known = all.data?.items.find((x) => x.id === id);
   const one = useQuery({ queryKey: [l.key, "one", id], enabled: may(l.needs) && !all.isPending && !known && id !== "", queryFn: () => l.one(id), staleTime: 60_000, retry: false });
   // The built-in roles are called by their ids, also where one may read no roles.
+  if (!known && (all.isLoading || one.isLoading)) return "…";
   return known?.name ?? one.data?.name ?? /^rol_(owner|admin|operator|member|auditor)$/.exec(id)?.[1] ?? id;
 }
 
