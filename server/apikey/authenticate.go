@@ -30,6 +30,9 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	if err != nil {
 		return access.Actor{}, err
 	}
+	if p := s.options.Policy; p != nil && p.Version() > 0 && p.Closed() {
+		return access.Actor{}, access.ErrClosed // and no wait for a database that does not answer
+	}
 	now := s.options.Now()
 	k, err := s.lookup(ctx, keyID, now)
 	switch {

@@ -227,6 +227,9 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	if err != nil {
 		return access.Actor{}, err
 	}
+	if p := s.options.Policy; p != nil && p.Version() > 0 && p.Closed() {
+		return access.Actor{}, access.ErrClosed // and no wait for a database that does not answer
+	}
 	now := s.options.Now()
 	in, err := s.lookup(ctx, signInID, now)
 	switch {
