@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -154,7 +155,7 @@ func (l *live) record() (reason string) {
 			if l.ending != nil {
 				return "" // only the goodbye is missing
 			}
-			return or(l.why, "the host was lost: "+fault.Of(err).Message)
+			return cmp.Or(l.why, "the host was lost: "+fault.Of(err).Message)
 		}
 	}
 }

@@ -19,6 +19,7 @@
 package shell
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -166,9 +167,9 @@ func (s *Service) Open(ctx context.Context, n New) (shell.Session, error) {
 	}
 	now := s.Now()
 	out := shell.Session{
-		Meta: tenant.Meta{ID: id.New("ses", now), CreatedAt: now}, Scope: h.Scope, HostID: h.ID, HostName: h.Name, User: or(n.User, "root"),
-		Cols: orInt(n.Cols, shell.DefaultCols), Rows: orInt(n.Rows, shell.DefaultRows), Term: or(n.Term, "xterm-256color"),
-		Principal: who.ID, Who: who.Name, Actor: actor.ID, Address: actor.Address, Reason: or(n.Reason, actor.Reason), Ticket: or(n.Ticket, actor.Ticket),
+		Meta: tenant.Meta{ID: id.New("ses", now), CreatedAt: now}, Scope: h.Scope, HostID: h.ID, HostName: h.Name, User: cmp.Or(n.User, "root"),
+		Cols: cmp.Or(n.Cols, shell.DefaultCols), Rows: cmp.Or(n.Rows, shell.DefaultRows), Term: cmp.Or(n.Term, "xterm-256color"),
+		Principal: who.ID, Who: who.Name, Actor: actor.ID, Address: actor.Address, Reason: cmp.Or(n.Reason, actor.Reason), Ticket: cmp.Or(n.Ticket, actor.Ticket),
 		State: shell.Opening, EndsBy: now.Add(shell.Longest), Replica: s.Replica, Differs: -1,
 	}
 	out.Name = out.ID
@@ -227,20 +228,6 @@ func (s *Service) Open(ctx context.Context, n New) (shell.Session, error) {
 		return shell.Session{}, err
 	}
 	return out, nil
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-func orInt(n, otherwise int) int {
-	if n == 0 {
-		return otherwise
-	}
-	return n
 }
 
 // able demands that a host can have a shell now.
@@ -358,11 +345,11 @@ func (s *Service) Kill(ctx context.Context, ref, comment string) (shell.Session,
 	}); err != nil {
 		return out, err
 	}
-	by := or(actor.Name, actor.ID)
+	by := cmp.Or(actor.Name, actor.ID)
 	if who, err := s.store.View().Principal(ctx, actor.Principal); err == nil {
 		by = who.Name
 	}
-	l.kill("ended by " + by + ": " + or(comment, or(actor.Reason, "no reason given")))
+	l.kill("ended by " + by + ": " + cmp.Or(comment, cmp.Or(actor.Reason, "no reason given")))
 	l.await(ctx, shell.Ended)
 	return s.store.View().ShellSession(ctx, out.ID)
 }
@@ -389,13 +376,13 @@ type record struct {
 	Reason  string         `json:"endReason,omitempty"`
 	Status  *int           `json:"exitStatus,omitempty"`
 	Head    recording.Head `json:"recording,omitzero"`
-	Host2   recording.Head `json:"hostRecording,omitzero"`
+	Hosts   recording.Head `json:"hostRecording,omitzero"`
 	Verdict shell.Verdict  `json:"verdict,omitempty"`
 	Differs *int64         `json:"firstChunkThatDiffers,omitempty"`
 }
 
 func describe(s shell.Session) record {
-	out := record{Host: s.HostID, User: s.User, State: s.State, By: s.Principal, EndsBy: s.EndsBy, Reason: s.EndReason, Head: s.Head, Host2: s.Host, Verdict: s.Verdict}
+	out := record{Host: s.HostID, User: s.User, State: s.State, By: s.Principal, EndsBy: s.EndsBy, Reason: s.EndReason, Head: s.Head, Hosts: s.Host, Verdict: s.Verdict}
 	if s.State == shell.Ended {
 		out.Status = &s.ExitStatus
 	}

@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -80,7 +81,7 @@ func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
 	case !ok:
 		return nil, elsewhere(session)
 	}
-	v := &Viewer{l: l, mode: t.Mode, origin: t.Origin, more: make(chan struct{}, 1), who: or(actor.Name, actor.ID)}
+	v := &Viewer{l: l, mode: t.Mode, origin: t.Origin, more: make(chan struct{}, 1), who: cmp.Or(actor.Name, actor.ID)}
 	if p, err := s.store.View().Principal(ctx, actor.Principal); err == nil {
 		v.who = p.Name
 	}
