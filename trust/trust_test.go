@@ -40,6 +40,11 @@ func TestAKeysetIsBelievedFromItsAnchorAlone(t *testing.T) {
 func TestAnAlteredKeysetIsRefused(t *testing.T) {
 	s, key := signed(t, 1)
 	anchor := HashAnchor(key.Public().(ed25519.PublicKey))
+	for range 2 { // what is remembered of a genuine one must not open the door to others
+		if _, err := s.Verify(anchor, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for i := range s.Payload {
 		altered := Signed{append([]byte{}, s.Payload...), s.Signature}
 		altered.Payload[i] ^= 1

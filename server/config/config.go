@@ -53,7 +53,7 @@ type Settings struct {
 
 	ReconnectWindow time.Duration // how long a host may be away before it is offline
 	HeartbeatRate   int           // heartbeats a second that this replica is willing to take
-	AdmissionRate   int           // new links a second that it admits
+	AdmissionRate   int           // new links a second that it admits; 0: by its processors
 	EnrolmentRate   int           // enrolments a second that it takes
 
 	Limits  Limits
@@ -88,7 +88,7 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	f.DurationVar(&s.SignInMax, "sign-in-max", 7*24*time.Hour, "how long people stay signed in whatever they do")
 	f.DurationVar(&s.ReconnectWindow, "reconnect-window", 90*time.Second, "how long a host may be away before it is offline")
 	f.IntVar(&s.HeartbeatRate, "heartbeat-rate", 2000, "heartbeats a second that this replica takes; with more hosts they come less often")
-	f.IntVar(&s.AdmissionRate, "admission-rate", 1000, "new links a second that this replica admits; the rest are told when to come back")
+	f.IntVar(&s.AdmissionRate, "admission-rate", 0, "new links a second that this replica admits, 0 for 1000 for each processor; the rest are told when to come back")
 	f.IntVar(&s.EnrolmentRate, "enrolment-rate", 500, "enrolments a second that this replica takes; the rest are told when to come back")
 	s.Limits.register(f)
 	s.Cluster.register(f)
@@ -208,7 +208,7 @@ func (s *Settings) check(c *fault.Check, at func(flag string) string) {
 	c.That(s.SignInMax <= 90*24*time.Hour, at("sign-in-max"), "is %s, more than 90 days", s.SignInMax)
 	c.That(s.ReconnectWindow >= 10*time.Second && s.ReconnectWindow <= time.Hour, at("reconnect-window"), "is %s; allowed are 10s to 1h", s.ReconnectWindow)
 	c.That(s.HeartbeatRate >= 1, at("heartbeat-rate"), "is %d, less than 1", s.HeartbeatRate)
-	c.That(s.AdmissionRate >= 1, at("admission-rate"), "is %d, less than 1", s.AdmissionRate)
+	c.That(s.AdmissionRate >= 0, at("admission-rate"), "is %d, less than 0", s.AdmissionRate)
 	c.That(s.EnrolmentRate >= 1, at("enrolment-rate"), "is %d, less than 1", s.EnrolmentRate)
 	s.Limits.check(c, at)
 	s.Cluster.check(c, at, s.Database)

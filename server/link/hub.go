@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,7 @@ type Options struct {
 	AnswerTimeout   time.Duration // for an agent to answer a section before a newer one is sent regardless; 60 s
 
 	HeartbeatRate  int // heartbeats a second that are wanted at most; 2000
-	AdmissionRate  int // new links a second; 1000
+	AdmissionRate  int // new links a second; 1000 for each processor
 	EnrolmentRate  int // enrolments a second; 500
 	EnrolmentSlots int // enrolments at a time; 512
 	AddressBurst   int // links of one address (IPv6: /64) that may be unproven before it has to wait; 1000
@@ -73,7 +74,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.AliveTimeout, 10*time.Second)
 	setDefault(&o.AnswerTimeout, time.Minute)
 	setDefault(&o.HeartbeatRate, 2000)
-	setDefault(&o.AdmissionRate, 1000)
+	setDefault(&o.AdmissionRate, 1000*runtime.GOMAXPROCS(0))
 	setDefault(&o.EnrolmentRate, 500)
 	setDefault(&o.EnrolmentSlots, 512)
 	setDefault(&o.AddressBurst, 1000)
