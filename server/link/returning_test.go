@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/loopbackd/loopback/settings"
 )
 
 // A crowd that comes back slowly, because we are slow to take it, is not offline meanwhile; who does not come at all is
@@ -58,6 +60,42 @@ func TestAFewThatComeBackLateAreNoCrowd(t *testing.T) {
 			if len(b.fleet.Transitions(m.id)) != 2 {
 				t.Errorf("host %d is not offline a hundred seconds after our start", 20+i)
 			}
+		}
+	})
+}
+
+// While a crowd is on its way back, those who are back beat as seldom as their settings allow: the processor is what the others
+// wait for. Once most are there, the pace is the usual one; and also when the others do not come.
+func TestWhoIsBackLeavesTheProcessorToTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBundle(t)
+		crowd := make([]*machine, 80)
+		for i := range crowd {
+			crowd[i] = b.enrolled()
+			b.linked(crowd[i])
+		}
+		synctest.Wait()
+		pace := func(m *machine) time.Duration {
+			_, welcome := b.linked(m)
+			return welcome.GetHeartbeat().AsDuration()
+		}
+		usual := pace(crowd[0])
+		b.stop()
+		b.start()
+		if got := pace(crowd[0]); got != settings.DefaultHeartbeat {
+			t.Errorf("the first is told to beat every %s, want %s", got, settings.DefaultHeartbeat)
+		}
+		for _, m := range crowd[1:79] {
+			b.linked(m)
+		}
+		if got := pace(crowd[79]); got != usual {
+			t.Errorf("the last is told to beat every %s, want %s", got, usual)
+		}
+		b.stop()
+		b.start()
+		time.Sleep(5 * time.Minute)
+		if got := pace(crowd[0]); got != usual {
+			t.Errorf("when nobody else comes, one is told to beat every %s, want %s", got, usual)
 		}
 	})
 }
