@@ -13,7 +13,7 @@ var witnessesTable = newTable("audit_witnesses", func(w *witness.Stored) []colum
 
 // Witnesses are what hosts remember of the audit log, of hosts that are still there.
 func (v *View) Witnesses(ctx context.Context) ([]witness.Stored, error) {
-	return witnessesTable.list(ctx, v.session, "WHERE host_id IN (SELECT id FROM hosts WHERE lifecycle <> 'removed') ORDER BY host_id")
+	return witnessesTable.list(ctx, v.session, "WHERE EXISTS (SELECT 1 FROM hosts WHERE hosts.id = audit_witnesses.host_id AND hosts.lifecycle <> 'removed') ORDER BY host_id")
 }
 
 // PutWitness inserts or updates.

@@ -51,6 +51,7 @@ type Ledger interface {
 // Fleet is the hosts.
 type Fleet interface {
 	Snapshot(within access.Scope) ([]*host.Host, int64)
+	Host(id string) (*host.Host, bool)
 }
 
 // Options of the service.
@@ -237,15 +238,10 @@ func (s *Service) all(ctx context.Context) ([]Remembering, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshot, _ := s.options.Fleet.Snapshot(access.Scope{})
-	hosts := map[string]*host.Host{}
-	for _, h := range snapshot {
-		hosts[h.ID] = h
-	}
 	var out []Remembering
 	for _, w := range rows {
-		h := hosts[w.HostID]
-		if h == nil {
+		h, ok := s.options.Fleet.Host(w.HostID)
+		if !ok {
 			continue
 		}
 		one := Remembering{Stored: w, Name: h.Name, labels: h.Labels, Status: section.Status{Name: witness.SectionName, State: section.Pending}}
