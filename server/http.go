@@ -50,7 +50,7 @@ func (s *Server) handler() http.Handler {
 		Releases:        rpc.Releases{Service: s.releases, Install: s.install},
 		Replicas:        rpc.Replicas{Service: s.replicas},
 		Sessions:        rpc.Sessions{Service: s.apikeys, SignIns: s.signIns, Deployment: s.deployment.ID, Version: s.options.Version},
-		Shells:          rpc.Shells{Service: s.shells, Authenticate: s.credentials},
+		Shells:          s.shellService(replicaShells{s}),
 		Settings:        rpc.Settings{Service: s.settings},
 		SignIns:         rpc.SignIns{Service: s.signIns, Providers: s.providers, PublicURL: s.options.Settings.PublicURL, Domain: s.passkeys.Domain()},
 		Sinks:           rpc.Sinks{Service: s.sinks},
@@ -77,7 +77,7 @@ func (s *Server) handler() http.Handler {
 	all.HandleFunc("/agent/v1/link", s.wire.ServeLink)
 	all.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
 	all.Handle(wire.StreamPath, s.streams)
-	all.Handle("GET /shell/v1/{session}", s.sessions.Wrap(rpc.Terminal(s.shells, s.credentials, options)))
+	all.Handle("GET /shell/v1/{session}", s.sessions.Wrap(rpc.Terminal(s.shellService(replicaShells{s}), options)))
 	all.Handle("/", patient{s.options.Settings.Limits.ReadTimeout, s.options.Settings.Limits.WriteTimeout, s.meters.cut}.handler(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")

@@ -168,6 +168,7 @@ func (s *Server) listenToPeers() (*peers, error) {
 		}
 	})
 	mux.HandleFunc("GET "+replica.AboutPath, s.about)
+	s.serveShells(mux)
 	return &peers{
 		keys: s.keys, replicas: s.replicas, listener: l, quiet: quietLog(s.log), proxies: map[string]*httputil.ReverseProxy{}, reach: map[string]*reach{},
 		server: &http.Server{Handler: mux, TLSConfig: config, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quietLog(s.log)},
@@ -210,9 +211,9 @@ func (s *Server) forwardPoll(w http.ResponseWriter, r *http.Request, short strin
 	s.peers.forward(w, r, short)
 }
 
-// forwardStream sends a stream, unopened, to the replica that its name says; false where that cannot be reached.
-func (p *peers) forwardStream(w http.ResponseWriter, r *http.Request, short string) bool {
-	name, address := p.replicas.Address(short)
+// forwardStream sends a stream, unopened, or somebody's part in a shell, to the replica of this name; false where that cannot be reached.
+func (p *peers) forwardStream(w http.ResponseWriter, r *http.Request, replica string) bool {
+	name, address := p.replicas.Address(shortName(replica))
 	if address == "" {
 		return false
 	}

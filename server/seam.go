@@ -18,10 +18,8 @@ import (
 	"github.com/loopbackd/loopback/server/link"
 	runner "github.com/loopbackd/loopback/server/operation"
 	policies "github.com/loopbackd/loopback/server/policy"
-	"github.com/loopbackd/loopback/server/shell"
 	"github.com/loopbackd/loopback/server/stream"
 	tokens "github.com/loopbackd/loopback/server/token"
-	ends "github.com/loopbackd/loopback/stream"
 	"github.com/loopbackd/loopback/token"
 )
 
@@ -137,35 +135,6 @@ func adopt(e *exec.Service) stream.Adopter {
 		err := e.Adopt(ctx, id)
 		if errors.Is(err, exec.ErrUnknown) {
 			return stream.ErrUnknown
-		}
-		return err
-	}
-}
-
-// shellStreams gives the shell slice the way to hosts.
-type shellStreams struct {
-	hub     *link.Hub
-	streams *stream.Service
-}
-
-var _ shell.Streams = shellStreams{}
-
-func (s shellStreams) Start(ctx context.Context, hostID, session string, order []byte, end *ends.End) (forget func(), err error) {
-	forget = s.Expect(hostID, session, end)
-	err = s.hub.Shell(ctx, hostID, link.ShellOrder{Session: session, Order: order, Stream: s.streams.Name(session), Credential: s.streams.Credential(session)})
-	return forget, err
-}
-
-func (s shellStreams) Expect(hostID, session string, end *ends.End) (forget func()) {
-	return s.streams.Expect(stream.Session{ID: session, HostID: hostID, End: end})
-}
-
-// adoptShell has the shell slice asked for streams that nobody expects: of sessions from before a restart.
-func adoptShell(service *shell.Service) stream.Adopter {
-	return func(ctx context.Context, id string) error {
-		ok, err := service.Adopt(ctx, id)
-		if err == nil && !ok {
-			err = stream.ErrUnknown
 		}
 		return err
 	}

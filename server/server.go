@@ -26,6 +26,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	ids "github.com/loopbackd/loopback/id"
 	passkeys "github.com/loopbackd/loopback/passkey"
 	rules "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/apikey"
@@ -337,6 +338,12 @@ func (s *Server) wireSlices(ctx context.Context) error {
 			return s.peers != nil && s.peers.forwardStream(w, r, to)
 		},
 		ForwardPoll: s.forwardPoll,
+		Where: func(ctx context.Context, id string) string {
+			if s.shells == nil || !s.options.Settings.Cluster.On() || !ids.Valid("ses", id) {
+				return ""
+			}
+			return shortName(s.shells.Where(ctx, id))
+		},
 	})
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
@@ -346,8 +353,8 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.streams.Adopt(adopt(s.execs))
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
-	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s.hub, s.streams}, shell.Options{
-		Dir: filepath.Join(set.DataDir, "recordings"), Replica: s.replica, Policy: s.policy, Seal: seal, Now: now, Logger: o.Logger,
+	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s}, shell.Options{
+		Dir: filepath.Join(set.DataDir, "recordings"), Replica: s.replica, Reached: s.reached(), Policy: s.policy, Seal: seal, Now: now, Logger: o.Logger,
 	}); err != nil {
 		return err
 	}

@@ -6,22 +6,34 @@ import (
 	"github.com/loopbackd/loopback/fault"
 )
 
-// Channels of a session's stream. What the host writes on Events are the frames of the recording, and nothing else: the same
-// bytes that its own recorder has.
+// Channels of a session's stream.
+//
+// Each time that the control plane's end begins anew, on the same replica or on another, it is a further life of the session, with
+// channels of its own: what an end had sent half of when it died must not be gone on with by the next, and the next may have less
+// of the record, or none.
 const (
-	Events  = 0 // host → control plane: recording.Event frames
 	Closing = 1 // host → control plane: the head of the host's recording, as JSON, once it has ended
+	Typed   = 0 // control plane → host, and Life: Input
+	Control = 1 // control plane → host, and Life: Do
+
 	applied = 2
-	Typed   = 0 // control plane → host: Input
-	Control = 1 // control plane → host: Do
+	events  = applied + MaxLives // of the lives after the first
 )
 
-// Life adds to Typed and Control for each time that the control plane's end began anew: what it had sent half of when it died must
-// not be gone on with by another.
+// Life adds to Typed and Control.
 func Life(n int) byte { return byte(2 * n) }
 
 // Applied is the channel on which the host tells how far each typist's input of a life was typed (Input without data).
 func Applied(life int) byte { return byte(applied + life) }
+
+// Events is the channel of the frames of the recording (recording.Event), and nothing else: the same bytes that the host's own
+// recorder has. In the first life they come from the beginning, by themselves; in a later one from where DoAgain says.
+func Events(life int) byte {
+	if life == 0 {
+		return 0
+	}
+	return byte(events + life)
+}
 
 // Input is what somebody types. Origin names who, by a number that they chose at random; Offset counts the bytes of theirs
 // before it. What comes twice is typed once.
@@ -72,6 +84,7 @@ const (
 	DoEnd    Act = 'e' // Text is why
 	DoHold   Act = 'a' // nobody types any more: Text is empty. The host counts its Detached time from here
 	DoResume Act = 'b' // somebody does again
+	DoAgain  Act = 'g' // this life's end takes the record from here on, to which it has it. Text: a decimal recording.Head.Bytes
 )
 
 // Do is one act on a session.

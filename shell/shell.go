@@ -7,7 +7,8 @@
 //	   └────── refused, or nobody came ──────────────▲
 //
 // A host's end of a session owns the terminal and outlives the agent and the link. The control plane's end may come and go,
-// and be another replica's. What ends a session is named (EndReason), whoever ended it.
+// and be another replica's: whoever takes it up asks the host for as much of the record as it does not have. What ends a session
+// is named (EndReason), whoever ended it.
 package shell
 
 import (
@@ -128,8 +129,11 @@ const (
 	MaxPerUser = 10
 )
 
-// MaxLives is how often the control plane's end of one session can begin anew: after a crash, or a restart.
-const MaxLives = 3
+// MaxLives is how often the control plane's end of one session can begin anew: after a crash, a restart, or on another replica.
+const MaxLives = 6
+
+// TakenUpAgain is how long after their last connection somebody who types may go on without showing a passkey once more.
+const TakenUpAgain = 5 * time.Minute
 
 // MaxUnsent is how many bytes of output a host keeps that nobody has taken; a session that has more ends.
 const MaxUnsent = 256 << 20

@@ -8,8 +8,9 @@ import (
 
 // What travels on /shell/v1/{session}, a WebSocket of binary messages: one byte that says what it is, a number (8 bytes, big
 // endian; 0 where it has none), and a body. Query: mode=own|join|watch; pos=N, what was shown already (recording.Head.Bytes);
-// origin=N, a random number by which a typist is known again after a cut. Whoever is silent for 30 seconds is taken for gone:
-// send pings.
+// origin=N, a random number by which a typist is known again after a cut; again=TEXT, what ShowAgain said last. Whoever is silent
+// for 30 seconds is taken for gone: send pings. The same address asked for without an upgrade says why there would be no WebSocket,
+// or answers 426: nobody takes part by asking.
 
 // Shown is what the control plane sends.
 type Shown byte
@@ -20,6 +21,7 @@ const (
 	ShowEvents  Shown = 'e' // body: recording.Event frames; number: the position after them
 	ShowApplied Shown = 'a' // number: how many bytes of what this typist sent were typed
 	ShowOver    Shown = 'x' // last of all. Body: why, as EncodeOver writes it
+	ShowAgain   Shown = 't' // body: what a typist shows to go on after a cut, in place of a passkey; the newest counts. See TakenUpAgain
 )
 
 // Told is what the other side sends.

@@ -16,7 +16,7 @@ const (
 	MaxWindow     = 16 << 20
 
 	// MaxChannels in each direction.
-	MaxChannels = 8
+	MaxChannels = 16
 
 	headerSize = 12
 	resumeSize = 26

@@ -70,11 +70,15 @@ type Host struct {
 	program  Program
 	began    time.Time // monotonic
 
-	adding sync.Mutex // orders events by their times
-	more   chan struct{}
-	taken  chan struct{} // holds one when the stream took something
-	sent   atomic.Int64  // bytes of events that the stream has taken
-	typed  atomic.Int64  // when somebody typed last, since began
+	adding   sync.Mutex    // orders events by their times
+	taken    chan struct{} // holds one when the stream took something
+	most     atomic.Int64  // bytes of events that a stream has taken, at most
+	typed    atomic.Int64  // when somebody typed last, since began
+	recorded chan struct{} // closes when the recording has its end
+
+	sending sync.Mutex
+	sender  *sender // of the newest life of the control plane's end; guarded by sending
+	sent    sync.WaitGroup
 
 	typists sync.Mutex
 	applied map[uint64]uint64 // by origin: how far it was typed; guarded by typists
@@ -88,7 +92,7 @@ type Host struct {
 
 // New makes the host's end of a session.
 func New(o Options) *Host {
-	return &Host{Options: o, order: o.Order, more: make(chan struct{}, 1), taken: make(chan struct{}, 1), killed: make(chan struct{}), away: -1, applied: map[uint64]uint64{}}
+	return &Host{Options: o, order: o.Order, taken: make(chan struct{}, 1), recorded: make(chan struct{}), killed: make(chan struct{}), away: -1, applied: map[uint64]uint64{}}
 }
 
 // Run carries the session out and returns when it is over and the control plane has taken its record, or goodbye has passed. When
@@ -120,10 +124,17 @@ func (h *Host) run(ctx context.Context) error {
 	h.add(recording.Begin, header)
 	h.add(recording.Output, []byte(h.banner()))
 
-	var sending sync.WaitGroup
 	over, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var work sync.WaitGroup
+	defer h.sent.Wait()
+	defer work.Wait()
 	defer stop()
-	sending.Go(func() { h.send(over) })
+	if err := h.sendFrom(over, 0, 0); err != nil {
+		return err
+	}
+	for life := range shell.MaxLives + 1 { // until the whole record is taken: an end that begins anew may ask for it again
+		work.Go(func() { h.control(over, life) })
+	}
 	status := h.session(ctx)
 	end, err := json.Marshal(recording.Ending{Status: status, Reason: h.why()})
 	if err != nil {
@@ -134,10 +145,11 @@ func (h *Host) run(ctx context.Context) error {
 	if err != nil {
 		h.Log.Error("the end of the recording cannot be written", "error", err)
 	}
+	close(h.recorded)
 	if err := h.Spool.Fill(); err != nil {
 		h.Log.Warn("the reserve of the spool cannot be filled", "error", err)
 	}
-	return h.farewell(ctx, head, stop, &sending)
+	return h.farewell(ctx, head)
 }
 
 // comes waits until the control plane is there: nothing is shown to nobody.
@@ -187,7 +199,9 @@ func (h *Host) session(ctx context.Context) int {
 		h.tell("there is no terminal for the session: " + err.Error())
 		return 126
 	}
+	h.ending.Lock()
 	h.terminal = t
+	h.ending.Unlock()
 	program, err := h.Start(ctx, h.order, t.path)
 	if err != nil {
 		_ = t.Close()
@@ -209,7 +223,6 @@ func (h *Host) session(ctx context.Context) int {
 	work.Go(func() { defer close(drained); h.output(inner) })
 	for life := range shell.MaxLives + 1 {
 		work.Go(func() { h.input(inner, life) })
-		work.Go(func() { h.control(inner, shell.Life(life)+shell.Control) })
 	}
 	work.Go(func() { h.watch(ctx, inner) })
 	status, err := program.Wait()
@@ -247,7 +260,11 @@ func (h *Host) add(kind recording.Kind, data []byte) {
 		}
 		return
 	}
-	notify(h.more)
+	h.sending.Lock()
+	defer h.sending.Unlock()
+	if h.sender != nil {
+		notify(h.sender.more)
+	}
 }
 
 func notify(c chan struct{}) {
@@ -277,197 +294,6 @@ func (h *Host) why() string {
 	defer h.ending.Unlock()
 	h.ended = true
 	return h.reason
-}
-
-// output records what the terminal shows.
-func (h *Host) output(ctx context.Context) {
-	buffer := make([]byte, recording.MaxData)
-	for {
-		n, err := h.terminal.readAll(buffer)
-		if n > 0 {
-			h.add(recording.Output, buffer[:n])
-			h.wait(ctx)
-		}
-		if err != nil || ctx.Err() != nil {
-			return
-		}
-	}
-}
-
-// wait holds the terminal back while the control plane is there and has much to take yet.
-func (h *Host) wait(ctx context.Context) {
-	for h.behind() > window && h.End.Attached() {
-		again := time.NewTimer(100 * time.Millisecond) // the connection may break meanwhile
-		select {
-		case <-h.taken:
-		case <-again.C:
-		case <-h.killed:
-			again.Stop()
-			return
-		case <-ctx.Done():
-			again.Stop()
-			return
-		}
-		again.Stop()
-	}
-}
-
-func (h *Host) behind() int64 { return h.writer.Extent().Bytes - h.sent.Load() }
-
-// send hands what is recorded to the stream, in order.
-func (h *Host) send(ctx context.Context) {
-	out := h.End.Writer(shell.Events)
-	tail, _, err := h.writer.Tail(0)
-	if err != nil {
-		h.end("its record cannot be read: " + err.Error())
-		return
-	}
-	var batch []byte
-	for {
-		e, ok, err := tail.Next()
-		if err != nil {
-			h.Log.Error("the record cannot be read", "error", err)
-			h.end("its record cannot be read")
-			return
-		}
-		if ok {
-			batch = e.AppendFrame(batch)
-		}
-		if len(batch) > 0 && (!ok || len(batch) >= stream.MaxPayload) {
-			n, err := out.WriteContext(ctx, batch)
-			h.sent.Add(int64(n))
-			notify(h.taken)
-			if err != nil {
-				if ctx.Err() == nil {
-					h.end("the control plane ended it: " + fault.Of(err).Message)
-				}
-				return
-			}
-			batch = batch[:0]
-			continue
-		}
-		if ok {
-			continue
-		}
-		if cap(batch) > 4<<10 {
-			batch = nil // one who waits holds no memory
-		}
-		select {
-		case <-h.more:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// input types what comes, each byte once.
-func (h *Host) input(ctx context.Context, life int) {
-	in, applied := h.End.Reader(shell.Life(life)+shell.Typed), h.End.Writer(shell.Applied(life))
-	var buffer []byte
-	chunk := make([]byte, 4<<10)
-	for {
-		n, err := in.Next(ctx, chunk)
-		buffer = append(buffer, chunk[:n]...)
-		for err == nil {
-			i, size, bad := shell.ParseInput(buffer)
-			if bad != nil {
-				h.end("what was typed came damaged")
-				return
-			}
-			if size == 0 {
-				break
-			}
-			if err := h.typing(ctx, i, applied); err != nil {
-				return
-			}
-			buffer = buffer[size:]
-		}
-		if err != nil {
-			return
-		}
-		in.Ack(in.Offset() - uint64(len(buffer)))
-		buffer = append([]byte(nil), buffer...)
-	}
-}
-
-// maxTypists of one session, whose input is known apart.
-const maxTypists = 1000
-
-// typing types what was not typed before, and tells how far it has come.
-func (h *Host) typing(ctx context.Context, i shell.Input, applied *stream.Writer) error {
-	h.typists.Lock()
-	defer h.typists.Unlock()
-	at, known := h.applied[i.Origin]
-	if end := i.Offset + uint64(len(i.Data)); i.Offset <= at && end > at && (known || len(h.applied) < maxTypists) {
-		fresh := i.Data[at-i.Offset:]
-		if h.order.Input {
-			h.add(recording.Input, fresh)
-		}
-		if _, err := h.terminal.Write(fresh); err != nil {
-			return err
-		}
-		h.typed.Store(int64(time.Since(h.began)))
-		at = end
-		h.applied[i.Origin] = at
-	}
-	// Where nobody wants to know it, or the session is over, the next read says the rest.
-	_, _ = applied.WriteContext(ctx, (shell.Input{Origin: i.Origin, Offset: at}).Append(nil))
-	return nil
-}
-
-// control does what it is told.
-func (h *Host) control(ctx context.Context, channel byte) {
-	in := h.End.Reader(channel)
-	var buffer []byte
-	chunk := make([]byte, 512)
-	for {
-		n, err := in.Next(ctx, chunk)
-		if err != nil {
-			if ctx.Err() == nil { // the stream is over: the control plane wants no more of it
-				h.end("the control plane ended it: " + fault.Of(err).Message)
-			}
-			return
-		}
-		buffer = append(buffer, chunk[:n]...)
-		for {
-			d, size, bad := shell.ParseDo(buffer)
-			if bad != nil {
-				h.end("what it was told came damaged")
-				return
-			}
-			if size == 0 {
-				break
-			}
-			h.do(d)
-			buffer = buffer[size:]
-		}
-		in.Ack(in.Offset() - uint64(len(buffer)))
-	}
-}
-
-func (h *Host) do(d shell.Do) {
-	switch d.Act {
-	case shell.DoResize:
-		cols, rows, ok := recording.ParseSize([]byte(d.Text))
-		if !ok || cols > shell.MaxCols || rows > shell.MaxRows {
-			return
-		}
-		if err := h.terminal.resize(cols, rows); err == nil {
-			h.add(recording.Resize, recording.Size(cols, rows))
-		}
-	case shell.DoMark:
-		h.add(recording.Marker, []byte(clean(d.Text)))
-	case shell.DoEnd:
-		h.end(clean(d.Text))
-	case shell.DoHold, shell.DoResume:
-		h.ending.Lock()
-		defer h.ending.Unlock()
-		if d.Act == shell.DoHold {
-			h.away = time.Since(h.began)
-		} else {
-			h.away = -1
-		}
-	}
 }
 
 // watch ends the session when one of its times is over, and syncs the recording.
@@ -508,27 +334,16 @@ func (h *Host) watch(ctx, inner context.Context) {
 			h.end("nobody typed for " + fault.Span(o.Idle))
 		case o.Detached > 0 && away >= 0 && now-away >= o.Detached:
 			h.end("nobody was there for " + fault.Span(o.Detached))
-		case h.behind() > shell.MaxUnsent:
+		case h.writer.Extent().Bytes-h.most.Load() > shell.MaxUnsent:
 			h.end("it showed more than anybody took")
 		}
 	}
 }
 
-// farewell waits until the control plane has the whole record.
-func (h *Host) farewell(ctx context.Context, head recording.Head, stop func(), sending *sync.WaitGroup) error {
+// farewell waits until the control plane has the whole record, and has written the session's end.
+func (h *Host) farewell(ctx context.Context, head recording.Head) error {
 	ctx, cancel := context.WithTimeout(ctx, goodbye)
 	defer cancel()
-	defer sending.Wait()
-	defer stop()
-	for h.behind() > 0 {
-		select {
-		case <-h.taken:
-		case <-h.End.Done():
-			return nil
-		case <-ctx.Done():
-			return nil
-		}
-	}
 	said, err := json.Marshal(head)
 	if err != nil {
 		return err
@@ -537,9 +352,21 @@ func (h *Host) farewell(ctx context.Context, head recording.Head, stop func(), s
 	if _, err := last.WriteContext(ctx, said); err != nil {
 		return nil // the session is over: what is left is in the spool
 	}
-	if err := errors.Join(last.Close(), h.End.Writer(shell.Events).Close()); err != nil {
+	if err := last.Close(); err != nil {
 		return err
 	}
+	h.sending.Lock()
+	s := h.sender
+	h.sending.Unlock()
+	select {
+	case <-s.done:
+	case <-h.End.Done():
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+	// The head is acknowledged last of all, when the session's end is written; an end of the control plane that begins anew before that
+	// asks for the record, and has it from a sender of its own.
 	if err := h.End.Flush(ctx); err != nil && !errors.Is(err, stream.ErrDone) {
 		h.Log.Warn("the control plane did not take all of the record; it stays here", "error", err)
 	}

@@ -122,7 +122,7 @@ func session(t *testing.T, change func(*Options)) (p *plane, drop func(), ended 
 }
 
 func (p *plane) record(ctx context.Context) {
-	in := p.end.Reader(shell.Events)
+	in := p.end.Reader(shell.Events(0))
 	p.end.Reader(shell.Applied(0)).Stop()
 	go func() {
 		r := p.end.Reader(shell.Closing)

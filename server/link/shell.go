@@ -19,8 +19,11 @@ type ShellOrder struct {
 	Credential []byte
 }
 
-// shellWithin is how long a host may take to say whether it begins a shell.
-const shellWithin = 30 * time.Second
+// ShellWithin is how long a host may take to say whether it begins a shell.
+const ShellWithin = 30 * time.Second
+
+// ErrNotLinked says that a host was not told: its link is not here.
+var ErrNotLinked = fault.New(fault.Unavailable, "host_not_linked", "the host is not linked to the control plane just now").WithHint("try again in a moment")
 
 // shells are the orders that await an answer.
 type shells struct {
@@ -38,7 +41,7 @@ func (h *Hub) Shell(ctx context.Context, hostID string, o ShellOrder) error {
 		}
 	}
 	if p == nil {
-		return fault.New(fault.Unavailable, "host_not_linked", "the host is not linked to this replica").WithHint("try again in a moment")
+		return ErrNotLinked
 	}
 	answered := make(chan *pb.ShellAnswer, 1)
 	h.shells.mu.Lock()
@@ -52,11 +55,11 @@ func (h *Hub) Shell(ctx context.Context, hostID string, o ShellOrder) error {
 		defer h.shells.mu.Unlock()
 		delete(h.shells.waiting, o.Session)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, shellWithin)
+	ctx, cancel := context.WithTimeout(ctx, ShellWithin)
 	defer cancel()
 	p.mu.Lock()
 	p.outbox.shells = append(p.outbox.shells, &pb.ShellOrder{
-		Session: o.Session, Order: o.Order, Stream: o.Stream, Credential: o.Credential, NotAfter: timestamppb.New(h.Clock().Add(shellWithin)),
+		Session: o.Session, Order: o.Order, Stream: o.Stream, Credential: o.Credential, NotAfter: timestamppb.New(h.Clock().Add(ShellWithin)),
 	})
 	p.schedule()
 	p.mu.Unlock()

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"iter"
 	"net/http"
 	"strings"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	v1 "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/ledger"
 	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/server/shell"
@@ -21,6 +24,51 @@ import (
 type Shells struct {
 	Service      *shell.Service
 	Authenticate Authenticator
+	Peers        Peers
+}
+
+// there is the service of the replica that has the session, where that is why a call cannot be answered here.
+func (h Shells) there(ctx context.Context, err error) loopbackv1connect.ShellServiceClient {
+	var there *shell.Elsewhere
+	if h.Peers == nil || !errors.As(err, &there) {
+		return nil
+	}
+	return h.Peers.Shells(there.Replica, originFrom(ctx).address)
+}
+
+// passed is a call as it is handed on: in the name of who calls, who is asked after there once more.
+func passed[T any](r *connect.Request[T]) *connect.Request[T] {
+	out := connect.NewRequest(r.Msg)
+	for _, name := range []string{"Authorization", access.ReasonHeader, access.TicketHeader, RequestID} {
+		for _, value := range r.Header().Values(name) {
+			out.Header().Add(name, value)
+		}
+	}
+	return out
+}
+
+// answered is another replica's answer.
+func answered[T any](r *connect.Response[T], err error) (*connect.Response[T], error) {
+	if err != nil {
+		return nil, relayed(err)
+	}
+	return connect.NewResponse(r.Msg), nil
+}
+
+// relayed is another replica's error as if it were ours; nil for nil.
+func relayed(err error) error {
+	var ce *connect.Error
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &ce) || !connect.IsWireError(err):
+		return fault.New(fault.Unavailable, "replica_unreachable", "the replica that has the session does not answer").WithHint("try again in a moment").WithCause(err)
+	}
+	out := connect.NewError(ce.Code(), errors.New(ce.Message()))
+	for _, d := range ce.Details() {
+		out.AddDetail(d)
+	}
+	return out
 }
 
 // again asks for whoever called once more: a session outlives the call that opened it.
@@ -59,6 +107,9 @@ func (h Shells) ListShellSessions(ctx context.Context, r *connect.Request[v1.Lis
 // KillShellSession ends one.
 func (h Shells) KillShellSession(ctx context.Context, r *connect.Request[v1.KillShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
 	s, err := h.Service.Kill(ctx, r.Msg.GetSession(), r.Msg.GetComment())
+	if there := h.there(ctx, err); there != nil {
+		return answered(there.KillShellSession(ctx, passed(r)))
+	}
 	return answer(shellSession(s), err)
 }
 
@@ -81,9 +132,23 @@ func (h Shells) ReplayShellSession(ctx context.Context, r *connect.Request[v1.Re
 	if err := f.err(); err != nil {
 		return err
 	}
-	return h.Service.Replay(ctx, r.Msg.GetSession(), func(events iter.Seq2[recording.Event, error]) error {
+	err := h.Service.Replay(ctx, r.Msg.GetSession(), func(events iter.Seq2[recording.Event, error]) error {
 		return recording.WriteCast(pieces{out}, recording.From(events, from), idle)
 	})
+	there := h.there(ctx, err)
+	if there == nil {
+		return err
+	}
+	in, err := there.ReplayShellSession(ctx, passed(r))
+	if err != nil {
+		return relayed(err)
+	}
+	for in.Receive() {
+		if err := out.Send(in.Msg()); err != nil {
+			return errors.Join(err, in.Close())
+		}
+	}
+	return errors.Join(relayed(in.Err()), in.Close())
 }
 
 // pieces sends what is written.

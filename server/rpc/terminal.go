@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -21,16 +23,24 @@ import (
 	noun "github.com/loopbackd/loopback/shell"
 )
 
+// Peers reach the shells that another replica has. Nil: there is none, or it was another that asked.
+type Peers interface {
+	// Terminal hands a request to the Terminal of a replica, in the name of who asks; false where that cannot be reached.
+	Terminal(w http.ResponseWriter, r *http.Request, replica string) bool
+	// Shells is its service; nil where it cannot be reached. from is who asks.
+	Shells(replica string, from netip.Addr) loopbackv1connect.ShellServiceClient
+}
+
 // Terminal is the WebSocket at /shell/v1/{session}. See package shell for what travels there (shell.Shown and its kin).
-func Terminal(service *shell.Service, authenticate Authenticator, o Options) http.Handler {
+func Terminal(shells Shells, o Options) http.Handler {
 	if o.Observe == nil {
 		o.Observe = func(Call) {}
 	}
 	if o.Limits == nil {
 		o.Limits = limit.New(limit.Options{})
 	}
-	e := &edge{authenticate: authenticate, options: o, permissions: permissionsByProcedure()}
-	t := &terminals{edge: e, shells: Shells{Service: service, Authenticate: authenticate}}
+	e := &edge{authenticate: shells.Authenticate, options: o, permissions: permissionsByProcedure()}
+	t := &terminals{edge: e, shells: shells}
 	return e.identify(http.HandlerFunc(t.serve))
 }
 
@@ -46,18 +56,27 @@ var modes = map[shell.Mode]string{
 	shell.Watching: loopbackv1connect.ShellServiceWatchShellSessionProcedure,
 }
 
+// errUpgrade answers who asks why not, where nothing is in the way.
+var errUpgrade = fault.New(fault.Precondition, "upgrade_required", "a session is taken part in by a WebSocket")
+
 func (t *terminals) serve(w http.ResponseWriter, r *http.Request) {
-	if err := t.take(w, r); err != nil {
-		f := fault.Of(err)
-		status := map[fault.Kind]int{fault.Invalid: 400, fault.Unauthenticated: 401, fault.Denied: 403, fault.NotFound: 404, fault.Precondition: 409,
-			fault.Conflict: 409, fault.Exhausted: 429, fault.Unavailable: 503}[f.Kind]
-		if status == 0 {
-			status = http.StatusInternalServerError
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_, _ = w.Write(noun.EncodeOver(f))
+	err := t.take(w, r)
+	if err == nil {
+		return
 	}
+	f := fault.Of(err)
+	status := map[fault.Kind]int{fault.Invalid: 400, fault.Unauthenticated: 401, fault.Denied: 403, fault.NotFound: 404, fault.Precondition: 409,
+		fault.Conflict: 409, fault.Exhausted: 429, fault.Unavailable: 503}[f.Kind]
+	switch {
+	case errors.Is(err, errUpgrade):
+		status = http.StatusUpgradeRequired
+		w.Header().Set("Upgrade", "websocket")
+	case status == 0:
+		status = http.StatusInternalServerError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(noun.EncodeOver(f))
 }
 
 // take lets a caller in who may take part, and carries them until they leave. An error is one from before the WebSocket.
@@ -68,14 +87,19 @@ func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return fault.New(fault.Invalid, "mode_unknown", "nobody takes part in a session as %q", string(mode)).WithHint("use own, join or watch")
 	}
+	if !sameOrigin(r) {
+		return fault.New(fault.Denied, "cross_site", "this request comes from another site")
+	}
+	upgrade := upgrades(r)
 	spec := connect.Spec{Procedure: procedure, StreamType: connect.StreamTypeBidi}
 	actor, err := t.edge.who(r.Context(), spec, r.Header)
-	// Who opened it has shown a passkey then, and is not asked again when the network comes back.
-	if err != nil && (mode != shell.Owning || !errors.Is(err, access.ErrStepUp)) {
+	// Who was here a moment ago has shown a passkey then, and is not asked again when the network comes back.
+	stale := errors.Is(err, access.ErrStepUp) && mode != shell.Watching
+	if err != nil && !stale {
 		return err
 	}
 	ctx := access.WithActor(r.Context(), actor)
-	done, err := t.edge.options.Limits.Begin(ctx, string(actor.Kind)+" "+actor.ID, true)
+	done, err := t.edge.options.Limits.Begin(ctx, string(actor.Kind)+" "+actor.ID, upgrade)
 	if err != nil {
 		return err
 	}
@@ -88,7 +112,14 @@ func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	origin, _ := strconv.ParseUint(q.Get("origin"), 10, 64) // one that is not there is 0
-	v, err := t.shells.Service.Take(ctx, shell.Taking{Session: r.PathValue("session"), Mode: mode, Pos: pos, Origin: origin, Again: t.shells.again(ctx, r.Header)})
+	taking := shell.Taking{Session: r.PathValue("session"), Mode: mode, Pos: pos, Origin: origin, Again: t.shells.again(ctx, r.Header), Stale: stale, Proof: q.Get("again")}
+	if err := t.shells.Service.MayTake(ctx, taking); err != nil {
+		return t.pass(ctx, w, r, err)
+	}
+	if !upgrade {
+		return errUpgrade
+	}
+	v, err := t.shells.Service.Take(ctx, taking)
 	if err != nil {
 		return err
 	}
@@ -99,10 +130,9 @@ func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
 	defer end()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	h := &terminal{viewer: v, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1), origin: r.Header.Get("Origin"), host: r.Host}
+	h := &terminal{viewer: v, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1)}
 	conn, err := gws.NewUpgrader(h, &gws.ServerOption{
 		ReadMaxPayloadSize: noun.MaxInput + 64, ParallelGolimit: 1, Logger: silent{}, ReadBufferSize: 1024, WriteBufferSize: 1024,
-		Authorize: func(*http.Request, gws.SessionStorage) bool { return sameOrigin(r) },
 	}).Upgrade(w, r)
 	if err != nil {
 		return nil // the library has answered
@@ -113,6 +143,37 @@ func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
 	}()
 	h.show(conn)
 	return nil
+}
+
+// pass hands the request to the replica that has the session, where that is why it cannot be served here.
+func (t *terminals) pass(ctx context.Context, w http.ResponseWriter, r *http.Request, err error) error {
+	var there *shell.Elsewhere
+	if t.shells.Peers == nil || !errors.As(err, &there) {
+		return err
+	}
+	ctx, end := t.edge.untilStopping(ctx)
+	defer end()
+	if t.shells.Peers.Terminal(w, r.WithContext(ctx), there.Replica) {
+		return nil
+	}
+	return err
+}
+
+// upgrades tells whether a request asks for a WebSocket (RFC 6455, 4.2.1), as it must before anybody takes part by it.
+func upgrades(r *http.Request) bool {
+	return r.Method == http.MethodGet && headerHas(r.Header, "Connection", "upgrade") && headerHas(r.Header, "Upgrade", "websocket") &&
+		r.Header.Get("Sec-WebSocket-Version") == "13" && r.Header.Get("Sec-WebSocket-Key") != ""
+}
+
+func headerHas(h http.Header, name, token string) bool {
+	for _, value := range h.Values(name) {
+		for one := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(one), token) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // sameOrigin keeps pages of others from opening a WebSocket with a browser's cookie. Programs send no Origin.
@@ -128,11 +189,10 @@ func (silent) Error(...any) {}
 // terminal is one WebSocket.
 type terminal struct {
 	gws.BuiltinEventHandler
-	viewer       *shell.Viewer
-	ctx          context.Context
-	cancel       context.CancelFunc
-	acked        chan struct{} // holds one when the caller has shown more
-	origin, host string
+	viewer *shell.Viewer
+	ctx    context.Context
+	cancel context.CancelFunc
+	acked  chan struct{} // holds one when the caller has shown more
 }
 
 // Patience with a caller.
@@ -161,6 +221,7 @@ func (t *terminal) show(conn *gws.Conn) {
 		return
 	}
 	var told uint64
+	t.renew(conn)
 	for {
 		frames, pos, applied, err := t.viewer.Next(t.ctx)
 		if err != nil {
@@ -190,16 +251,26 @@ func (t *terminal) show(conn *gws.Conn) {
 	}
 }
 
+// renew gives the caller what they go on with after a cut, where it is time to.
+func (t *terminal) renew(conn *gws.Conn) {
+	if again := t.viewer.Again(); again != "" {
+		_ = conn.SetWriteDeadline(time.Now().Add(terminalWrite))
+		_ = conn.WriteMessage(gws.OpcodeBinary, append(binary.BigEndian.AppendUint64([]byte{byte(noun.ShowAgain)}, 0), again...)) // show sees that the connection is gone
+	}
+}
+
 // OnPing implements gws.Event.
 func (t *terminal) OnPing(conn *gws.Conn, payload []byte) {
 	_ = conn.SetReadDeadline(time.Now().Add(terminalSilence))
 	_ = conn.WritePong(payload)
+	t.renew(conn)
 }
 
 // OnMessage implements gws.Event.
 func (t *terminal) OnMessage(conn *gws.Conn, m *gws.Message) {
 	defer m.Close()
 	_ = conn.SetReadDeadline(time.Now().Add(terminalSilence))
+	t.renew(conn)
 	b := m.Bytes()
 	if len(b) < 9 {
 		t.cancel()

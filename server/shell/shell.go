@@ -92,6 +92,8 @@ type Options struct {
 	Dir     string // of recordings
 	Reserve int64  // of disk for them, in bytes; 0: DefaultReserve
 	Replica string
+	// Reached tells whether another replica can be reached from here. Nil: there is no other.
+	Reached func(replica string) bool
 	Policy  *access.Policy
 	Seal    []byte // 32 bytes: what the keys of recordings are sealed with
 	Now     func() time.Time
@@ -111,10 +113,15 @@ type Service struct {
 	streams Streams
 	box     secret.Box
 	spool   *recording.Spool
+	again   []byte // what ShowAgain is made with
+
+	stopping chan struct{} // closes when Run is about to return
+	adopting sync.Mutex    // one session is taken up at a time
 
 	mu      sync.Mutex
 	live    map[string]*live
 	closing bool
+	orphans map[string]time.Time // sessions whose replica is gone, and since when that was seen here; guarded by mu
 	work    sync.WaitGroup
 }
 
@@ -131,7 +138,8 @@ func NewService(store Store, hosts Hosts, fleet Fleet, places Places, streams St
 	if err != nil {
 		return nil, err
 	}
-	return &Service{Options: o, store: store, hosts: hosts, fleet: fleet, places: places, streams: streams, box: box, spool: spool, live: map[string]*live{}}, nil
+	return &Service{Options: o, store: store, hosts: hosts, fleet: fleet, places: places, streams: streams, box: box, spool: spool,
+		again: again(o.Seal), stopping: make(chan struct{}), live: map[string]*live{}, orphans: map[string]time.Time{}}, nil
 }
 
 // New is what is asked for.
@@ -354,9 +362,20 @@ func (s *Service) Kill(ctx context.Context, ref, comment string) (shell.Session,
 	return s.store.View().ShellSession(ctx, out.ID)
 }
 
-// elsewhere is the answer for a session whose live end is not on this replica.
+// Elsewhere is the answer for a session whose live end, or whose recording, is not on this replica.
+type Elsewhere struct {
+	Replica string
+	fault   *fault.Error
+}
+
+func (e *Elsewhere) Error() string { return e.fault.Error() }
+
+// Unwrap is the answer to who cannot ask that replica.
+func (e *Elsewhere) Unwrap() error { return e.fault }
+
 func elsewhere(out shell.Session) error {
-	return fault.New(fault.Unavailable, "session_elsewhere", "session %s is with replica %s", out.ID, out.Replica).WithHint("ask that replica")
+	return &Elsewhere{out.Replica, fault.New(fault.Unavailable, "session_elsewhere", "session %s is with replica %s, which cannot be reached now", out.ID, out.Replica).
+		WithHint("try again in a moment; see the replicas: loopback replica list")}
 }
 
 func (s *Service) find(session string) (*live, bool) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"sync/atomic"
-	"time"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
@@ -32,14 +31,19 @@ type Taking struct {
 	// Origin is a number of their own, by which what they type is known again after a cut.
 	Origin uint64
 	Again  Again
+	// Stale says that they would have to show a passkey, and Proof is what they have instead: see Viewer.Again.
+	Stale bool
+	Proof string
 }
 
-// Viewer takes part in a session. Next is for one goroutine, the rest for one other.
+// Viewer takes part in a session. Next is for one goroutine, the rest for one other; Again for any.
 type Viewer struct {
 	l      *live
 	mode   Mode
 	origin uint64
+	actor  string // the credential's id
 	who    string
+	given  atomic.Int64 // Again, the last, in Unix nanoseconds; 0: none was
 	tail   *recording.Tail
 	more   chan struct{} // holds one when there may be something new
 	took   atomic.Int64
@@ -53,39 +57,55 @@ const fromEnd = 64 << 10
 // maxViewers of one session.
 const maxViewers = 50
 
-// Take lets somebody take part. That is in the audit log before they see anything. Close it in any case.
-func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
+// MayTake tells whether somebody may take part, and leaves no trace: they do not by asking.
+func (s *Service) MayTake(ctx context.Context, t Taking) error {
+	_, _, _, err := s.mayTake(ctx, t)
+	return err
+}
+
+func (s *Service) mayTake(ctx context.Context, t Taking) (session shell.Session, l *live, actor access.Actor, err error) {
 	need := map[Mode]access.Permission{Owning: shell.Open, Joining: shell.Join, Watching: shell.Watch}[t.Mode]
 	if need == "" {
-		return nil, fault.New(fault.Invalid, "mode_unknown", "nobody takes part in a session as %q", string(t.Mode)).WithHint("use own, join or watch")
+		return session, nil, actor, fault.New(fault.Invalid, "mode_unknown", "nobody takes part in a session as %q", string(t.Mode)).WithHint("use own, join or watch")
 	}
-	session, err := s.store.View().ShellSession(ctx, t.Session)
-	if err != nil {
-		return nil, err
+	if session, err = s.store.View().ShellSession(ctx, t.Session); err != nil {
+		return session, nil, actor, err
 	}
-	actor := access.ActorFrom(ctx)
+	actor = access.ActorFrom(ctx)
 	if t.Mode == Owning { // with the reason and ticket that it was opened with
 		actor.Reason, actor.Ticket = session.Reason, session.Ticket
 	}
 	if err := actor.RequireHost(need, session.Scope, s.labels(session), shell.Read, "session "+t.Session); err != nil {
-		return nil, err
+		return session, nil, actor, err
 	}
 	if t.Mode == Owning && session.Principal != actor.Principal {
-		return nil, fault.New(fault.Denied, "session_not_yours", "session %s was opened by %s", session.ID, session.Who).
+		return session, nil, actor, fault.New(fault.Denied, "session_not_yours", "session %s was opened by %s", session.ID, session.Who).
 			WithHint("watch it, or join it: loopback session join %s", session.ID)
 	}
 	l, ok := s.find(session.ID)
 	switch {
-	case !ok && session.State == shell.Ended:
-		return nil, ended(session)
+	case session.State == shell.Ended && !ok:
+		return session, nil, actor, ended(session)
+	case t.Stale && !s.knows(t, actor.ID):
+		return session, nil, actor, access.ErrStepUp
 	case !ok:
-		return nil, elsewhere(session)
+		return session, nil, actor, elsewhere(session)
 	}
-	v := &Viewer{l: l, mode: t.Mode, origin: t.Origin, more: make(chan struct{}, 1), who: cmp.Or(actor.Name, actor.ID)}
+	return session, l, actor, nil
+}
+
+// Take lets somebody take part. That is in the audit log before they see anything. Close it in any case.
+func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
+	session, l, actor, err := s.mayTake(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	v := &Viewer{l: l, mode: t.Mode, origin: t.Origin, actor: actor.ID, more: make(chan struct{}, 1), who: cmp.Or(actor.Name, actor.ID)}
 	if p, err := s.store.View().Principal(ctx, actor.Principal); err == nil {
 		v.who = p.Name
 	}
 	if t.Mode != Owning {
+		need := map[Mode]access.Permission{Joining: shell.Join, Watching: shell.Watch}[t.Mode]
 		if err := s.store.Write(ctx, func(tx Tx) error {
 			return tx.Audit(ctx, audit.Of(actor, need, session.Scope, session.ID, session.HostName))
 		}); err != nil {
@@ -95,16 +115,10 @@ func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
 	if t.Pos < 0 {
 		t.Pos = max(0, l.writer.Extent().Bytes-fromEnd)
 	}
-	if v.tail, err = l.tail(ctx, t.Pos); err != nil {
+	if err := l.enter(ctx, v, t.Pos); err != nil {
 		return nil, err
 	}
-	v.took.Store(v.tail.Pos())
 	l.mu.Lock()
-	if len(l.viewers) >= maxViewers {
-		l.mu.Unlock()
-		return nil, fault.New(fault.Exhausted, "session_viewers", "%d people take part in session %s already", maxViewers, session.ID)
-	}
-	l.viewers[v] = struct{}{}
 	if t.Mode == Owning {
 		l.actor, l.again = actor, t.Again
 	}
@@ -122,20 +136,42 @@ func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
 	return v, nil
 }
 
-// tail follows from a place, for which it waits where the host has yet to send it again.
-func (l *live) tail(ctx context.Context, pos int64) (*recording.Tail, error) {
+// enter has a viewer follow from a place, for which it waits where the host has yet to send it again.
+func (l *live) enter(ctx context.Context, v *Viewer, pos int64) error {
 	ctx, cancel := context.WithTimeout(ctx, headWithin)
 	defer cancel()
+	v.took.Store(pos) // they are not behind before they have begun
+	l.mu.Lock()
+	if len(l.viewers) >= maxViewers {
+		l.mu.Unlock()
+		return fault.New(fault.Exhausted, "session_viewers", "%d people take part in session %s already", maxViewers, l.id())
+	}
+	l.viewers[v] = struct{}{}
+	l.mu.Unlock()
 	for {
 		t, ok, err := l.writer.Tail(pos)
-		if ok || err != nil {
-			return t, err
+		if err == nil && ok {
+			v.tail = t
+			v.took.Store(t.Pos())
+			return nil
 		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, fault.New(fault.Precondition, "session_position", "the session has not come that far")
+		if err == nil {
+			select {
+			case <-v.more:
+				continue
+			case <-l.over.Done():
+				if err = errTaken; !l.left.Load() {
+					err = ended(v.Session())
+				}
+			case <-ctx.Done():
+				err = fault.New(fault.Precondition, "session_position", "the session has not come that far")
+			}
 		}
+		l.mu.Lock()
+		delete(l.viewers, v)
+		l.mu.Unlock()
+		l.move()
+		return err
 	}
 }
 
@@ -180,8 +216,11 @@ func (v *Viewer) Next(ctx context.Context) (frames []byte, pos int64, applied ui
 			v.told = typed
 			return v.batch, v.tail.Pos(), typed, nil
 		}
-		if over {
+		switch {
+		case over:
 			return nil, 0, 0, ended(session)
+		case v.l.left.Load():
+			return nil, 0, 0, errTaken
 		}
 		if cap(v.batch) > 4<<10 {
 			v.batch = nil
@@ -189,6 +228,7 @@ func (v *Viewer) Next(ctx context.Context) (frames []byte, pos int64, applied ui
 		select {
 		case <-v.more:
 		case <-moved:
+		case <-v.l.over.Done():
 		case <-ctx.Done():
 			return nil, 0, 0, ctx.Err()
 		}
@@ -216,7 +256,7 @@ func (v *Viewer) Type(ctx context.Context, offset uint64, data []byte) error {
 	}
 	v.l.typing.Lock()
 	defer v.l.typing.Unlock()
-	_, err := v.l.end.Writer(shell.Life(v.l.session.Lives)+shell.Typed).WriteContext(ctx, shell.Input{Origin: v.origin, Offset: offset, Data: data}.Append(nil))
+	_, err := v.l.end.Writer(shell.Life(v.l.life)+shell.Typed).WriteContext(ctx, shell.Input{Origin: v.origin, Offset: offset, Data: data}.Append(nil))
 	return err
 }
 

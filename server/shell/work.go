@@ -2,7 +2,9 @@ package shell
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"strconv"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -12,8 +14,8 @@ import (
 	"github.com/loopbackd/loopback/shell"
 )
 
-// Run takes up the sessions that this replica left when it stopped or died, and returns when ctx has ended and every live end has
-// been left, to be taken up again.
+// Run takes up the sessions that this replica left when it stopped or died, ends those that nobody has any more, and returns when ctx
+// has ended and every live end has been left, to be taken up again.
 func (s *Service) Run(ctx context.Context) error {
 	for {
 		err := s.takeUp(ctx)
@@ -26,7 +28,17 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	<-ctx.Done()
+	ticks := time.NewTicker(lookEvery)
+	defer ticks.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ticks.C:
+			if err := s.reap(ctx); err != nil && ctx.Err() == nil {
+				s.Logger.Warn("sessions whose replica is gone cannot be looked for", "error", err)
+			}
+		case <-ctx.Done():
+		}
+	}
 	s.mu.Lock()
 	s.closing = true
 	left := make([]*live, 0, len(s.live))
@@ -34,10 +46,47 @@ func (s *Service) Run(ctx context.Context) error {
 		left = append(left, l)
 	}
 	s.mu.Unlock()
+	close(s.stopping)
 	for _, l := range left {
 		l.leave()
 	}
 	s.work.Wait()
+	return nil
+}
+
+// lookEvery is how often sessions whose replica is gone are looked for.
+const lookEvery = 30 * time.Second
+
+// reap ends the sessions of replicas that have been gone for as long as a host may be: neither has come back, and no other replica was
+// found by the host.
+func (s *Service) reap(ctx context.Context) error {
+	if s.Reached == nil {
+		return nil
+	}
+	open, err := s.store.View().OpenShellSessions(ctx, "")
+	if err != nil {
+		return err
+	}
+	orphans := map[string]time.Time{}
+	for _, session := range open {
+		if session.Replica == s.Replica || s.Reached(session.Replica) {
+			continue
+		}
+		s.mu.Lock()
+		since, known := s.orphans[session.ID]
+		s.mu.Unlock()
+		if !known {
+			since = s.Now()
+		}
+		if s.Now().Sub(since) < comesBack {
+			orphans[session.ID] = since
+			continue
+		}
+		s.lost(session, "the replica that recorded it is gone, and its host did not come to another")
+	}
+	s.mu.Lock()
+	s.orphans = orphans
+	s.mu.Unlock()
 	return nil
 }
 
@@ -50,7 +99,16 @@ func (l *live) leave() {
 	l.stop()
 }
 
-// Adopt takes up a session whose host asks for it; not ok where it is none of this replica's.
+// Where is the replica that has a session which has not ended; empty: there is none.
+func (s *Service) Where(ctx context.Context, id string) string {
+	session, err := s.store.View().ShellSession(ctx, id)
+	if err != nil || session.State == shell.Ended {
+		return ""
+	}
+	return session.Replica
+}
+
+// Adopt takes up a session whose host asks for it; not ok where there is none. One of a replica that can be reached is that one's.
 func (s *Service) Adopt(ctx context.Context, id string) (ok bool, err error) {
 	session, err := s.store.View().ShellSession(ctx, id)
 	switch {
@@ -60,9 +118,11 @@ func (s *Service) Adopt(ctx context.Context, id string) (ok bool, err error) {
 		return false, fault.New(fault.Unavailable, "session_unread", "the session cannot be looked up now").WithCause(err)
 	case session.State == shell.Ended:
 		return false, nil
-	case session.Replica != s.Replica:
+	case session.Replica != s.Replica && (s.Reached == nil || s.Reached(session.Replica)):
 		return false, elsewhere(session)
 	}
+	s.adopting.Lock()
+	defer s.adopting.Unlock()
 	if _, there := s.find(id); !there {
 		err = s.resume(ctx, session)
 	}
@@ -86,7 +146,8 @@ func (s *Service) takeUp(ctx context.Context) error {
 	return nil
 }
 
-// resume makes a live end of a session that one before it had.
+// resume makes a live end of a session that one before it had, here or on another replica. What that one recorded elsewhere is not
+// here: the host sends its record again.
 func (s *Service) resume(ctx context.Context, session shell.Session) error {
 	if session.State == shell.Opening {
 		return fault.New(fault.Unavailable, "session_lost", "the control plane stopped before the host had begun it")
@@ -99,11 +160,23 @@ func (s *Service) resume(ctx context.Context, session shell.Session) error {
 		return err
 	}
 	w, err := recording.Continue(s.spool.Path(session.ID), session.ID, keys)
+	if fault.KindOf(err) == fault.NotFound {
+		w, err = s.spool.Create(session.ID, keys)
+	}
 	if err != nil {
 		return err
 	}
+	before := session
 	session.Lives++
+	session.Replica = s.Replica
 	if err := s.store.Observe(ctx, func(tx Tx) error {
+		now, err := tx.ShellSession(ctx, session.ID)
+		if err != nil {
+			return err
+		}
+		if now.Replica != before.Replica || now.Lives != before.Lives || now.State == shell.Ended {
+			return errTaken
+		}
 		session, err = tx.PutShellSession(ctx, session)
 		return err
 	}); err != nil {
@@ -116,14 +189,15 @@ func (s *Service) resume(ctx context.Context, session shell.Session) error {
 		Grants: []access.Grant{{ID: session.Actor, Permissions: []access.Permission{shell.Open}, Scope: session.Scope}},
 	}
 	l := s.newLive(session, actor, nil, w)
-	// Read from where the recording is, and nothing that was for a life before, however far that came.
-	l.end.ReaderAt(shell.Events, uint64(w.Extent().Bytes))
-	for life := range session.Lives {
-		l.end.ReaderAt(shell.Applied(life), 1<<40)
+	for life := range session.Lives { // nothing that was for a life before is wanted, however far that came
+		for _, channel := range []byte{shell.Applied(life), shell.Events(life)} {
+			l.end.ReaderAt(channel, 1<<40).Stop()
+		}
 	}
 	if err := s.begin(l); err != nil {
 		return err
 	}
+	l.do(shell.Do{Act: shell.DoAgain, Text: strconv.FormatInt(l.base, 10)})
 	l.forgetBy(s.streams.Expect(session.HostID, session.ID, l.end))
 	return nil
 }
@@ -131,9 +205,13 @@ func (s *Service) resume(ctx context.Context, session shell.Session) error {
 // lost writes the end of a session that nobody has any more.
 func (s *Service) lost(session shell.Session, why string) {
 	if keys, err := s.keys(session); err == nil {
-		if w, err := recording.Continue(s.spool.Path(session.ID), session.ID, keys); err == nil {
+		w, err := recording.Continue(s.spool.Path(session.ID), session.ID, keys)
+		if err == nil {
 			session.Head, _ = w.End() // a head that cannot be written is found by reading
 			_ = w.Close()
+		} else if r, opened := recording.Open(s.spool.Path(session.ID), keys); errors.Is(err, recording.ErrEnded) && opened == nil {
+			session.Head = r.Head()
+			_ = r.Close()
 		}
 	}
 	session.State, session.EndedAt, session.EndReason, session.ExitStatus, session.Verdict = shell.Ended, s.Now(), why, 255, shell.Alone

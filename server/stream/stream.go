@@ -12,10 +12,12 @@
 // a credential that was stolen opens nothing that is in use.
 //
 // When the replica in a name cannot be reached, the one that the host got to asks whether somebody here takes the session
-// over (Adopt). Whoever does goes on from what is durable: package stream keeps what is not acknowledged at the host.
+// over (Adopt). Whoever does goes on from what is durable: package stream keeps what is not acknowledged at the host. From
+// then on the host, which knows the name alone, is sent to whoever has it now (Where).
 package stream
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -55,6 +57,9 @@ type Options struct {
 	// Forward sends a request to another replica, unopened, and answers it; false where that one cannot be reached. Nil:
 	// this replica is alone.
 	Forward func(w http.ResponseWriter, r *http.Request, replica string) bool
+	// Where is the replica that has a session now, where that may be another than the one in its name: its short name, or empty for that.
+	// Nil: it never is.
+	Where func(ctx context.Context, id string) string
 	// ForwardPoll is the same for a polled connection that stands.
 	ForwardPoll func(w http.ResponseWriter, r *http.Request, replica string)
 	// Admit is asked before anything is spent on a stranger; see wire.Server.
@@ -165,10 +170,14 @@ func (s *Service) Expect(e Session) (forget func()) {
 // ServeHTTP serves /agent/v1/stream/{name}.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, replica, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, wire.StreamPath), ".")
-	if !wire.Resumes(r) && replica != "" && replica != s.options.Replica && s.options.Forward != nil && !s.expects(id) &&
-		s.options.Forward(w, r, replica) {
-		s.metrics.forwarded.Inc()
-		return
+	if !wire.Resumes(r) && s.options.Forward != nil && !s.expects(id) {
+		if s.options.Where != nil {
+			replica = cmp.Or(s.options.Where(r.Context(), id), replica)
+		}
+		if replica != "" && replica != s.options.Replica && s.options.Forward(w, r, replica) {
+			s.metrics.forwarded.Inc()
+			return
+		}
 	}
 	s.wire.ServeStream(w, r)
 }

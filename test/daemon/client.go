@@ -34,6 +34,7 @@ type Client struct {
 	Grants     loopbackv1connect.GrantServiceClient
 	Offers     loopbackv1connect.GrantPolicyServiceClient
 	Execs      loopbackv1connect.ExecServiceClient
+	Shells     loopbackv1connect.ShellServiceClient
 
 	Anchor    trust.AnchorHash // whom agents are to trust
 	Workspace string           // the default one
@@ -75,7 +76,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Sinks:    loopbackv1connect.NewSinkServiceClient(h, u),
 		Accounts: loopbackv1connect.NewServiceAccountServiceClient(h, u), Bindings: loopbackv1connect.NewBindingServiceClient(h, u),
 		Roles: loopbackv1connect.NewRoleServiceClient(h, u), Grants: loopbackv1connect.NewGrantServiceClient(h, u), Offers: loopbackv1connect.NewGrantPolicyServiceClient(h, u),
-		Execs:     loopbackv1connect.NewExecServiceClient(h, u),
+		Execs: loopbackv1connect.NewExecServiceClient(h, u), Shells: loopbackv1connect.NewShellServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}
 }

@@ -55,6 +55,8 @@ type Agent struct {
 	Mute, Deaf bool
 	// Exec is what the machine does when it is ordered a command, in place of running it; nil: it never answers orders.
 	Exec func(ctx context.Context, o Order)
+	// Shell is what the machine does when it is ordered a shell, which outlives the link; nil: its ceiling allows none.
+	Shell func(o ShellOrder)
 	// Old agents are of a build that knows no challenge.
 	Old bool
 	// Met is what stood in the agent's way, as it says once it got through; nil: nothing did.
@@ -124,7 +126,7 @@ func (a *Agent) Enrol(ctx context.Context) error {
 	inventory, _ := a.inventory()
 	if err := send(ctx, c, &pb.AgentFrame{Body: &pb.AgentFrame_Enrol{Enrol: &pb.Enrol{
 		Token: a.Token, Proof: wire.SignProof(a.Key, wire.RoleEnrol, "", c.Hash()), HostName: a.Name,
-		AgentVersion: a.Version, Inventory: inventory, Ceiling: &pb.Ceiling{},
+		AgentVersion: a.Version, Inventory: inventory, Ceiling: &pb.Ceiling{Shell: a.Shell != nil},
 	}}}); err != nil {
 		return err
 	}
@@ -281,7 +283,7 @@ func (s *Session) Serve(ctx context.Context) error {
 func (s *Session) sendInventory(ctx context.Context) error {
 	inventory, digest := s.agent.inventory()
 	return send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_Inventory{Inventory: &pb.InventoryReport{
-		Inventory: inventory, Ceiling: &pb.Ceiling{}, Digest: digest}}})
+		Inventory: inventory, Ceiling: &pb.Ceiling{Shell: s.agent.Shell != nil}, Digest: digest}}})
 }
 
 // Goodbye leaves on purpose.

@@ -23,13 +23,17 @@ type Order struct {
 
 // Dial makes a connection for the order's stream.
 func (o Order) Dial(ctx context.Context) (stream.Conn, error) {
-	d := o.dialer
-	d.Stream = o.GetStream()
+	return DialStream(ctx, o.dialer, o.GetStream(), o.GetId(), o.GetCredential())
+}
+
+// DialStream makes a connection for a stream of this name.
+func DialStream(ctx context.Context, d wire.Dialer, name, id string, credential []byte) (stream.Conn, error) {
+	d.Stream = name
 	c, err := d.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	open, err := proto.Marshal(&pb.StreamOpen{Id: o.GetId(), Credential: o.GetCredential(), Instance: []byte(o.GetId())[:16]})
+	open, err := proto.Marshal(&pb.StreamOpen{Id: id, Credential: credential, Instance: []byte(id)[len(id)-16:]})
 	if err == nil {
 		err = c.Send(ctx, open)
 	}

@@ -21,6 +21,10 @@ func (s *Session) take(ctx context.Context, f *pb.ServerFrame) error {
 		if a.Exec != nil {
 			go a.Exec(ctx, Order{body.Order, a.Dialer, s})
 		}
+	case *pb.ServerFrame_Shell:
+		if a.Shell != nil {
+			go a.Shell(ShellOrder{body.Shell, a.Dialer, s})
+		}
 	case *pb.ServerFrame_SectionWanted:
 		held := a.Holds(body.SectionWanted.GetName())
 		m := &pb.SectionWhole{Name: held.Name, Revision: revisionOut(held.Revision), Digest: held.Digest[:]}
