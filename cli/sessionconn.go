@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/shell"
+	"github.com/loopbackd/loopback/wire"
 )
 
 // sessionConn is one connection to a session.
@@ -34,32 +34,27 @@ type sessionConn struct {
 }
 
 // session connects to a session.
-func (c *api) session(ctx context.Context, session, mode string, pos int64, origin uint64) (*sessionConn, error) {
+func (c *api) session(ctx context.Context, session, mode string, pos int64, origin uint64, again string) (*sessionConn, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, err
 	}
 	u.Scheme = "wss"
 	u = u.JoinPath("shell/v1", session)
-	u.RawQuery = url.Values{"mode": {mode}, "pos": {strconv.FormatInt(pos, 10)}, "origin": {strconv.FormatUint(origin, 10)}}.Encode()
-	port := u.Port()
-	if port == "" {
-		port = "443"
+	q := url.Values{"mode": {mode}, "pos": {strconv.FormatInt(pos, 10)}, "origin": {strconv.FormatUint(origin, 10)}}
+	if again != "" {
+		q.Set("again", again)
 	}
+	u.RawQuery = q.Encode()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	lost := fault.New(fault.Unavailable, "connect_failed", "the control plane cannot be reached at %s", c.URL)
-	dialer := net.Dialer{KeepAlive: 10 * time.Second}
-	raw, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	// As calls go: by the proxy where there is one, which gws does not know of.
+	way := c.http.Transport.(*http.Transport)
+	secured, err := wire.Dialer{Endpoint: c.URL, TLS: way.TLSClientConfig, Proxy: way.Proxy, UserAgent: c.caller.agent, Connect: (&net.Dialer{KeepAlive: 10 * time.Second}).DialContext}.Open(ctx)
 	if err != nil {
-		return nil, lost.WithCause(err)
-	}
-	set := c.http.Transport.(*http.Transport).TLSClientConfig.Clone()
-	set.ServerName, set.NextProtos = u.Hostname(), []string{"http/1.1"}
-	secured := tls.Client(raw, set)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		return nil, lost.WithCause(err)
+		f := fault.Of(err)
+		return nil, fault.New(fault.Unavailable, f.Code, "%s: %s", lost.Message, f.Message).WithHint("%s", f.Hint).WithCause(err)
 	}
 	header := http.Header{"Authorization": {"Bearer " + c.APIKey}, "User-Agent": {c.caller.agent}}
 	for name, text := range map[string]string{access.ReasonHeader: c.caller.reason, access.TicketHeader: c.caller.ticket} {

@@ -101,6 +101,7 @@ type taking struct {
 	typed  []byte       // and not confirmed
 	base   uint64       // how many bytes come before typed
 	room   chan struct{}
+	again  string // what to go on with after a cut, in place of a passkey
 	status *recording.Ending
 }
 
@@ -139,7 +140,7 @@ func (l leaving) Error() string { return "left" }
 func (k *taking) stay(ctx context.Context) error {
 	wait, since, told := redialFirst, time.Now(), false
 	for first := true; ; first = false {
-		conn, err := k.s.session(ctx, k.session, k.mode, k.at(), k.origin)
+		conn, err := steppingUp(ctx, k.s, func() (*sessionConn, error) { return k.s.session(ctx, k.session, k.mode, k.at(), k.origin, k.again) })
 		if err == nil {
 			if told {
 				k.say("connected again")
@@ -240,6 +241,8 @@ func (k *taking) on(ctx context.Context, conn *sessionConn) error {
 			if err := conn.tell(shell.TellShown, number, nil); err != nil {
 				return err
 			}
+		case shell.ShowAgain:
+			k.again = string(body)
 		case shell.ShowApplied:
 			k.confirmed(number)
 		case shell.ShowOver:

@@ -59,7 +59,7 @@ var rules = map[string]struct {
 	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
 	"agent/doctor":  {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
 	"agent/command": {may: []string{"nouns", "agent"}},                                                     // assembles
-	"cli":           {may: []string{"nouns", "api", "release/publish", "release/pack", "release/sbom", "release/mirror"}},
+	"cli":           {may: []string{"nouns", "api", "wire", "release/publish", "release/pack", "release/sbom", "release/mirror"}},
 	"api":           {may: []string{"api"}},
 	"test":          {may: []string{""}},
 	"bench":         {may: []string{""}},

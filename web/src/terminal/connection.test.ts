@@ -111,6 +111,32 @@ describe("somebody's part in a session", () => {
     expect(sockets[2]!.sent).toEqual(["r0:100x30"]);
   });
 
+  it("goes on with what it was given, and without a passkey", async () => {
+    const s = sockets[0]!;
+    expect(new URL(s.url).searchParams.has("again")).toBe(false);
+    s.says("s");
+    s.says("t", 0, text.encode("first"));
+    s.says("t", 0, text.encode("second"));
+    s.cut();
+    await vi.advanceTimersByTimeAsync(100);
+    expect(new URL(sockets[1]!.url).searchParams.get("again")).toBe("second");
+  });
+
+  it("asks why it was refused, and comes again where nothing is in the way", async () => {
+    let status = 426;
+    let said = { code: "upgrade_required", message: "" };
+    vi.stubGlobal("fetch", () => Promise.resolve(new Response(JSON.stringify(said), { status })));
+    sockets[0]!.cut();
+    await vi.advanceTimersByTimeAsync(100);
+    expect(over).toBeUndefined();
+    expect(sockets.length).toBe(2);
+    status = 403;
+    said = { code: "step_up_required", message: "a passkey" };
+    sockets[1]!.cut();
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(over).toMatchObject({ code: "step_up_required" });
+  });
+
   it("takes a connection that confirms nothing for dead", async () => {
     sockets[0]!.says("s");
     connection.type(text.encode("x"));

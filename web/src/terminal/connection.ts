@@ -22,6 +22,8 @@ export interface Options {
   session: string;
   mode: Mode;
   events: Events;
+  /** Has the person show their passkey, where they have been away for too long to go on without; false where they leave it. */
+  stepUp?: () => Promise<boolean>;
   /** Where the control plane is; by default where the page is from. */
   base?: string;
   socket?: (url: string) => WebSocket;
@@ -43,6 +45,7 @@ export class Connection {
   private untyped = 0; // bytes of it
   private base = 0; // how many bytes come before it
   private readonly origin = crypto.getRandomValues(new BigUint64Array(1))[0]!.toString();
+  private again = ""; // what to go on with after a cut, in place of a passkey; kept nowhere else
   private size = "";
   private wait = firstWait;
   private lostAt = 0;
@@ -100,7 +103,7 @@ export class Connection {
     const base = this.o.base ?? window.location.origin.replace(/^http/, "ws");
     // A session that was never seen by us begins where the control plane says: at the first byte for who owns it.
     const from = this.begun || this.o.mode === "own" ? this.position : -1;
-    const url = `${base}/shell/v1/${encodeURIComponent(this.o.session)}?mode=${this.o.mode}&pos=${from}&origin=${this.origin}`;
+    const url = `${base}/shell/v1/${encodeURIComponent(this.o.session)}?${this.query(from)}`;
     const socket = this.o.socket ? this.o.socket(url) : new WebSocket(url);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
@@ -120,6 +123,9 @@ export class Connection {
         case "a":
           this.confirmed(m.number);
           break;
+        case "t":
+          this.again = new TextDecoder().decode(m.body);
+          break;
         case "x":
           over = JSON.parse(new TextDecoder().decode(m.body)) as Over;
           break;
@@ -131,6 +137,10 @@ export class Connection {
       this.o.events.connected(false);
       void this.lost(over, welcomed);
     };
+  }
+
+  private query(from: number): string {
+    return `mode=${this.o.mode}&pos=${from}&origin=${this.origin}` + (this.again && `&again=${this.again}`);
   }
 
   private welcome(socket: WebSocket) {
@@ -204,8 +214,12 @@ export class Connection {
       const refused = await this.whyNot();
       if (this.closed) return;
       if (refused) {
-        this.end(refused);
-        return;
+        const shown = refused.code === "step_up_required" && (await this.o.stepUp?.());
+        if (this.closed) return;
+        if (!shown) {
+          this.end(refused);
+          return;
+        }
       }
     }
     this.lostAt ||= Date.now();
@@ -218,10 +232,10 @@ export class Connection {
   }
 
   private async whyNot(): Promise<Over | undefined> {
-    const url = `${(this.o.base ?? window.location.origin).replace(/^ws/, "http")}/shell/v1/${encodeURIComponent(this.o.session)}?mode=${this.o.mode}&pos=${this.position}`;
+    const url = `${(this.o.base ?? window.location.origin).replace(/^ws/, "http")}/shell/v1/${encodeURIComponent(this.o.session)}?${this.query(this.position)}`;
     try {
       const answer = await fetch(url, { credentials: "same-origin" });
-      if (answer.status < 400 || answer.status >= 500 || answer.status === 429) return undefined;
+      if (answer.status < 400 || answer.status >= 500 || answer.status === 426 || answer.status === 429) return undefined; // 426: nothing is in the way
       const said = (await answer.json()) as Partial<Over>;
       if (!said.code) return undefined;
       const over = { code: said.code, message: said.message ?? "", hint: said.hint ?? "" };

@@ -2,7 +2,7 @@
 // A message is one letter, a number of 8 bytes (big endian), and a body.
 
 export type Told = "i" | "r" | "c" | "k";
-export type Shown = "s" | "e" | "a" | "x";
+export type Shown = "s" | "e" | "a" | "x" | "t";
 
 const header = 9;
 

@@ -1,5 +1,6 @@
 // A session as it happens: a screen, and a line that says how it stands.
 import { useEffect, useRef, useState } from "react";
+import { showPasskey } from "../api/client";
 import type { ShellSession } from "../api/gen/loopback/v1/shell_pb";
 import { Button, Problem, cx } from "../ui/basics";
 import { Connection, type Mode, type Over } from "./connection";
@@ -32,6 +33,7 @@ export function LiveTerminal({ session, mode, over }: { session: ShellSession; m
     const connection = new Connection({
       session: session.id,
       mode,
+      stepUp: showPasskey,
       events: {
         happened: (h, shown) => {
           switch (h.kind) {
