@@ -6,10 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	virtual "github.com/descope/virtualwebauthn"
-
 	v1 "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
+	"github.com/loopbackd/loopback/test/authenticator"
 )
 
 func (r *running) invitations(credential string) loopbackv1connect.InvitationServiceClient {
@@ -57,9 +56,7 @@ func TestAPasskeysLife(t *testing.T) {
 	admin := r.as(r.key)
 	ada := do(t, admin.users.CreateUser, &v1.CreateUserRequest{Name: "ada"})
 	secret := do(t, r.invitations(r.key).CreateInvitation, &v1.CreateInvitationRequest{User: "ada"}).Secret
-	party := virtual.RelyingParty{Name: "Loopback", ID: "cp.example.com", Origin: named}
-	device := virtual.NewAuthenticatorWithOptions(virtual.AuthenticatorOptions{UserHandle: []byte(ada.Id)})
-	pair := virtual.NewCredential(virtual.KeyTypeEC2)
+	held := authenticator.New(t, named, ada.Id)
 	body := func(of map[string]any) string {
 		b, err := json.Marshal(of)
 		if err != nil {
@@ -67,21 +64,13 @@ func TestAPasskeysLife(t *testing.T) {
 		}
 		return string(b)
 	}
-	assert := func(c *v1.PasskeyCeremony) string {
-		t.Helper()
-		options, err := virtual.ParseAssertionOptions(c.Options)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return virtual.CreateAssertionResponse(party, device, pair, *options)
-	}
+	assert := func(c *v1.PasskeyCeremony) string { return held.Assert(t, c.Options) }
 	opened := do(t, r.invitations("").OpenInvitation, &v1.OpenInvitationRequest{InvitationSecret: secret})
-	options, err := virtual.ParseAttestationOptions(opened.Ceremony.Options)
-	if err != nil || opened.Name != "ada" {
-		t.Fatalf("got %v, %v", opened, err)
+	if opened.Name != "ada" {
+		t.Fatalf("got %v", opened)
 	}
 	b := &browser{running: r}
-	coming := body(map[string]any{"invitation": secret, "passkey": map[string]string{"ceremony": opened.Ceremony.Ceremony, "response": virtual.CreateAttestationResponse(party, device, pair, *options), "name": "laptop"}})
+	coming := body(map[string]any{"invitation": secret, "passkey": map[string]string{"ceremony": opened.Ceremony.Ceremony, "response": held.Attest(t, opened.Ceremony.Options), "name": "laptop"}})
 	if status, _ := b.send(t, "POST", "/session", coming, "cross-site"); status != http.StatusForbidden || b.cookie != nil {
 		t.Errorf("another site uses the invitation: %d", status)
 	}

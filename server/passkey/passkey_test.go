@@ -23,6 +23,7 @@ import (
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/tenant"
+	"github.com/loopbackd/loopback/test/authenticator"
 )
 
 type clock struct{ at atomic.Int64 }
@@ -78,11 +79,9 @@ func (u users) Get(ctx context.Context, _ access.SubjectKind, ref string) (princ
 // person is a user who has just signed in by a provider, with an authenticator.
 type person struct {
 	*bench
-	user   principal.Principal
-	in     signin.SignIn
-	party  virtual.RelyingParty
-	device virtual.Authenticator
-	key    virtual.Credential
+	user principal.Principal
+	in   signin.SignIn
+	authenticator.Authenticator
 }
 
 func (b *bench) write(t *testing.T, do func(tx *storage.Tx) error) {
@@ -95,7 +94,7 @@ func (b *bench) write(t *testing.T, do func(tx *storage.Tx) error) {
 func (b *bench) person(t *testing.T, name string) *person {
 	t.Helper()
 	now := b.clock.Now()
-	p := &person{bench: b, party: virtual.RelyingParty{Name: "Loopback", ID: "cp.example.com", Origin: address}, user: principal.Principal{Meta: tenant.Meta{ID: id.New("usr", now), Name: name}, Kind: access.User}}
+	p := &person{bench: b, user: principal.Principal{Meta: tenant.Meta{ID: id.New("usr", now), Name: name}, Kind: access.User}}
 	p.in = signin.SignIn{Meta: tenant.Meta{ID: id.New("sgn", now), Name: name}, UserID: p.user.ID, Method: signin.OIDC, ProvedAt: now, ExpiresAt: now.Add(24 * time.Hour),
 		Idle: time.Hour, LastUsedAt: now}
 	b.write(t, func(tx *storage.Tx) error {
@@ -105,8 +104,7 @@ func (b *bench) person(t *testing.T, name string) *person {
 		_, err := tx.PutSignIn(t.Context(), p.in)
 		return err
 	})
-	p.device = virtual.NewAuthenticatorWithOptions(virtual.AuthenticatorOptions{UserHandle: []byte(p.user.ID)})
-	p.key = virtual.NewCredential(virtual.KeyTypeEC2)
+	p.Authenticator = *authenticator.New(t, address, p.user.ID)
 	return p
 }
 
@@ -122,20 +120,12 @@ func (p *person) ctx(t *testing.T) context.Context {
 
 func (p *person) attest(t *testing.T, c slice.Ceremony) string {
 	t.Helper()
-	options, err := virtual.ParseAttestationOptions(string(c.Options))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return virtual.CreateAttestationResponse(p.party, p.device, p.key, *options)
+	return p.Attest(t, string(c.Options))
 }
 
 func (p *person) assert(t *testing.T, c slice.Ceremony) string {
 	t.Helper()
-	options, err := virtual.ParseAssertionOptions(string(c.Options))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return virtual.CreateAssertionResponse(p.party, p.device, p.key, *options)
+	return p.Assert(t, string(c.Options))
 }
 
 // registered is a person with a passkey.
@@ -191,7 +181,7 @@ func want(t *testing.T, err error, code string) {
 func TestAPasskeyIsMadeOnOneReplicaAndShownOnAnother(t *testing.T) {
 	b := open(t)
 	p := b.person(t, "ada")
-	p.device.Options.BackupEligible, p.device.Options.BackupState = true, true
+	p.Device.Options.BackupEligible, p.Device.Options.BackupState = true, true
 	c := do(t)(b.BeginRegistration(p.ctx(t)))
 	for _, demand := range []string{`"residentKey":"required"`, `"userVerification":"required"`, `"id":"cp.example.com"`, `"attestation":"none"`} {
 		if !strings.Contains(string(c.Options), demand) {
@@ -239,39 +229,39 @@ func TestWhatIsNoAnswerToTheCeremonyIsRefused(t *testing.T) {
 		}, "passkey_ceremony_over"},
 		"another origin": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.party.Origin = "https://cp.example.com.evil.example" }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Party.Origin = "https://cp.example.com.evil.example" }).assert(t, c))
 		}, "passkey_invalid"},
 		"another port": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.party.Origin = "https://cp.example.com:9443" }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Party.Origin = "https://cp.example.com:9443" }).assert(t, c))
 		}, "passkey_invalid"},
 		"another domain": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.party.ID = "example.com" }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Party.ID = "example.com" }).assert(t, c))
 		}, "passkey_invalid"},
 		"the user not verified": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.device.Options.UserNotVerified = true }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Device.Options.UserNotVerified = true }).assert(t, c))
 		}, "passkey_invalid"},
 		"the user not there": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.device.Options.UserNotPresent = true }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Device.Options.UserNotPresent = true }).assert(t, c))
 		}, "passkey_invalid"},
 		"another user's handle": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.device.Options.UserHandle = []byte(other.user.ID) }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Device.Options.UserHandle = []byte(other.user.ID) }).assert(t, c))
 		}, "passkey_invalid"},
 		"no handle": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.device.Options.UserHandle = nil }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Device.Options.UserHandle = nil }).assert(t, c))
 		}, "passkey_invalid"},
 		"another key": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.key.Key = virtual.NewCredential(virtual.KeyTypeEC2).Key }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Key.Key = authenticator.Key(t).Key }).assert(t, c))
 		}, "passkey_invalid"},
 		"an unknown passkey": {func() error {
 			c := begin()
-			return finish(b, anybody, c, change(func(q *person) { q.key = virtual.NewCredential(virtual.KeyTypeEC2) }).assert(t, c))
+			return finish(b, anybody, c, change(func(q *person) { q.Key = authenticator.Key(t) }).assert(t, c))
 		}, "passkey_unknown"},
 		"another challenge": {func() error { return finish(b, anybody, begin(), p.assert(t, begin())) }, "passkey_invalid"},
 		"begun to step up":  {func() error { c := do(t)(b.BeginStepUp(p.ctx(t))); return finish(b, anybody, c, p.assert(t, c)) }, "passkey_ceremony_over"},
@@ -313,11 +303,11 @@ func elsewhere(b *bench, ctx context.Context, c slice.Ceremony, answer string) e
 func TestACountThatGoesBackIsRefusedAndOnRecord(t *testing.T) {
 	b := open(t)
 	p := b.person(t, "ada")
-	p.key.Counter = 7
+	p.Key.Counter = 7
 	made := p.register(t)
 	try := func(count uint32) error {
 		c := do(t)(b.BeginSignIn(stranger(t.Context())))
-		p.key.Counter = count
+		p.Key.Counter = count
 		return finish(b, stranger(t.Context()), c, p.assert(t, c))
 	}
 	want(t, try(9), "")
@@ -341,7 +331,7 @@ func TestACountThatGoesBackIsRefusedAndOnRecord(t *testing.T) {
 func TestAuthenticatorsThatBeginToSyncAreNotLockedOut(t *testing.T) {
 	b := open(t)
 	p, _ := b.registered(t, "ada")
-	p.device.Options.BackupEligible, p.device.Options.BackupState = true, true
+	p.Device.Options.BackupEligible, p.Device.Options.BackupState = true, true
 	c := do(t)(b.BeginSignIn(stranger(t.Context())))
 	want(t, finish(b, stranger(t.Context()), c, p.assert(t, c)), "")
 	mine, _, err := b.Mine(p.ctx(t), tenant.Page{})
@@ -436,8 +426,8 @@ func TestMakingOneTakesThatOneIsThere(t *testing.T) {
 	if _, err := b.FinishRegistration(p.ctx(t), c.Text, p.attest(t, c), "again"); fault.Of(err).Code != "passkey_exists" {
 		t.Errorf("the same authenticator again: got %v", err)
 	}
-	old := p.key
-	p.key = virtual.NewCredential(virtual.KeyTypeRSA)
+	old := p.Key
+	p.Key = virtual.NewCredential(virtual.KeyTypeRSA)
 	c = do(t)(b.BeginRegistration(p.ctx(t)))
 	answer := p.attest(t, c)
 	for _, name := range []string{"", strings.Repeat("x", 101), "a\nb"} {
@@ -449,7 +439,7 @@ func TestMakingOneTakesThatOneIsThere(t *testing.T) {
 	}
 	_, err = b.FinishRegistration(p.ctx(t), c.Text, answer, "again")
 	want(t, err, "passkey_ceremony_over")
-	p.key = old
+	p.Key = old
 
 	// Who has none shows who they are within a quarter of an hour.
 	q := b.person(t, "bob")
