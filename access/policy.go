@@ -96,6 +96,41 @@ func (p *Policy) Reach(ctx context.Context, version uint64) {
 	}
 }
 
+// patience is how long is waited for rules that were written already: longer than they take to arrive on a busy machine, shorter than
+// a caller waits.
+const patience = 5 * time.Second
+
+// Settled waits until what was written with a revision is in force here, a few seconds at most, and gives err back: who changed who may
+// do what is answered when it holds. Of an error there is nothing to wait for, nor where changes do not arrive.
+func (p *Policy) Settled(ctx context.Context, revision int64, err error) error {
+	if err == nil && !p.Closed() {
+		soon, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		p.Reach(soon, uint64(revision))
+	}
+	return err
+}
+
+// Current is ErrClosed where changes ceased to arrive: a caller is told so without a look at a database that may not answer.
+func (p *Policy) Current() error {
+	if s := p.current.Load(); s.closed && s.version > 0 {
+		return ErrClosed
+	}
+	return nil
+}
+
+// Knows tells whether a user or service account, of whom something written with a revision speaks, is known and not disabled. Where
+// both were written a moment ago the rules are waited for. ErrClosed: it cannot be told.
+func (p *Policy) Knows(ctx context.Context, principal string, revision int64) (bool, error) {
+	if !p.Active(principal) {
+		_ = p.Settled(ctx, revision, nil)
+	}
+	if p.Closed() {
+		return false, ErrClosed
+	}
+	return p.Active(principal), nil
+}
+
 // Close lets nothing be allowed until the next Swap.
 func (p *Policy) Close() {
 	if !p.Closed() {

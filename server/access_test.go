@@ -173,6 +173,67 @@ func TestWhatIsRevokedEndsAtOnceOpenStreamsIncluded(t *testing.T) {
 	t.Logf("from the request to the end of the stream: median %s, p99 %s, of %d", took[len(took)/2], took[len(took)*99/100], len(took))
 }
 
+// Whoever takes something away may rely on that when they are answered: at once, and by a key that was used a moment before.
+func TestWhatIsTakenAwayIsGoneWhenThatIsAnswered(t *testing.T) {
+	r := serve(t)
+	admin := r.as(r.key)
+	group := do(t, admin.groups.CreateGroup, &v1.CreateGroupRequest{Name: "crew"})
+	do(t, admin.bindings.CreateBinding, &v1.CreateBindingRequest{Group: group.Id, Role: "member"})
+	reader := do(t, admin.roles.CreateRole, &v1.CreateRoleRequest{Name: "reader", Permissions: []string{"hosts.read", "workspaces.read"}})
+	yes := true
+	for round := range 20 {
+		for name, c := range map[string]struct {
+			give func(user string) (binding string)
+			take func(user, binding string)
+			want string
+		}{
+			"a binding": {
+				func(user string) string {
+					return do(t, admin.bindings.CreateBinding, &v1.CreateBindingRequest{User: user, Role: "member"}).Id
+				},
+				func(_, binding string) {
+					do(t, admin.bindings.DeleteBinding, &v1.DeleteBindingRequest{Binding: binding})
+				}, "permission_denied"},
+			"membership": {
+				func(user string) string {
+					do(t, admin.groups.AddGroupMembers, &v1.AddGroupMembersRequest{Group: group.Id, Users: []string{user}})
+					return ""
+				},
+				func(user, _ string) {
+					do(t, admin.groups.RemoveGroupMembers, &v1.RemoveGroupMembersRequest{Group: group.Id, Users: []string{user}})
+				}, "permission_denied"},
+			"a permission of a role": {
+				func(user string) string {
+					do(t, admin.roles.UpdateRole, &v1.UpdateRoleRequest{Role: reader.Id, Permissions: []string{"hosts.read", "workspaces.read"}})
+					return do(t, admin.bindings.CreateBinding, &v1.CreateBindingRequest{User: user, Role: "reader"}).Id
+				},
+				func(string, string) {
+					do(t, admin.roles.UpdateRole, &v1.UpdateRoleRequest{Role: reader.Id, Permissions: []string{"workspaces.read"}})
+				}, "permission_denied"},
+			"being enabled": {
+				func(user string) string {
+					return do(t, admin.bindings.CreateBinding, &v1.CreateBindingRequest{User: user, Role: "member"}).Id
+				},
+				func(user, _ string) {
+					do(t, admin.users.UpdateUser, &v1.UpdateUserRequest{User: user, Disabled: &yes})
+				}, "api_key_owner_gone"},
+			"the user": {
+				func(user string) string {
+					return do(t, admin.bindings.CreateBinding, &v1.CreateBindingRequest{User: user, Role: "member"}).Id
+				},
+				func(user, _ string) { do(t, admin.users.DeleteUser, &v1.DeleteUserRequest{User: user}) }, "api_key_revoked"},
+		} {
+			user, key := r.person(t, &v1.CreateUserRequest{Name: fmt.Sprint(strings.ReplaceAll(name, " ", "-"), "-", round)}, "")
+			binding := c.give(user.Id)
+			do(t, r.as(key).hosts.ListHosts, &v1.ListHostsRequest{}) // in force as soon as it was answered, too
+			c.take(user.Id, binding)
+			if code := refused(t, r.as(key).hosts.ListHosts, &v1.ListHostsRequest{}); code != c.want && code != "api_key_owner_gone" {
+				t.Fatalf("%s, round %d: got %q, want %q", name, round, code, c.want)
+			}
+		}
+	}
+}
+
 func TestAKeyEndsWithItsOwner(t *testing.T) {
 	r := serve(t)
 	admin := r.as(r.key)

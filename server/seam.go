@@ -18,12 +18,34 @@ import (
 	"github.com/loopbackd/loopback/server/link"
 	runner "github.com/loopbackd/loopback/server/operation"
 	policies "github.com/loopbackd/loopback/server/policy"
+	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/server/stream"
 	tokens "github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/token"
 )
 
 // Slices do not know each other. What one needs of another is adapted here, where all of them are known.
+
+// inForce is a store for slices whose writes are rules of who may do what: what was written is in force on this replica when Write
+// returns, so that who takes something away, or is given it, need not wait to rely on that.
+type inForce[R, T any] struct {
+	storage.Store[R, T]
+	rules *access.Policy
+}
+
+func ruling[R, T any](s *Server) inForce[R, T] {
+	return inForce[R, T]{storage.Bind[R, T](s.db), s.policy}
+}
+
+func (s inForce[R, T]) Write(ctx context.Context, change func(T) error) error {
+	var revision int64
+	err := s.Store.Write(ctx, func(tx T) error {
+		err := change(tx)
+		revision = any(tx).(*storage.Tx).Revision()
+		return err
+	})
+	return s.rules.Settled(ctx, revision, err)
+}
 
 // enroller gives the hub the enrolment slice.
 type enroller struct{ service *enrol.Service }

@@ -237,8 +237,8 @@ func (s *Server) wireSlices(ctx context.Context) error {
 
 	s.policy = access.NewPolicy(rpc.Catalogue(), now)
 	s.tenants = tenant.NewService(storage.Bind[tenant.Reader, tenant.Tx](s.db), limits, now)
-	s.people = principal.NewService(storage.Bind[principal.Reader, principal.Tx](s.db), s.tenants, s.policy, now)
-	s.policies = policy.NewService(storage.Bind[policy.Reader, policy.Tx](s.db), s.tenants, s.people, s.policy, now)
+	s.people = principal.NewService(ruling[principal.Reader, principal.Tx](s), s.tenants, now)
+	s.policies = policy.NewService(ruling[policy.Reader, policy.Tx](s), s.tenants, s.people, s.policy.Catalogue(), now)
 	s.engine = rules.NewEngine(rules.Options{
 		Store: storage.Bind[rules.Reader, any](s.db), Policy: s.policy, Now: now, Logger: o.Logger,
 		Position: func() int64 { return s.follower.Position() }, Fresh: func() time.Time { return s.follower.Fresh() },
@@ -290,12 +290,12 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.grants, err = grant.NewService(storage.Bind[grant.Reader, grant.Tx](s.db), places{s.policies}, s.people, s.policies, grant.Options{
-		Rules: s.policy, Seal: seal, Now: now, Logger: o.Logger,
+	if s.grants, err = grant.NewService(ruling[grant.Reader, grant.Tx](s), places{s.policies}, s.people, s.policies, grant.Options{
+		Known: s.policy.Catalogue(), Seal: seal, Now: now, Logger: o.Logger,
 	}); err != nil {
 		return err
 	}
-	s.reviews = review.NewService(storage.Bind[review.Reader, review.Tx](s.db), places{s.policies}, now, o.Logger)
+	s.reviews = review.NewService(ruling[review.Reader, review.Tx](s), places{s.policies}, now, o.Logger)
 	if s.passkeys, err = passkey.NewService(storage.Bind[passkey.Reader, passkey.Tx](s.db), passkey.Options{
 		PublicURL: set.PublicURL, Users: s.people, Seal: seal, Logger: o.Logger, Now: now,
 	}); err != nil {
@@ -303,7 +303,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	}
 	s.invitations = invitation.NewService(storage.Bind[invitation.Reader, invitation.Tx](s.db), s.people, s.keys.Pepper, now)
 	s.sessions = console.NewSessions(browsers{s.credentials, nil, s.passkeys, s.invitations}, s.address, now)
-	if s.providers, err = providers.NewService(storage.Bind[providers.Reader, providers.Tx](s.db), s.tenants, s.people, providers.Options{
+	if s.providers, err = providers.NewService(ruling[providers.Reader, providers.Tx](s), s.tenants, s.people, providers.Options{
 		PublicURL: set.PublicURL, Seal: seal, Logger: o.Logger, Now: now,
 	}); err != nil {
 		return err

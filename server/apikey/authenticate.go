@@ -30,8 +30,11 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	if err != nil {
 		return access.Actor{}, err
 	}
-	if p := s.options.Policy; p != nil && p.Version() > 0 && p.Closed() {
-		return access.Actor{}, access.ErrClosed // and no wait for a database that does not answer
+	policy := s.options.Policy
+	if policy != nil {
+		if err := policy.Current(); err != nil {
+			return access.Actor{}, err
+		}
 	}
 	now := s.options.Now()
 	k, err := s.lookup(ctx, keyID, now)
@@ -57,28 +60,18 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 		}
 	}
 	actor := k.Actor()
-	policy := s.options.Policy
 	if policy == nil {
 		return actor, nil
 	}
-	if !policy.Active(k.OwnerID) && policy.Version() < uint64(k.Revision) {
-		// Key and owner were made a moment ago: the rules are about to know them.
-		soon, cancel := context.WithTimeout(ctx, patience)
-		policy.Reach(soon, uint64(k.Revision))
-		cancel()
-	}
-	switch {
-	case policy.Closed():
-		return access.Actor{}, access.ErrClosed
-	case !policy.Active(k.OwnerID):
+	switch known, err := policy.Knows(ctx, k.OwnerID, k.Revision); {
+	case err != nil:
+		return access.Actor{}, err
+	case !known:
 		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrOwner)
 	}
 	actor.Policy = policy
 	return actor, nil
 }
-
-// patience is how long a key that is newer than the rules waits for them.
-const patience = 5 * time.Second
 
 // Bound is what a sign-in that began with this key acts as: the key's actor, while the key opens anything.
 func (s *Service) Bound(ctx context.Context, keyID string) (access.Actor, error) {

@@ -176,5 +176,5 @@ func (s *Service) change(ctx context.Context, ref string, p access.Permission, f
 		}
 		return tx.Audit(ctx, e)
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }

@@ -94,8 +94,8 @@ type Roles interface {
 
 // Options of the service.
 type Options struct {
-	Rules  *access.Policy // in force
-	Seal   []byte         // 32 bytes: what secrets are sealed with
+	Known  *access.Catalogue // permissions that a role can have
+	Seal   []byte            // 32 bytes: what secrets are sealed with
 	Now    func() time.Time
 	Logger *slog.Logger
 }
@@ -106,7 +106,6 @@ type Service struct {
 	places   Places
 	subjects Subjects
 	roles    Roles
-	rules    *access.Policy
 	known    *access.Catalogue
 	seal     secret.Box
 	now      func() time.Time
@@ -119,21 +118,8 @@ type Service struct {
 // NewService makes the service.
 func NewService(store Store, places Places, subjects Subjects, roles Roles, o Options) (*Service, error) {
 	box, err := secret.NewBox(o.Seal)
-	return &Service{store: store, places: places, subjects: subjects, roles: roles, rules: o.Rules, known: o.Rules.Catalogue(), seal: box,
-		now: o.Now, log: o.Logger, waiting: map[string]map[chan struct{}]bool{}}, err
-}
-
-// patience is how long an answer waits for what was written to be in force here.
-const patience = time.Second
-
-// settle waits until what was written with a revision is in force on this replica.
-func (s *Service) settle(ctx context.Context, revision int64, err error) error {
-	if err == nil && !s.rules.Closed() {
-		soon, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		s.rules.Reach(soon, uint64(revision))
-	}
-	return err
+	return &Service{store: store, places: places, subjects: subjects, roles: roles, known: o.Known, seal: box, now: o.Now,
+		log: o.Logger, waiting: map[string]map[chan struct{}]bool{}}, err
 }
 
 // Place names where something holds: at most one of the three. None is the whole deployment.
@@ -233,7 +219,7 @@ func (s *Service) Request(ctx context.Context, n New) (grant.Grant, error) {
 		}
 		return tx.Audit(ctx, e)
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }
 
 // roomFor demands that a principal does not have too many requests open already.

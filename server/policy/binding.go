@@ -98,7 +98,7 @@ func (s *Service) Create(ctx context.Context, n NewBinding) (policy.Binding, err
 			return tx.Audit(ctx, audit.Of(actor, policy.BindingsCreate, out.Scope, out.ID, role.Name).Change(nil, describeBinding(out)))
 		})
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }
 
 func (s *Service) exists(ctx context.Context, tx Tx, subject access.Subject) error {

@@ -6,7 +6,7 @@
 // are counted in the transaction, and transactions take turns, so two owners cannot remove each other at once.
 //
 // What is written here is in force on a replica when its engine (package server/access) has followed the change feed up
-// to it, which takes milliseconds.
+// to it, which takes milliseconds; on the replica where it was written, before it is answered.
 package policy
 
 import (
@@ -68,27 +68,13 @@ type Service struct {
 	store      Store
 	tenants    Tenants
 	principals Principals
-	rules      *access.Policy
 	known      *access.Catalogue
 	now        func() time.Time
 }
 
-// NewService makes the service. rules are what is in force; they know every permission that a role can have.
-func NewService(store Store, tenants Tenants, principals Principals, rules *access.Policy, now func() time.Time) *Service {
-	return &Service{store, tenants, principals, rules, rules.Catalogue(), now}
-}
-
-// patience is how long an answer waits for what was written to be in force here.
-const patience = time.Second
-
-// settle waits until what was written with a revision is in force on this replica.
-func (s *Service) settle(ctx context.Context, revision int64, err error) error {
-	if err == nil && !s.rules.Closed() {
-		soon, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		s.rules.Reach(soon, uint64(revision))
-	}
-	return err
+// NewService makes the service. known are the permissions that a role can have.
+func NewService(store Store, tenants Tenants, principals Principals, known *access.Catalogue, now func() time.Time) *Service {
+	return &Service{store, tenants, principals, known, now}
 }
 
 // Place names where something holds: at most one of the three. None is the whole deployment.
@@ -291,7 +277,7 @@ func (s *Service) UpdateRole(ctx context.Context, ref string, u UpdateRole) (pol
 			return tx.Audit(ctx, audit.Of(actor, policy.RolesUpdate, out.Scope, out.ID, out.Name).Change(describeRole(before), describeRole(out)))
 		})
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }
 
 // recheck holds every binding of a role against what changes: what it comes to give, the caller holds; what it ceases to

@@ -150,7 +150,7 @@ func (s *Service) change(ctx context.Context, ref string, refs []string, join bo
 			return tx.Audit(ctx, audit.Of(actor, principal.GroupsUpdate, out.Scope, out.ID, out.Name).Change(describeGroup(before), describeGroup(out)))
 		})
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }
 
 // DeleteGroup deletes a group with its bindings.

@@ -71,26 +71,12 @@ type Tenants interface {
 type Service struct {
 	store   Store
 	tenants Tenants
-	rules   *access.Policy
 	now     func() time.Time
 }
 
-// NewService makes the service. rules are what is in force.
-func NewService(store Store, tenants Tenants, rules *access.Policy, now func() time.Time) *Service {
-	return &Service{store, tenants, rules, now}
-}
-
-// patience is how long an answer waits for what was written to be in force here.
-const patience = time.Second
-
-// settle waits until what was written with a revision is in force on this replica.
-func (s *Service) settle(ctx context.Context, revision int64, err error) error {
-	if err == nil && !s.rules.Closed() {
-		soon, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		s.rules.Reach(soon, uint64(revision))
-	}
-	return err
+// NewService makes the service.
+func NewService(store Store, tenants Tenants, now func() time.Time) *Service {
+	return &Service{store, tenants, now}
 }
 
 // verbs are the permissions over one kind.
@@ -171,7 +157,7 @@ func (s *Service) Create(ctx context.Context, kind access.SubjectKind, n New) (p
 		}
 		return tx.Audit(ctx, audit.Of(access.ActorFrom(ctx), p, at, out.ID, out.Name).Change(nil, describe(out)))
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }
 
 // free demands that nobody of a place has a name.
@@ -336,7 +322,7 @@ func (s *Service) Update(ctx context.Context, kind access.SubjectKind, ref strin
 			return tx.Audit(ctx, audit.Of(actor, p, out.Scope, out.ID, out.Name).Change(describe(before), describe(out)))
 		})
 	})
-	return out, s.settle(ctx, out.Revision, err)
+	return out, err
 }
 
 // owned does something after which the deployment still has an owner, if it had one.

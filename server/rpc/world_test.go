@@ -94,8 +94,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	rules := access.NewPolicy(rpc.Catalogue(), now)
-	people := principal.NewService(storage.Bind[principal.Reader, principal.Tx](p.DB), p.Tenants, rules, now)
-	policies := policy.NewService(storage.Bind[policy.Reader, policy.Tx](p.DB), p.Tenants, people, rules, now)
+	people := principal.NewService(storage.Bind[principal.Reader, principal.Tx](p.DB), p.Tenants, now)
+	policies := policy.NewService(storage.Bind[policy.Reader, policy.Tx](p.DB), p.Tenants, people, rules.Catalogue(), now)
 	engine := questions.NewEngine(questions.Options{Store: storage.Bind[questions.Reader, any](p.DB), Policy: rules, Now: now, Logger: slog.New(slog.DiscardHandler),
 		Position: func() int64 { return 0 }, Fresh: time.Now})
 	keys := apikey.NewService(storage.Bind[apikey.Reader, apikey.Tx](p.DB), p.Tenants, apikey.Options{Principals: people, Pepper: []byte("pepper"), Known: rpc.Grantable(), Now: now})
@@ -323,7 +323,7 @@ func (h hosts) Snapshot(within access.Scope) ([]*host.Host, int64) {
 
 func grants(t *testing.T, p *plane.Plane, s *policy.Service, people *principal.Service, rules *access.Policy) *grant.Service {
 	t.Helper()
-	out, err := grant.NewService(storage.Bind[grant.Reader, grant.Tx](p.DB), places{s}, people, s, grant.Options{Rules: rules, Seal: make([]byte, 32), Now: p.Clock.Now,
+	out, err := grant.NewService(storage.Bind[grant.Reader, grant.Tx](p.DB), places{s}, people, s, grant.Options{Known: rules.Catalogue(), Seal: make([]byte, 32), Now: p.Clock.Now,
 		Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -171,17 +171,11 @@ func (s *Service) Begin(ctx context.Context, b Start) (_ signin.SignIn, text str
 	if err != nil {
 		return signin.SignIn{}, "", err
 	}
-	if p := s.options.Policy; p != nil && !p.Active(in.UserID) {
-		// The user was made a moment ago: the rules are about to know them.
-		soon, cancel := context.WithTimeout(ctx, patience)
-		p.Reach(soon, uint64(in.Revision))
-		cancel()
+	if p := s.options.Policy; p != nil {
+		_, _ = p.Knows(ctx, in.UserID, in.Revision) // whose user was made a moment ago is used when the rules know them
 	}
 	return in, text, nil
 }
-
-// patience is how long a sign-in that is newer than the rules waits for them.
-const patience = 2 * time.Second
 
 // Attempted counts an attempt to sign in.
 func (s *Service) Attempted(m signin.Method, err error) {
@@ -227,8 +221,11 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	if err != nil {
 		return access.Actor{}, err
 	}
-	if p := s.options.Policy; p != nil && p.Version() > 0 && p.Closed() {
-		return access.Actor{}, access.ErrClosed // and no wait for a database that does not answer
+	policy := s.options.Policy
+	if policy != nil {
+		if err := policy.Current(); err != nil {
+			return access.Actor{}, err
+		}
 	}
 	now := s.options.Now()
 	in, err := s.lookup(ctx, signInID, now)
@@ -243,7 +240,7 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	if why := in.Refusal(now, s.cache.LastUsed(signInID)); why != nil {
 		return access.Actor{}, s.refused(ctx, signInID, from, why)
 	}
-	actor := access.Actor{Kind: access.SignIn, ID: in.ID, Name: in.Name, Principal: in.UserID, Method: string(in.Method), MFA: in.MFAAt, Policy: s.options.Policy,
+	actor := access.Actor{Kind: access.SignIn, ID: in.ID, Name: in.Name, Principal: in.UserID, Method: string(in.Method), MFA: in.MFAAt, Policy: policy,
 		Grants: []access.Grant{{ID: in.ID, Permissions: append([]access.Permission{access.All}, access.TierZero()...)}}}
 	if in.KeyID != "" {
 		bound, err := s.options.Keys.Bound(ctx, in.KeyID)
@@ -255,11 +252,11 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 		}
 		actor.Grants = bound.Grants
 	}
-	if p := s.options.Policy; p != nil {
-		switch {
-		case p.Closed():
-			return access.Actor{}, access.ErrClosed
-		case !p.Active(in.UserID):
+	if policy != nil {
+		switch known, err := policy.Knows(ctx, in.UserID, in.Revision); {
+		case err != nil:
+			return access.Actor{}, err
+		case !known:
 			return access.Actor{}, s.refused(ctx, signInID, from, signin.ErrUser)
 		}
 	}

@@ -69,6 +69,9 @@ func (tx *Tx) another() *Tx {
 // Now is the time of this transaction: what it stamps its changes with.
 func (tx *Tx) Now() time.Time { return tx.now }
 
+// Revision is that of the last change: every replica that follows the feed as far knows of all that was changed here.
+func (tx *Tx) Revision() int64 { return tx.feed }
+
 // change appends to the feed and returns the position.
 func (tx *Tx) change(kind feed.Kind, id string, at access.Scope, deleted bool) int64 {
 	tx.feed++
