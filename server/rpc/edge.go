@@ -108,13 +108,19 @@ func (e *edge) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, head
 	return access.WithActor(ctx, actor), nil
 }
 
+// presented is the credential that a caller sends, and the scheme that they call it (RFC 9110, 11.6.2); both are empty where there is
+// none.
+func presented(header http.Header) (scheme, credential string) {
+	scheme, credential, _ = strings.Cut(header.Get("Authorization"), " ")
+	return scheme, strings.TrimSpace(credential)
+}
+
 // who calls, if they may call this method anywhere.
 func (e *edge) who(ctx context.Context, spec connect.Spec, header http.Header) (actor access.Actor, err error) {
 	o, limits := originFrom(ctx), e.options.Limits
 	actor = access.Actor{Kind: access.Anonymous}
 	need := e.permissions[spec.Procedure]
-	scheme, credential, _ := strings.Cut(header.Get("Authorization"), " ")
-	credential = strings.TrimSpace(credential)
+	scheme, credential := presented(header)
 	if err := limits.Admit(o.address, credential); err != nil {
 		return actor, err
 	}
@@ -320,10 +326,10 @@ func (e *edge) again(ctx context.Context, spec connect.Spec, header http.Header)
 	if was.Policy != nil && was.Policy.Closed() {
 		return access.ErrClosed
 	}
-	_, credential, _ := strings.Cut(header.Get("Authorization"), " ")
+	_, credential := presented(header)
 	asking, cancel := context.WithTimeout(ctx, againTimeout)
 	defer cancel()
-	actor, err := e.authenticate.Authenticate(access.AskedAgain(asking), strings.TrimSpace(credential), originFrom(ctx).address)
+	actor, err := e.authenticate.Authenticate(access.AskedAgain(asking), credential, originFrom(ctx).address)
 	if err != nil {
 		return err
 	}

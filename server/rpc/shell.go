@@ -6,7 +6,6 @@ import (
 	"errors"
 	"iter"
 	"net/http"
-	"strings"
 
 	"connectrpc.com/connect"
 
@@ -73,8 +72,8 @@ func relayed(err error) error {
 
 // again asks for whoever called once more: a session outlives the call that opened it.
 func (h Shells) again(ctx context.Context, header http.Header) shell.Again {
-	_, credential, _ := strings.Cut(header.Get("Authorization"), " ")
-	credential, from := strings.TrimSpace(credential), originFrom(ctx).address
+	_, credential := presented(header)
+	from := originFrom(ctx).address
 	return func(ctx context.Context) (access.Actor, error) {
 		return h.Authenticate.Authenticate(access.AskedAgain(ctx), credential, from)
 	}
