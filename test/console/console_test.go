@@ -9,11 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
 	"github.com/loopbackd/loopback/wire"
@@ -80,7 +84,7 @@ func TestConsole(t *testing.T) {
 	c := exec.CommandContext(ctx, node, "--test", "--test-reporter=spec", "--test-concurrency=1", "e2e/"+cmp.Or(os.Getenv("CONSOLE_TESTS"), "*.test.mjs"))
 	c.Dir = web
 	c.Env = append(os.Environ(), "CONSOLE_URL="+d.URL, "CONSOLE_KEY="+key.Msg.GetSecret(), "CONSOLE_READER="+reader.Msg.GetSecret(),
-		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out, "CONSOLE_CLI="+program,
+		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out, "CONSOLE_CLI="+program, "CONSOLE_CONTROL="+control(t, d), "CONSOLE_RUNNER="+runner(t, d),
 		"NODE_EXTRA_CA_CERTS="+filepath.Join(d.DataDir, "keys", "ca.crt"))
 	output, err := c.CombinedOutput()
 	t.Logf("%s", output)
@@ -88,6 +92,49 @@ func TestConsole(t *testing.T) {
 		t.Errorf("the browser's tests: %v", err)
 	}
 }
+
+// control lets a test of the browser stop the control plane, as a crash would, and start it again: POST /stop, POST /start.
+func control(t *testing.T, d *daemon.Daemon) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	does := func(path string, do func() error) {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			if err := do(); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		})
+	}
+	does("/stop", d.Kill)
+	does("/start", func() error { return d.Restart(t.Context()) })
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// runner is a key that may run commands for an hour, as nobody may for good.
+func runner(t *testing.T, d *daemon.Daemon) string {
+	t.Helper()
+	ctx := t.Context()
+	account, err := d.Accounts.CreateServiceAccount(ctx, connect.NewRequest(&pb.CreateServiceAccountRequest{Name: "runner"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	role, err := d.Roles.CreateRole(ctx, connect.NewRequest(&pb.CreateRoleRequest{Name: "runs-commands", Permissions: []string{"exec.run", "exec.read", "exec.cancel", "hosts.read"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Bindings.CreateBinding(ctx, connect.NewRequest(&pb.CreateBindingRequest{ServiceAccount: account.Msg.GetId(), Role: role.Msg.GetId(), NotAfter: timestamppb.New(time.Now().Add(time.Hour))})); err != nil {
+		t.Fatal(err)
+	}
+	key, err := d.APIKeys.CreateApiKey(ctx, connect.NewRequest(&pb.CreateApiKeyRequest{Name: "runner", ServiceAccount: account.Msg.GetId(), Permissions: []string{"*", "exec.run"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Msg.GetSecret()
+}
+
+// hostile is text that a machine may put in every field that is its to set.
+var hostile = `<img src=x onerror="globalThis.pwned=1"><script>globalThis.pwned=1</script>{{7*7}} ` + "\u202eשלום مرحبا\u202c 🦀👩‍👩‍👧‍👦 " + strings.Repeat("long", 2500)
 
 // seed fills the fleet: agents that are linked, one that waits for approval, one in quarantine, some without an agent.
 func seed(t *testing.T, d *daemon.Daemon, count int) {
@@ -115,7 +162,7 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 	}
 	run(count, func(i int) *fleet.Agent {
 		role := roles[i%len(roles)]
-		return &fleet.Agent{Dialer: d.Dialer(wire.WebSocket, i), Token: secrets[role], Name: fmt.Sprintf("%s-%d", role, i/len(roles)+1), Patience: 200 * time.Millisecond}
+		return &fleet.Agent{Dialer: d.Dialer(wire.WebSocket, i), Token: secrets[role], Name: fmt.Sprintf("%s-%d", role, i/len(roles)+1), Patience: 200 * time.Millisecond, Exec: executor(i)}
 	})
 	waiting := mint(&pb.MintTokenRequest{RequiresApproval: true, Description: "seed: waits for approval"})
 	run(1, func(int) *fleet.Agent {
@@ -131,7 +178,7 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 	}
 	mint(&pb.MintTokenRequest{Description: "a trap in an old runbook", Honeytoken: true})
 
-	troubled := mint(&pb.MintTokenRequest{MaxUses: 2, Description: "seed: with something to decide"})
+	troubled := mint(&pb.MintTokenRequest{MaxUses: 3, Description: "seed: with something to decide"})
 	agent := func(i int, name string) *fleet.Agent {
 		return &fleet.Agent{Dialer: d.Dialer(wire.WebSocket, count+i), Token: troubled, Name: name, BootID: name + "-boot", Patience: 200 * time.Millisecond}
 	}
@@ -139,10 +186,34 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 	run(1, func(int) *fleet.Agent { return original })
 	run(1, func(int) *fleet.Agent { return original.Clone("b7f3a1c2-copied") })
 	run(1, func(int) *fleet.Agent {
+		a := agent(3, "says-too-much")
+		a.Version = "0.1.0"
+		a.Inventory = &pb.Inventory{HostName: hostile, Os: hostile, OsVersion: hostile, OsName: hostile, Kernel: hostile, Architecture: hostile, CpuModel: hostile, Virtualisation: hostile,
+			BootId: a.BootID, MachineId: hostile, AgentVersion: hostile, Cpus: -1, MemoryBytes: -1,
+			Disks:     []*pb.Disk{{Mount: hostile, Device: hostile, FileSystem: hostile, SizeBytes: -1}},
+			Addresses: []*pb.InterfaceAddress{{Interface: hostile, Mac: hostile, Prefix: hostile}}}
+		a.Met = &pb.LinkTrouble{Code: "proxy_auth_required", Message: hostile, Attempts: 1, At: timestamppb.New(time.Now().Add(-time.Hour))}
+		a.Apply = func(s section.Section) section.Status {
+			return section.Status{Name: s.Name, Revision: s.Revision, State: section.Failed, Message: hostile}
+		}
+		return a
+	})
+	run(1, func(int) *fleet.Agent {
 		a := agent(2, "behind-a-proxy")
 		a.Met = &pb.LinkTrouble{Code: "proxy_auth_required", Message: "the proxy proxy.example.com:3128 wants a user and password", Attempts: 12, At: timestamppb.New(time.Now().Add(-time.Hour))}
 		return a
 	})
+}
+
+// executor is what a machine of the seed does with a command: one in ten fails, one in ten never ends.
+func executor(i int) func(context.Context, fleet.Order) {
+	switch i % 10 {
+	case 3:
+		return fleet.Say("df: /var/lib/shop: Input/output error\n", 1)
+	case 7:
+		return fleet.Hang
+	}
+	return fleet.Say("Filesystem      Size  Used Avail Use% Mounted on\n/dev/vda1        40G   31G  6.9G  82% /\n", 0)
 }
 
 // firstLoad is what may come before the first page is seen, packed.

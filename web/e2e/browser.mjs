@@ -1,5 +1,6 @@
 // A browser for tests: Debian's Chromium, with nothing that would call home.
 import { mkdtemp, rm } from "node:fs/promises";
+import assert from "node:assert/strict";
 import { createHash, X509Certificate } from "node:crypto";
 import { tmpdir } from "node:os";
 import { connect } from "node:tls";
@@ -32,6 +33,13 @@ export async function launch(options = {}) {
   const complaints = [];
   page.on("console", (m) => m.type() === "error" && !m.text().includes("ERR_NETWORK_CHANGED") && complaints.push(m.text()));
   page.on("pageerror", (e) => complaints.push(String(e)));
+  // Whatever a test is about: no page asks anybody but the control plane, and none is held back by the policy of contents. close says so.
+  const strays = [];
+  const origin = new URL(url).origin;
+  context.on("request", (r) => /^(https?|wss?):/.test(r.url()) && new URL(r.url()).origin !== origin && strays.push(`asks ${r.url()}`));
+  page.on("websocket", (s) => new URL(s.url()).host !== new URL(url).host && strays.push(`connects to ${s.url()}`));
+  context.on("console", (m) => /Content Security Policy|^csp: /.test(m.text()) && strays.push(m.text()));
+  await context.addInitScript(() => document.addEventListener("securitypolicyviolation", (e) => console.warn(`csp: ${e.violatedDirective} held back ${e.blockedURI || "inline"} at ${e.sourceFile}:${e.lineNumber}`)));
   return {
     page,
     context,
@@ -39,6 +47,7 @@ export async function launch(options = {}) {
     close: async () => {
       await context.close();
       await rm(profile, { recursive: true, force: true });
+      assert.deepEqual(strays, [], "requests to others, and what the policy of contents held back");
     },
   };
 }

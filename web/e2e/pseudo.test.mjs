@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { launch, picture, signIn, url } from "./browser.mjs";
+import { pages } from "./pages.mjs";
 
-const pages = { overview: "/", hosts: "/hosts", enrol: "/enrol", tokens: "/tokens", releases: "/releases", operations: "/operations", commands: "/commands", people: "/access/people", groups: "/access/groups", "service-accounts": "/access/service-accounts", roles: "/access/roles", bindings: "/access/bindings", questions: "/access/questions", grants: "/grants", "grant-policies": "/grants/policies", shells: "/shells", audit: "/audit", proof: "/audit/proof", sinks: "/audit/sinks", keys: "/keys", settings: "/settings", account: "/account", device: "/device" };
 
 let b;
 before(async () => {

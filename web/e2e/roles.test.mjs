@@ -4,8 +4,10 @@ import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
 import { key, launch, picture, signIn, url } from "./browser.mjs";
+import { pages as all } from "./pages.mjs";
 
-const pages = { overview: "/", hosts: "/hosts", host: "", enrol: "/enrol", tokens: "/tokens", releases: "/releases", operations: "/operations", commands: "/commands", people: "/access/people", groups: "/access/groups", "service-accounts": "/access/service-accounts", roles: "/access/roles", bindings: "/access/bindings", questions: "/access/questions", grants: "/grants", "grant-policies": "/grants/policies", shells: "/shells", audit: "/audit", proof: "/audit/proof", sinks: "/audit/sinks", keys: "/keys", settings: "/settings", account: "/account", device: "/device" };
+const { overview, hosts, ...rest } = all;
+const pages = { overview, hosts, host: "", ...rest };
 const roles = ["owner", "admin", "operator", "member", "auditor", "stranger"];
 const kept = new URL("./roles.json", import.meta.url);
 

@@ -18,6 +18,24 @@ const type = async (page, text) => {
   await page.keyboard.type(text);
 };
 
+/** By day and night, wide and on a phone: pictured, nothing pushed off the page, and nothing that axe finds. */
+async function looked(page, name) {
+  const before = page.viewportSize();
+  for (const theme of ["light", "dark"]) {
+    for (const [shape, size] of Object.entries({ wide: { width: 1440, height: 900 }, phone: { width: 390, height: 800 } })) {
+      await page.emulateMedia({ colorScheme: theme });
+      await page.setViewportSize(size);
+      await page.waitForTimeout(300); // for the observer of sizes
+      await picture(page, `${name}-${theme}-${shape}`);
+      assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)) <= 1, `${name}, ${theme}, ${shape}: the page is too wide`);
+      const found = await new AxeBuilder({ page }).withTags(["wcag2a", "wcag2aa", "wcag22aa"]).exclude(".xterm-rows").analyze();
+      assert.deepEqual(found.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(" ")).join("; ")}`), [], `${name}, ${theme}, ${shape}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize(before);
+}
+
 const b = await launch();
 try {
   const { page, context } = b;
@@ -46,9 +64,7 @@ try {
   await type(page, "echo hello-$((40+2)); tty\r");
   await shows(page, "hello-42");
   await shows(page, "/dev/pts/");
-  await picture(page, "shell");
-  const found = await new AxeBuilder({ page }).withTags(["wcag2a", "wcag2aa", "wcag22aa"]).exclude(".xterm-rows").analyze();
-  assert.deepEqual(found.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(" ")).join("; ")}`), []);
+  await looked(page, "shell");
 
   // The size is the browser's.
   await page.setViewportSize({ width: 1000, height: 700 });
@@ -120,7 +136,7 @@ try {
   await page.getByLabel("search what was seen").fill("hello-42");
   await page.getByRole("list", { name: "found" }).getByRole("button").first().click();
   await shows(page, "hello-42");
-  await picture(page, "shell-recording");
+  await looked(page, "shell-recording");
   await page.getByLabel("speed").selectOption("16");
   await page.getByRole("button", { name: "Play" }).click();
   await page.getByRole("button", { name: "Play" }).waitFor({ timeout: 60_000 });

@@ -116,6 +116,9 @@ export function troubleOf(error: unknown): Trouble {
   if (!detail && (e.code === Code.Unknown || e.code === Code.Unavailable)) {
     return { code: "unreachable", message: "the control plane does not answer", hint: "it is tried again by itself; look at the network and at loopbackd", violations: [], requestId: "" };
   }
+  if (!detail && e.code === Code.Unimplemented) {
+    return { code: "unimplemented", message: "this control plane does not know that", hint: "it is older than this page: reload it, or update loopbackd", violations: [], requestId: "" };
+  }
   return {
     code: detail?.code ?? Code[e.code] ?? "unknown",
     message: e.rawMessage,

@@ -78,7 +78,8 @@ function readSeen(): string[] {
   }
 }
 
-export function Attention() {
+/** small: where there is room for the number only, as in the head of a phone's page. */
+export function Attention({ small }: { small?: boolean }) {
   const wanted = useWanted();
   const [seen, setSeen] = useState(readSeen);
   const [open, setOpen] = useState(false);
@@ -91,6 +92,7 @@ export function Attention() {
     for (const w of news) told.current.add(w.key);
     setSaid(news.length === 1 ? `${news[0]!.what}. ${news[0]!.about}` : `${news.length} things want you.`);
   }, [fresh]);
+  const text = wanted.length === 1 ? "1 thing wants you" : `${wanted.length} things want you`;
   const keep = () => {
     const keys = wanted.map((w) => w.key);
     localStorage.setItem(where, JSON.stringify(keys));
@@ -104,7 +106,14 @@ export function Attention() {
       {wanted.length > 0 && (
         <button type="button" onClick={() => setOpen(true)} className="flex min-h-8 items-center gap-2 rounded-md border border-edge/50 bg-card px-2.5 text-left text-[13px] hover:border-edge">
           <span aria-hidden className={fresh.length > 0 ? "size-2 shrink-0 rounded-full bg-bad" : "size-2 shrink-0 rounded-full border border-edge"} />
-          <span className="flex-1">{wanted.length === 1 ? "1 thing wants you" : `${wanted.length} things want you`}</span>
+          {small ? (
+            <span className="tabular-nums">
+              {wanted.length}
+              <span className="sr-only">{text.replace(/^\d+/, "")}</span>
+            </span>
+          ) : (
+            <span className="flex-1">{text}</span>
+          )}
         </button>
       )}
       <Dialog title="What wants you" open={open} close={() => setOpen(false)}>

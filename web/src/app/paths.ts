@@ -24,5 +24,6 @@ export const paths = {
   sinks: "/audit/sinks",
   keys: "/keys",
   account: "/account",
+  device: "/device",
   settings: "/settings",
 } as const;

@@ -72,7 +72,7 @@ const shells = lazily(paths.shells, () => import("../pages/shells"), "Shells", "
 const shell = lazily("/shells/$id", () => import("../pages/shell"), "ShellPage", "as");
 
 const account = createRoute({ getParentRoute: () => root, path: "/account", component: lazyRouteComponent(() => import("../pages/account"), "Account") });
-export const deviceRoute = createRoute({ getParentRoute: () => root, path: "/device", component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
+export const deviceRoute = createRoute({ getParentRoute: () => root, path: paths.device, component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
   routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, questions]),

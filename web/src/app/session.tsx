@@ -81,13 +81,13 @@ function SignedInPages({ children }: { children: ReactNode }) {
   );
 }
 
+/** A dialog of the browser's own, since it has to be above every other one, a form with what was typed included. */
 function SignInAgain({ done }: { done: () => Promise<void> }) {
   const queries = useQueryClient();
   return (
-    <div role="dialog" aria-modal aria-label="Sign in again" className="fixed inset-0 z-50 grid place-items-center bg-black/50 p-4">
-      <div className="w-full max-w-sm rounded-xl border border-line bg-card p-6 shadow-2xl">
-        <h2 className="text-[16px] font-semibold">Your session has ended</h2>
-        <p className="mb-4 text-soft">Sign in again to go on where you were. What you typed is still there.</p>
+    <Dialog title="Your session has ended: sign in again" open must close={() => undefined}>
+      <p className="text-soft">You go on where you were. What you typed is still there.</p>
+      <div>
         <WaysIn
           done={async () => {
             await done();
@@ -95,7 +95,7 @@ function SignInAgain({ done }: { done: () => Promise<void> }) {
           }}
         />
       </div>
-    </div>
+    </Dialog>
   );
 }
 
@@ -123,8 +123,7 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
           <WaysIn done={done} />
         </div>
         <p className="mt-4 text-[12px] text-soft">
-          First time? Until there is an administrator, each start of loopbackd prints a one-time code: enter that. Later,{" "}
-          <code className="font-mono">loopback apikey create NAME --permission &apos;*&apos;</code> makes a key.
+          First time? Somebody who may invite people (<code className="font-mono">loopback user invite NAME</code>, or People here) sends you a link. Until there is an administrator, each start of loopbackd prints a one-time code: enter that.
         </p>
       </div>
     </main>

@@ -2,6 +2,7 @@
 import { Link, Outlet, useLocation } from "@tanstack/react-router";
 import { lazy, Suspense, useLayoutEffect, useState } from "react";
 import { Button, Command, Empty, Page, cx } from "../ui/basics";
+import { useMedia } from "../ui/media";
 import { useLive } from "./live";
 import { grants, groups, pageAt } from "./pages";
 import { Palette } from "./palette";
@@ -17,6 +18,7 @@ const Count = lazy(() => import("./attention").then((m) => ({ default: m.Count }
 export function Shell() {
   const [menu, setMenu] = useState(false);
   const [palette, setPalette] = useState(false);
+  const wide = useMedia("(min-width: 48rem)"); // as md: in style.css
   useLayoutEffect(() => {
     const keys = (e: KeyboardEvent) => {
       if ((e.metaKey || e.ctrlKey) && e.key.toLowerCase() === "k") {
@@ -35,6 +37,11 @@ export function Shell() {
       <header className="flex items-center gap-3 border-b border-line px-4 py-2 md:hidden">
         <Wordmark />
         <span className="flex-1" />
+        {!wide && (
+          <Suspense>
+            <Attention small />
+          </Suspense>
+        )}
         <Button kind="quiet" onClick={() => setPalette(true)}>
           Search
         </Button>
@@ -51,9 +58,11 @@ export function Shell() {
           <span className="flex-1 text-left">Go to…</span>
           <kbd className="rounded border border-line bg-sunk px-1 font-sans text-[11px]">{/Mac/.test(navigator.platform) ? "⌘" : "Ctrl"} K</kbd>
         </button>
-        <Suspense>
-          <Attention />
-        </Suspense>
+        {wide && (
+          <Suspense>
+            <Attention />
+          </Suspense>
+        )}
         <NavLinks close={() => setMenu(false)} />
         <span className="flex-1" />
         <Foot />

@@ -1,13 +1,15 @@
 // Where one is signed in, and ending that.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api, signOut, troubleOf } from "../api/client";
-import type { SignIn } from "../api/gen/loopback/v1/signin_pb";
-import type { Passkey } from "../api/gen/loopback/v1/passkey_pb";
+import { SignInService, type SignIn } from "../api/gen/loopback/v1/signin_pb";
+import { PasskeyService, type Passkey } from "../api/gen/loopback/v1/passkey_pb";
 import { register, without } from "../api/passkey";
+import { command, quoted } from "../api/shell";
 import { usePages } from "../app/list";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Dialog, Empty, Field, Input, Page, Problem, Waiting } from "../ui/basics";
+import { Ago, Button, Card, Empty, Field, Input, Page, Problem, Waiting } from "../ui/basics";
+import { call, FormDialog, useAct, type Elsewhere } from "../ui/form";
 import { Table, type Column } from "../ui/table";
 
 const said: Record<string, string> = { api_key: "API key", oidc: "identity provider", passkey: "passkey", bootstrap: "one-time code", device: "approved device" };
@@ -25,6 +27,7 @@ export function Account() {
   const queries = useQueryClient();
   const { who, leave } = useSession();
   const [all, setAll] = useState(false);
+  const leaving = useAct();
   const [busy, setBusy] = useState("");
   const [error, setError] = useState<unknown>();
   const list = usePages(["my sign-ins"], (token) => api.signIns.listMySignIns({ page: { size: 200, token } }));
@@ -83,25 +86,9 @@ export function Account() {
       <Passkeys />
       <Card flush title="Your sign-ins">{list.pending ? <Waiting /> : <Table label="Your sign-ins" columns={columns} rows={list.rows} id={(s) => s.id} more={list.more} empty={<Empty title="None" />} />}</Card>
       {all && (
-        <Dialog title="Sign out everywhere" open close={() => setAll(false)}>
+        <FormDialog title="Sign out everywhere" close={() => setAll(false)} act={leaving} kind="danger" label="Sign out everywhere" submit={() => void leaving.run(() => signOut(true).then(() => window.location.assign("/")))} same={{ cli: "loopback logout --everywhere", api: call(SignInService.method.signOut, { everywhere: true }) }}>
           <p>Every browser and command line that acts as you is turned away at once, this one included. API keys stay.</p>
-          <div className="flex justify-end gap-2">
-            <Button onClick={() => setAll(false)}>Cancel</Button>
-            <Button
-              kind="danger"
-              onClick={() => {
-                signOut(true)
-                  .then(() => window.location.assign("/"))
-                  .catch((problem: unknown) => {
-                    setError(problem);
-                    setAll(false);
-                  });
-              }}
-            >
-              Sign out everywhere
-            </Button>
-          </div>
-        </Dialog>
+        </FormDialog>
       )}
     </Page>
   );
@@ -168,77 +155,56 @@ function Passkeys() {
           />
         )}
       </Card>
-      {making && <Naming title="Add a passkey" act="Make passkey" first="" does={register} close={() => setMaking(false)} done={again} />}
+      {making && <Naming title="Add a passkey" act="Make passkey" first="" does={register} same={() => byHand} close={() => setMaking(false)} done={again} />}
       {naming && (
-        <Naming title="Rename a passkey" act="Rename" first={naming.name} does={async (name) => void (await api.passkeys.renamePasskey({ passkey: naming.id, name }))} close={() => setNaming(undefined)} done={again} />
+        <Naming
+          title="Rename a passkey"
+          act="Rename"
+          first={naming.name}
+          does={async (name) => void (await api.passkeys.renamePasskey({ passkey: naming.id, name }))}
+          same={(name) => ({ cli: command(`passkey rename ${naming.id} ${quoted(name || "NAME")}`), api: call(PasskeyService.method.renamePasskey, { passkey: naming.id, name }) })}
+          close={() => setNaming(undefined)}
+          done={again}
+        />
       )}
       {removing && <Removing passkey={removing} close={() => setRemoving(undefined)} done={again} />}
     </>
   );
 }
 
-function Naming({ title, act, first, does, close, done }: { title: string; act: string; first: string; does: (name: string) => Promise<void>; close: () => void; done: () => Promise<void> }) {
+const byHand = "Only a browser can make a passkey: no command and no call does.";
+
+function Naming({ title, act: label, first, does, same, close, done }: { title: string; act: string; first: string; does: (name: string) => Promise<void>; same: (name: string) => Elsewhere | string; close: () => void; done: () => Promise<void> }) {
+  const act = useAct();
   const [name, setName] = useState(first);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
-  async function submit(e: FormEvent) {
-    e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    try {
+  const submit = () =>
+    void act.run(async () => {
       await does(name.trim());
       await done();
       close();
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      setBusy(false);
-    }
-  }
+    });
   return (
-    <Dialog title={title} open close={close}>
-      <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
-        <Field label="Name" hint="By which you know it again: the device or the account that keeps it.">
-          {(at) => <Input {...at} autoFocus required maxLength={100} autoComplete="off" placeholder="work laptop" value={name} onChange={(e) => setName(e.target.value)} />}
-        </Field>
-        {error !== undefined && <Problem error={error} />}
-        <div className="flex justify-end gap-2">
-          <Button onClick={close}>Cancel</Button>
-          <Button type="submit" kind="primary" busy={busy}>
-            {act}
-          </Button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title={title} close={close} act={act} label={label} submit={submit} same={same(name.trim())}>
+      <Field label="Name" hint="By which you know it again: the device or the account that keeps it.">
+        {(at) => <Input {...at} autoFocus required maxLength={100} autoComplete="off" placeholder="work laptop" value={name} onChange={(e) => setName(e.target.value)} />}
+      </Field>
+    </FormDialog>
   );
 }
 
 function Removing({ passkey, close, done }: { passkey: Passkey; close: () => void; done: () => Promise<void> }) {
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
-  const last = error !== undefined && troubleOf(error).code === "passkey_last";
-  async function remove() {
-    setBusy(true);
-    try {
-      await api.passkeys.removePasskey({ passkey: passkey.id, evenLast: last });
+  const act = useAct();
+  const last = act.error !== undefined && troubleOf(act.error).code === "passkey_last";
+  const request = { passkey: passkey.id, evenLast: last };
+  const submit = () =>
+    void act.run(async () => {
+      await api.passkeys.removePasskey(request);
       await done();
       close();
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      setBusy(false);
-    }
-  }
+    });
   return (
-    <Dialog title={`Remove ${passkey.name}`} open close={close}>
+    <FormDialog title={`Remove ${passkey.name}`} close={close} act={act} kind="danger" label={last ? "Remove my last way in" : "Remove"} submit={submit} same={{ cli: command(`passkey remove ${passkey.id}`, [["even-last", last]]), api: call(PasskeyService.method.removePasskey, request) }}>
       <p>It signs nobody in any more, and sign-ins that began with it end, but for this one. Delete it where you keep it, too.</p>
-      {error !== undefined && <Problem error={error} />}
-      <div className="flex justify-end gap-2">
-        <Button onClick={close}>Cancel</Button>
-        <Button kind="danger" busy={busy} onClick={() => void remove()}>
-          {last ? "Remove my last way in" : "Remove"}
-        </Button>
-      </div>
-    </Dialog>
+    </FormDialog>
   );
 }

@@ -1,15 +1,17 @@
 // From nothing to managed: choose, mint, run one command, watch each step.
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { useEffect, useRef, useState, type FormEvent } from "react";
+import { useEffect, useRef, useState } from "react";
 import { api } from "../api/client";
 import { formatDuration, parseDuration, toProto } from "../api/duration";
 import type { Host } from "../api/gen/loopback/v1/host_pb";
-import type { MintTokenResponse } from "../api/gen/loopback/v1/token_pb";
+import { TokenService, type MintTokenResponse } from "../api/gen/loopback/v1/token_pb";
+import { command } from "../api/shell";
 import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Command, Empty, Field, Input, Page, Problem, Select, State, cx } from "../ui/basics";
+import { Ago, Button, Card, Command, Empty, Field, Input, Page, Select, State, cx } from "../ui/basics";
+import { call, Form, useAct } from "../ui/form";
 import { lookOf } from "../ui/states";
 
 export function Enrol() {
@@ -55,8 +57,7 @@ function Mint({ workspace, path, done }: { workspace: string; path: string; done
   const [description, setDescription] = useState("");
   const [labels, setLabels] = useState("");
   const [approval, setApproval] = useState(false);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
+  const act = useAct();
   const length = parseDuration(ttl);
   const hostLabels = Object.fromEntries(
     labels
@@ -64,24 +65,28 @@ function Mint({ workspace, path, done }: { workspace: string; path: string; done
       .filter(Boolean)
       .map((pair) => [pair.split("=")[0]!, pair.split("=").slice(1).join("=")]),
   );
-  const request = { workspace, maxUses: Number(uses), description, channel, requiresApproval: approval, hostLabels };
-  async function submit(e: FormEvent) {
-    e.preventDefault();
-    if (length === undefined) return;
-    setBusy(true);
-    setError(undefined);
-    try {
-      done(await api.tokens.mintToken({ ...request, ttl: toProto(length) }));
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      setBusy(false);
-    }
-  }
-  const flags = [`--workspace ${path}`, `--max-uses ${uses || 1}`, `--ttl ${ttl}`, channel !== "stable" && `--channel ${channel}`, approval && "--require-approval", ...Object.entries(hostLabels).map(([k, v]) => `--host-label ${k}=${v}`), description && `--description ${JSON.stringify(description)}`].filter(Boolean);
+  const request = { workspace, maxUses: Number(uses), description, channel, requiresApproval: approval, hostLabels, ttl: length === undefined ? undefined : toProto(length) };
+  const submit = () => {
+    if (length !== undefined) void act.run(async () => done(await api.tokens.mintToken(request)));
+  };
   return (
     <Card title="1. Mint a token">
-      <form className="flex max-w-2xl flex-col gap-4" onSubmit={(e) => void submit(e)}>
+      <Form
+        className="max-w-2xl"
+        submit={submit}
+        error={act.error}
+        same={{
+          cli: command("token mint", [["workspace", path], ["max-uses", uses || 1], ["ttl", ttl], ["channel", channel === "stable" ? "" : channel], ["require-approval", approval], ["host-label", Object.entries(hostLabels).map(([k, v]) => `${k}=${v}`)], ["description", description]]),
+          api: call(TokenService.method.mintToken, request),
+        }}
+        buttons={
+          <div>
+            <Button type="submit" kind="primary" busy={act.busy} disabled={length === undefined}>
+              Mint token
+            </Button>
+          </div>
+        }
+      >
         <div className="grid gap-4 sm:grid-cols-3">
           <Field label="For how many hosts">{(at) => <Input {...at} type="number" min={1} max={1_000_000} required value={uses} onChange={(e) => setUses(e.target.value)} />}</Field>
           <Field label="Works for" hint="15m, 2h, 7d" error={length === undefined ? "write it like 15m, 2h or 7d" : undefined}>
@@ -106,20 +111,7 @@ function Mint({ workspace, path, done }: { workspace: string; path: string; done
           <input type="checkbox" checked={approval} onChange={(e) => setApproval(e.target.checked)} />
           Hosts wait until somebody approves them
         </label>
-        {error !== undefined && <Problem error={error} />}
-        <div className="flex flex-wrap items-center gap-3">
-          <Button type="submit" kind="primary" busy={busy} disabled={length === undefined}>
-            Mint token
-          </Button>
-        </div>
-        <details>
-          <summary className="text-[13px] text-soft">The same on the command line and by the API</summary>
-          <div className="mt-2 flex flex-col gap-2">
-            <Command text={`loopback token mint ${flags.join(" ")}`} />
-            <Command text={`curl -fsS -H "Authorization: Bearer $LOOPBACK_API_KEY" -H 'Content-Type: application/json' \\\n  ${location.origin}/api/loopback.v1.TokenService/MintToken \\\n  -d '${JSON.stringify({ ...request, ttl: `${length ?? 3600}s` })}'`} />
-          </div>
-        </details>
-      </form>
+      </Form>
     </Card>
   );
 }

@@ -1,13 +1,15 @@
 // One host: where it stands, what it is, what it should be and what it has, and what was done to it.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api } from "../api/client";
 import { formatDuration, seconds } from "../api/duration";
-import type { Host } from "../api/gen/loopback/v1/host_pb";
+import { HostService, type Host } from "../api/gen/loopback/v1/host_pb";
+import { quoted } from "../api/shell";
 import { paths } from "../app/paths";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Command, Dialog, Facts, Field, Input, Labels, Page, Problem, State, Waiting, linkButton } from "../ui/basics";
+import { Ago, Button, Card, Facts, Field, Input, Labels, Page, Problem, State, Waiting, linkButton } from "../ui/basics";
+import { Both, call, FormDialog, useAct } from "../ui/form";
 import { lookOf } from "../ui/states";
 import { HostActs, type Act } from "./hostacts";
 import { Copies } from "./hostcopies";
@@ -270,18 +272,21 @@ function Timeline({ id }: { id: string }) {
   );
 }
 
+function asText(labels: Record<string, string>, without: ReadonlySet<string>): string {
+  return Object.entries(labels)
+    .filter(([k]) => !without.has(k))
+    .map(([k, v]) => `${k}=${v}`)
+    .sort()
+    .join(" ");
+}
+
+/** What is sent is the difference to what the form began with: what others do to other labels meanwhile stays. Where they changed the very same, both are shown. */
 function LabelDialog({ h, close }: { h: Host; close: () => void }) {
   const queries = useQueryClient();
+  const act = useAct();
   const forced = new Set(h.forcedLabels);
-  const [text, setText] = useState(
-    Object.entries(h.labels)
-      .filter(([k]) => !forced.has(k))
-      .map(([k, v]) => `${k}=${v}`)
-      .sort()
-      .join(" "),
-  );
-  const [error, setError] = useState<unknown>();
-  const [busy, setBusy] = useState(false);
+  const [base, setBase] = useState(h.labels);
+  const [text, setText] = useState(() => asText(h.labels, forced));
   const wanted = Object.fromEntries(
     text
       .split(/[\s,]+/)
@@ -291,37 +296,40 @@ function LabelDialog({ h, close }: { h: Host; close: () => void }) {
         return at < 0 ? [pair, ""] : [pair.slice(0, at), pair.slice(at + 1)];
       }),
   ) as Record<string, string>;
-  const set = Object.fromEntries(Object.entries(wanted).filter(([k, v]) => h.labels[k] !== v));
-  const remove = Object.keys(h.labels).filter((k) => !(k in wanted) && !forced.has(k));
-  async function submit(e: FormEvent) {
-    e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    try {
-      queries.setQueryData(["hosts", "one", h.id], await api.hosts.labelHost({ host: h.id, set, remove }));
+  const set = Object.fromEntries(Object.entries(wanted).filter(([k, v]) => base[k] !== v));
+  const remove = Object.keys(base).filter((k) => !(k in wanted) && !forced.has(k));
+  const both = [...Object.keys(set), ...remove].filter((k) => h.labels[k] !== base[k] && h.labels[k] !== wanted[k]);
+  const request = { host: h.id, set, remove };
+  const words = [...Object.entries(set).map(([k, v]) => `${k}=${v}`), ...remove.map((k) => `${k}-`)];
+  const submit = () =>
+    void act.run(async () => {
+      queries.setQueryData(["hosts", "one", h.id], await api.hosts.labelHost(request));
       void queries.invalidateQueries({ queryKey: ["hosts", "list"] });
       close();
-    } catch (problem) {
-      setError(problem);
-      setBusy(false);
-    }
-  }
-  const words = [...Object.entries(set).map(([k, v]) => `${k}=${v}`), ...remove.map((k) => `${k}-`)];
+    });
   return (
-    <Dialog title={`Labels of ${h.name}`} open close={close}>
-      <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
-        <Field label="Labels" hint={forced.size ? `key=value, with spaces between. Forced by its token: ${[...forced].join(", ")}` : "key=value, with spaces between"}>
-          {(at) => <Input {...at} autoFocus value={text} onChange={(e) => setText(e.target.value)} placeholder="env=prod role=web" />}
-        </Field>
-        {words.length > 0 && <Command text={`loopback host label ${h.id} ${words.join(" ")}`} />}
-        {error !== undefined && <Problem error={error} />}
-        <div className="flex justify-end gap-2">
-          <Button onClick={close}>Cancel</Button>
-          <Button type="submit" kind="primary" busy={busy} disabled={words.length === 0}>
-            Save
+    <FormDialog title={`Labels of ${h.name}`} close={close} act={act} label={both.length > 0 ? "Save mine over it" : "Save"} disabled={words.length === 0} submit={submit} same={{ cli: `loopback host label ${h.id} ${words.map(quoted).join(" ") || "KEY=VALUE"}`, api: call(HostService.method.labelHost, request) }}>
+      <Field label="Labels" hint={forced.size ? `key=value, with spaces between. Forced by its token: ${[...forced].join(", ")}` : "key=value, with spaces between"}>
+        {(at) => <Input {...at} autoFocus value={text} onChange={(e) => setText(e.target.value)} placeholder="env=prod role=web" />}
+      </Field>
+      {both.length > 0 && (
+        <Both of={both.map((k) => ({ name: k, theirs: h.labels[k], mine: wanted[k] }))} none="not there">
+          <Button
+            onClick={() => {
+              const kept = { ...wanted };
+              for (const k of both) {
+                const theirs = h.labels[k];
+                if (theirs === undefined) delete kept[k];
+                else kept[k] = theirs;
+              }
+              setBase((old) => ({ ...old, ...Object.fromEntries(both.map((k) => [k, h.labels[k]]).filter(([, v]) => v !== undefined)) }));
+              setText(asText(kept, forced));
+            }}
+          >
+            Take theirs
           </Button>
-        </div>
-      </form>
-    </Dialog>
+        </Both>
+      )}
+    </FormDialog>
   );
 }

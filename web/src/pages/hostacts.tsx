@@ -1,12 +1,14 @@
 // Acts on one or many hosts: what they will do and to whom, then how it went, host by host.
 import { useRef, useState } from "react";
 import { api, troubleOf } from "../api/client";
-import type { Host } from "../api/gen/loopback/v1/host_pb";
-import { Button, Command, Dialog, Field, Input, Spinner, State } from "../ui/basics";
+import { HostService, type Host } from "../api/gen/loopback/v1/host_pb";
+import { quoted } from "../api/shell";
+import { Button, Dialog, Field, Input, Spinner, State } from "../ui/basics";
+import { call, EACH, Same, type Call } from "../ui/form";
 
 export type Act = "approve" | "quarantine" | "release" | "remove";
 
-const words: Record<Act, { title: string; means: [one: string, many: string]; done: string; reason: boolean; danger?: boolean; applies: (h: Host) => boolean; do: (h: Host, reason: string) => Promise<unknown> }> = {
+const words: Record<Act, { title: string; means: [one: string, many: string]; done: string; reason: boolean; danger?: boolean; applies: (h: Host) => boolean; do: (h: Host, reason: string) => Promise<unknown>; call: (each: readonly string[], reason: string) => Call }> = {
   approve: {
     title: "Approve",
     means: ["It is let in and gets its configuration.", "They are let in and get their configuration."],
@@ -14,6 +16,7 @@ const words: Record<Act, { title: string; means: [one: string, many: string]; do
     reason: false,
     applies: (h) => h.state === "pending",
     do: (h) => api.hosts.approveHost({ host: h.id }),
+    call: (each) => call(HostService.method.approveHost, { host: EACH }, { each }),
   },
   quarantine: {
     title: "Quarantine",
@@ -22,6 +25,7 @@ const words: Record<Act, { title: string; means: [one: string, many: string]; do
     reason: true,
     applies: (h) => h.state !== "removed" && h.state !== "quarantined" && h.state !== "unmanaged",
     do: (h, reason) => api.hosts.quarantineHost({ host: h.id, reason, requestId: crypto.randomUUID() }),
+    call: (each, reason) => call(HostService.method.quarantineHost, { host: EACH, reason }, { each }),
   },
   release: {
     title: "Release",
@@ -30,6 +34,7 @@ const words: Record<Act, { title: string; means: [one: string, many: string]; do
     reason: true,
     applies: (h) => h.state === "quarantined",
     do: (h, reason) => api.hosts.releaseHost({ host: h.id, reason }),
+    call: (each, reason) => call(HostService.method.releaseHost, { host: EACH, reason }, { each }),
   },
   remove: {
     title: "Remove",
@@ -39,6 +44,7 @@ const words: Record<Act, { title: string; means: [one: string, many: string]; do
     danger: true,
     applies: (h) => h.state !== "removed",
     do: (h, reason) => api.hosts.removeHost({ host: h.id, reason, requestId: crypto.randomUUID() }),
+    call: (each, reason) => call(HostService.method.removeHost, { host: EACH, reason }, { each }),
   },
 };
 
@@ -49,7 +55,6 @@ const named = 100;
 
 /** The same act for a shell: on hosts by id, or on all that a query finds. */
 function commandFor(act: Act, set: Host[], reason: string, query?: { text: string; state: string }): string {
-  const quoted = (s: string) => `'${s.replaceAll("'", "'\\''")}'`;
   const why = reason ? ` --reason ${quoted(reason)}` : "";
   if (!query) return `loopback host ${act}${why} ${set.map((h) => h.id).join(" ")}`;
   const find = `loopback host list -o json${query.text ? ` --query ${quoted(query.text)}` : ""}${query.state ? ` --state ${query.state}` : ""}`;
@@ -113,14 +118,7 @@ export function HostActs({ act, hosts, query, close }: { act: Act; hosts: Host[]
         </div>
       )}
       {w.reason && !ended && <Field label="Reason" hint="goes to the audit log">{(at) => <Input {...at} value={reason} autoFocus maxLength={500} onChange={(e) => setReason(e.target.value)} />}</Field>}
-      {!ended && (
-        <details>
-          <summary className="text-[13px] text-soft">The same on the command line</summary>
-          <div className="mt-2">
-            <Command text={commandFor(act, set, w.reason ? reason.trim() : "", query)} />
-          </div>
-        </details>
-      )}
+      {!ended && set.length > 0 && <Same cli={commandFor(act, set, w.reason ? reason.trim() : "", query)} api={w.call(set.map((h) => h.id), reason.trim())} />}
       <div className="flex justify-end gap-2">
         <Button onClick={close}>{ended ? "Close" : "Cancel"}</Button>
         {ended && failed.length > 0 && <Button kind="primary" onClick={() => void run(failed)}>{`Try ${failed.length} again`}</Button>}

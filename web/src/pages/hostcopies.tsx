@@ -1,24 +1,24 @@
 // The machines that hold one host's identity, and who goes on as the host.
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api } from "../api/client";
-import type { Host, HostCopy } from "../api/gen/loopback/v1/host_pb";
+import { HostService, type Host, type HostCopy } from "../api/gen/loopback/v1/host_pb";
+import { command } from "../api/shell";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Command, Dialog, Field, Input, Problem, State } from "../ui/basics";
+import { Ago, Button, Card, Field, Input, State } from "../ui/basics";
+import { call, FormDialog, useAct } from "../ui/form";
 
 type Fate = "split" | "drop";
 
-const fates: Record<Fate, { label: string; permission: string; means: (others: number) => string; command: string }> = {
+const fates: Record<Fate, { label: string; permission: string; means: (others: number) => string }> = {
   split: {
     label: "Make hosts of the others",
     permission: "hosts.split",
     means: (n) => (n === 1 ? "The other becomes a host of its own, in the same workspace and with the same labels." : `The ${n} others become hosts of their own, in the same workspace and with the same labels.`),
-    command: "split",
   },
   drop: {
     label: "Shut the others out",
     permission: "hosts.drop",
     means: (n) => (n === 1 ? "The other is refused for good. To come back it has to be installed anew." : `The ${n} others are refused for good. To come back they have to be installed anew.`),
-    command: "drop",
   },
 };
 
@@ -85,45 +85,31 @@ function named(c: HostCopy): string {
 }
 
 function Decide({ h, fate, keep, others, close, done }: { h: Host; fate: Fate; keep: HostCopy; others: number; close: () => void; done: () => void }) {
+  const act = useAct();
   const [reason, setReason] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
   const f = fates[fate];
-  async function submit(e: FormEvent) {
-    e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    const request = { host: h.id, keep: keep.bootId, reason: reason.trim() };
-    try {
-      await (fate === "split" ? api.hosts.splitHost(request) : api.hosts.dropHostCopy(request));
-      done();
-    } catch (problem) {
-      setError(problem);
-      setBusy(false);
-    }
-  }
-  const quoted = reason.trim() ? ` --reason '${reason.trim().replaceAll("'", "'\\''")}'` : "";
+  const request = { host: h.id, keep: keep.bootId, reason: reason.trim() };
   return (
-    <Dialog title={`${named(keep)} is ${h.name}`} open close={close}>
-      <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
-        <p>It goes on as {h.name}, with a new key. {f.means(others)}</p>
-        <Field label="Reason" hint="goes to the audit log">
-          {(at) => <Input {...at} autoFocus maxLength={500} value={reason} onChange={(e) => setReason(e.target.value)} />}
-        </Field>
-        <details>
-          <summary className="text-[13px] text-soft">The same on the command line</summary>
-          <div className="mt-2">
-            <Command text={`loopback host ${f.command} ${h.id} --keep ${keep.bootId}${quoted}`} />
-          </div>
-        </details>
-        {error !== undefined && <Problem error={error} />}
-        <div className="flex justify-end gap-2">
-          <Button onClick={close}>Cancel</Button>
-          <Button type="submit" kind={fate === "drop" ? "danger" : "primary"} busy={busy}>
-            {f.label}
-          </Button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog
+      title={`${named(keep)} is ${h.name}`}
+      close={close}
+      act={act}
+      kind={fate === "drop" ? "danger" : "primary"}
+      label={f.label}
+      submit={() =>
+        void act.run(async () => {
+          await (fate === "split" ? api.hosts.splitHost(request) : api.hosts.dropHostCopy(request));
+          done();
+        })
+      }
+      same={{ cli: command(`host ${fate} ${h.id}`, [["keep", keep.bootId], ["reason", request.reason]]), api: fate === "split" ? call(HostService.method.splitHost, request) : call(HostService.method.dropHostCopy, request) }}
+    >
+      <p>
+        It goes on as {h.name}, with a new key. {f.means(others)}
+      </p>
+      <Field label="Reason" hint="goes to the audit log">
+        {(at) => <Input {...at} autoFocus maxLength={500} value={reason} onChange={(e) => setReason(e.target.value)} />}
+      </Field>
+    </FormDialog>
   );
 }

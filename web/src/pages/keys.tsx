@@ -1,12 +1,14 @@
 // API keys: credentials of scripts.
 import { useQueryClient } from "@tanstack/react-query";
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api } from "../api/client";
 import { parseDuration, toProto } from "../api/duration";
-import type { ApiKey } from "../api/gen/loopback/v1/apikey_pb";
+import { ApiKeyService, type ApiKey } from "../api/gen/loopback/v1/apikey_pb";
+import { command, quoted } from "../api/shell";
 import { usePages } from "../app/list";
 import { useSession } from "../app/session";
 import { Ago, Button, Card, Command, Dialog, Empty, Field, Input, Page, Problem, State, Waiting, useNow } from "../ui/basics";
+import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 
@@ -55,98 +57,70 @@ export function Keys() {
 
 function Make({ close }: { close: () => void }) {
   const queries = useQueryClient();
+  const act = useAct();
   const [name, setName] = useState("");
   const [permissions, setPermissions] = useState("");
   const [ttl, setTtl] = useState("90d");
   const [secret, setSecret] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
   const length = parseDuration(ttl);
   const list = permissions.split(/[\s,]+/).filter(Boolean);
-  async function submit(e: FormEvent) {
-    e.preventDefault();
-    if (length === undefined) return;
-    setBusy(true);
-    setError(undefined);
-    try {
-      const made = await api.apiKeys.createApiKey({ name, permissions: list, ttl: toProto(length) });
-      setSecret(made.secret);
+  const request = { name, permissions: list, ttl: length === undefined ? undefined : toProto(length) };
+  const submit = () =>
+    void act.run(async () => {
+      setSecret((await api.apiKeys.createApiKey(request)).secret);
       void queries.invalidateQueries({ queryKey: ["keys"] });
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      setBusy(false);
-    }
-  }
+    });
+  if (secret)
+    return (
+      <Dialog title="Keep this key" open close={close}>
+        <p>
+          It is shown <strong>once</strong>.
+        </p>
+        <Command text={secret} label="API key" />
+        <div className="flex justify-end">
+          <Button kind="primary" onClick={close}>
+            I have kept it
+          </Button>
+        </div>
+      </Dialog>
+    );
   return (
-    <Dialog title={secret ? "Keep this key" : "New API key"} open close={close}>
-      {secret ? (
-        <>
-          <p>
-            It is shown <strong>once</strong>.
-          </p>
-          <Command text={secret} label="API key" />
-          <div className="flex justify-end">
-            <Button kind="primary" onClick={close}>
-              I have kept it
-            </Button>
-          </div>
-        </>
-      ) : (
-        <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
-          <Field label="Name">{(at) => <Input {...at} autoFocus required value={name} placeholder="ci" onChange={(e) => setName(e.target.value)} />}</Field>
-          <Field label="Permissions" hint="such as hosts.read agent_tokens.mint; * is everything that you may">
-            {(at) => <Input {...at} required value={permissions} onChange={(e) => setPermissions(e.target.value)} />}
-          </Field>
-          <Field label="Works for" error={length === undefined ? "write it like 12h or 90d" : undefined}>
-            {(at) => <Input {...at} required value={ttl} onChange={(e) => setTtl(e.target.value)} />}
-          </Field>
-          <Command text={`loopback apikey create ${name || "NAME"} ${list.map((p) => `--permission ${p === "*" ? "'*'" : p}`).join(" ")} --ttl ${ttl}`} />
-          {error !== undefined && <Problem error={error} />}
-          <div className="flex justify-end gap-2">
-            <Button onClick={close}>Cancel</Button>
-            <Button type="submit" kind="primary" busy={busy} disabled={length === undefined}>
-              Make key
-            </Button>
-          </div>
-        </form>
-      )}
-    </Dialog>
+    <FormDialog
+      title="New API key"
+      close={close}
+      act={act}
+      label="Make key"
+      disabled={length === undefined}
+      submit={submit}
+      same={{ cli: command(`apikey create ${quoted(name || "NAME")}`, [["permission", list], ["ttl", ttl]]), api: call(ApiKeyService.method.createApiKey, request) }}
+    >
+      <Field label="Name">{(at) => <Input {...at} autoFocus required value={name} placeholder="ci" onChange={(e) => setName(e.target.value)} />}</Field>
+      <Field label="Permissions" hint="such as hosts.read agent_tokens.mint; * is everything that you may">
+        {(at) => <Input {...at} required value={permissions} onChange={(e) => setPermissions(e.target.value)} />}
+      </Field>
+      <Field label="Works for" error={length === undefined ? "write it like 12h or 90d" : undefined}>
+        {(at) => <Input {...at} required value={ttl} onChange={(e) => setTtl(e.target.value)} />}
+      </Field>
+    </FormDialog>
   );
 }
 
 function Revoke({ k, own, close }: { k: ApiKey; own: boolean; close: () => void }) {
   const queries = useQueryClient();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
+  const act = useAct();
+  const request = { apiKey: k.id };
+  const submit = () =>
+    void act
+      .run(() => api.apiKeys.revokeApiKey(request))
+      .then((done) => {
+        if (!done) return;
+        void queries.invalidateQueries({ queryKey: ["keys"] });
+        close();
+      });
   return (
-    <Dialog title={`Revoke ${k.name}`} open close={close}>
+    <FormDialog title={`Revoke ${k.name}`} close={close} act={act} kind="danger" label="Revoke" submit={submit} same={{ cli: command(`apikey revoke ${k.id}`), api: call(ApiKeyService.method.revokeApiKey, request) }}>
       <p>What uses it is turned away from its next call on.</p>
       {own && <p className="font-medium text-bad">You are signed in with this key: you will be signed out.</p>}
-      <Command text={`loopback apikey revoke ${k.id}`} />
-      {error !== undefined && <Problem error={error} />}
-      <div className="flex justify-end gap-2">
-        <Button onClick={close}>Cancel</Button>
-        <Button
-          kind="danger"
-          busy={busy}
-          onClick={() => {
-            setBusy(true);
-            api.apiKeys
-              .revokeApiKey({ apiKey: k.id })
-              .then(() => {
-                void queries.invalidateQueries({ queryKey: ["keys"] });
-                close();
-              })
-              .catch((problem: unknown) => {
-                setError(problem);
-                setBusy(false);
-              });
-          }}
-        >
-          Revoke
-        </Button>
-      </div>
-    </Dialog>
+    </FormDialog>
   );
 }

@@ -3,12 +3,14 @@ import { useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useEffect, useState } from "react";
 import { api } from "../api/client";
-import type { Operation } from "../api/gen/loopback/v1/operation_pb";
+import { OperationService, type Operation } from "../api/gen/loopback/v1/operation_pb";
+import { command } from "../api/shell";
 import { usePages } from "../app/list";
 import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
 import { Ago, Button, Card, Dialog, Empty, Facts, Page, Problem, Select, State, Waiting } from "../ui/basics";
+import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
 
 const ended = new Set(["succeeded", "failed", "cancelled"]);
@@ -67,7 +69,22 @@ export function Operations() {
 function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
   const { why } = useSession();
   const queries = useQueryClient();
-  const [error, setError] = useState<unknown>();
+  const act = useAct();
+  const [cancelling, setCancelling] = useState(false);
+  if (cancelling) {
+    const request = { operation: o.id };
+    const submit = () =>
+      void act.run(async () => {
+        await api.operations.cancelOperation(request);
+        void queries.invalidateQueries({ queryKey: ["operations"] });
+        setCancelling(false);
+      });
+    return (
+      <FormDialog title={`Cancel ${o.name}?`} close={close} back={() => setCancelling(false)} act={act} kind="danger" label="Cancel it" submit={submit} same={{ cli: command(`operation cancel ${o.id}`), api: call(OperationService.method.cancelOperation, request) }}>
+        <p>What it has done stays done; what is left is not begun.</p>
+      </FormDialog>
+    );
+  }
   return (
     <Dialog title={o.name} open close={close}>
       <Facts
@@ -91,21 +108,11 @@ function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
           </li>
         ))}
       </ol>
-      {error !== undefined && <Problem error={error} />}
       <div className="flex justify-end gap-2">
         <Button onClick={close}>Close</Button>
         {!ended.has(o.state) && (
-          <Button
-            kind="danger"
-            why={why("operations.cancel")}
-            onClick={() =>
-              void api.operations
-                .cancelOperation({ operation: o.id })
-                .then(() => queries.invalidateQueries({ queryKey: ["operations"] }))
-                .catch(setError)
-            }
-          >
-            Cancel it
+          <Button kind="danger" why={why("operations.cancel")} onClick={() => setCancelling(true)}>
+            Cancel it…
           </Button>
         )}
       </div>

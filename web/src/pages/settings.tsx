@@ -1,12 +1,14 @@
 // How agents of a workspace behave. Two people who edit at once: the second is shown both.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api, troubleOf } from "../api/client";
 import { formatDuration, parseDuration, seconds, toProto } from "../api/duration";
-import type { AgentSettings, Settings as Kept } from "../api/gen/loopback/v1/settings_pb";
+import { SettingsService, type AgentSettings, type Settings as Kept } from "../api/gen/loopback/v1/settings_pb";
+import { command } from "../api/shell";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
-import { Button, Card, Command, Field, Input, Page, Problem, Select, Waiting } from "../ui/basics";
+import { Button, Card, Field, Input, Page, Problem, Select, Waiting } from "../ui/basics";
+import { Both, call, Form } from "../ui/form";
 import { Replicas } from "./replicas";
 
 export function Settings() {
@@ -68,18 +70,18 @@ function Edit({ kept, workspace, path }: { kept: Kept; workspace: string; path: 
     setSaved(false);
     setDraft((old) => ({ ...old, ...change }));
   };
-  async function save(e: FormEvent | undefined, over: Kept) {
-    e?.preventDefault();
+  const span = (text: string) => (text === "" ? undefined : toProto(parseDuration(text) ?? 0));
+  const request = (over: Kept) => ({ workspace, revision: over.revision, settings: { heartbeatMin: span(draft.min), heartbeatMax: span(draft.max), logLevel: draft.log, modules: over.own?.modules } });
+  async function save(over: Kept) {
     setBusy(true);
     setError(undefined);
-    const span = (text: string) => (text === "" ? undefined : toProto(parseDuration(text) ?? 0));
     try {
       if (over.revision === 0n) {
         // Nothing was set here before, and no revision says so: look whether that is still true.
         const there = await api.settings.getSettings({ workspace });
         if (there.revision !== 0n) return setTheirs(there);
       }
-      const now = await api.settings.setSettings({ workspace, revision: over.revision, settings: { heartbeatMin: span(draft.min), heartbeatMax: span(draft.max), logLevel: draft.log, modules: over.own?.modules } });
+      const now = await api.settings.setSettings(request(over));
       queries.setQueryData(["settings", workspace], now);
       setBase(now);
       setDraft(draftOf(now.own));
@@ -94,10 +96,28 @@ function Edit({ kept, workspace, path }: { kept: Kept; workspace: string; path: 
       setBusy(false);
     }
   }
-  const flags = [draft.min && `--heartbeat-min ${draft.min}`, draft.max && `--heartbeat-max ${draft.max}`, draft.log && `--log-level ${draft.log}`].filter(Boolean).join(" ");
+  const unset = [!draft.min && own.min && "heartbeat-min", !draft.max && own.max && "heartbeat-max", !draft.log && own.log && "log-level"].filter((f): f is string => typeof f === "string" && f !== "");
+  const flags: Parameters<typeof command>[1] = [["workspace", path], ["heartbeat-min", draft.min], ["heartbeat-max", draft.max], ["log-level", draft.log], ["unset", unset]];
   return (
     <Card title="Agents">
-      <form className="flex max-w-xl flex-col gap-4" onSubmit={(e) => void save(e, base)}>
+      <Form
+        className="max-w-xl"
+        submit={() => {
+          if (!why("settings.set") && !wrong(draft.min) && !wrong(draft.max)) void save(base);
+        }}
+        error={error}
+        same={{ cli: command("settings set", flags), api: call(SettingsService.method.setSettings, request(base)) }}
+        buttons={
+          <div className="flex items-center gap-3">
+            <Button type="submit" kind="primary" busy={busy} why={why("settings.set")} disabled={changed.length === 0 || wrong(draft.min) !== undefined || wrong(draft.max) !== undefined}>
+              Save
+            </Button>
+            <span role="status" className="text-good">
+              {saved && "Saved. Agents get it within seconds."}
+            </span>
+          </div>
+        }
+      >
         <div className="grid gap-4 sm:grid-cols-2">
           <Field label={names.min} hint={draft.min === "" ? `not set here: ${effective.min}` : "no agent reports more often"} error={wrong(draft.min)}>
             {(at) => <Input {...at} value={draft.min} placeholder={effective.min} onChange={(e) => set({ min: e.target.value })} />}
@@ -117,61 +137,23 @@ function Edit({ kept, workspace, path }: { kept: Kept; workspace: string; path: 
           )}
         </Field>
         {theirs && (
-          <div role="alert" className="rounded-md border border-warn/50 p-3">
-            <p className="font-medium text-warn">Somebody else changed this while you were typing.</p>
-            <table className="my-2 w-full text-left">
-              <thead className="text-[12px] text-soft">
-                <tr>
-                  <th className="font-normal">Setting</th>
-                  <th className="font-normal">Theirs</th>
-                  <th className="font-normal">Yours</th>
-                </tr>
-              </thead>
-              <tbody>
-                {(Object.keys(names) as (keyof Draft)[]).map((k) => (
-                  <tr key={k}>
-                    <th scope="row" className="font-normal">
-                      {names[k]}
-                    </th>
-                    <td className="font-mono text-[12.5px]">{draftOf(theirs.own)[k] || "not set"}</td>
-                    <td className="font-mono text-[12.5px]">{draft[k] || "not set"}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-            <div className="flex gap-2">
-              <Button
-                onClick={() => {
-                  setBase(theirs);
-                  setDraft(draftOf(theirs.own));
-                  queries.setQueryData(["settings", workspace], theirs);
-                  setTheirs(undefined);
-                }}
-              >
-                Take theirs
-              </Button>
-              <Button kind="primary" busy={busy} onClick={() => void save(undefined, theirs)}>
-                Save mine over it
-              </Button>
-            </div>
-          </div>
+          <Both of={(Object.keys(names) as (keyof Draft)[]).map((k) => ({ name: names[k], theirs: draftOf(theirs.own)[k], mine: draft[k] }))} none="not set">
+            <Button
+              onClick={() => {
+                setBase(theirs);
+                setDraft(draftOf(theirs.own));
+                queries.setQueryData(["settings", workspace], theirs);
+                setTheirs(undefined);
+              }}
+            >
+              Take theirs
+            </Button>
+            <Button kind="primary" busy={busy} onClick={() => void save(theirs)}>
+              Save mine over it
+            </Button>
+          </Both>
         )}
-        {error !== undefined && <Problem error={error} />}
-        <details>
-          <summary className="text-[13px] text-soft">The same on the command line</summary>
-          <div className="mt-2">
-            <Command text={`loopback settings set --workspace ${path} ${flags}`} />
-          </div>
-        </details>
-        <div className="flex items-center gap-3">
-          <Button type="submit" kind="primary" busy={busy} why={why("settings.set")} disabled={changed.length === 0 || wrong(draft.min) !== undefined || wrong(draft.max) !== undefined}>
-            Save
-          </Button>
-          <span role="status" className="text-good">
-            {saved && "Saved. Agents get it within seconds."}
-          </span>
-        </div>
-      </form>
+      </Form>
     </Card>
   );
 }

@@ -4,13 +4,15 @@ import { Link, useParams, useSearch, useNavigate } from "@tanstack/react-router"
 import { useState } from "react";
 import { api } from "../api/client";
 import { formatDuration, seconds } from "../api/duration";
-import type { ShellSession } from "../api/gen/loopback/v1/shell_pb";
+import { ShellService, type ShellSession } from "../api/gen/loopback/v1/shell_pb";
+import { command } from "../api/shell";
 import { paths } from "../app/paths";
 import { useSession } from "../app/session";
 import { Player } from "../terminal/player";
 import { LiveTerminal } from "../terminal/live";
 import type { Mode } from "../terminal/connection";
-import { Ago, Button, Card, Command, Dialog, Facts, Field, Input, Page, Problem, State, Waiting } from "../ui/basics";
+import { Ago, Button, Card, Command, Facts, Field, Input, Page, Problem, State, Waiting } from "../ui/basics";
+import { call, FormDialog, useAct } from "../ui/form";
 
 export function ShellPage() {
   const { id } = useParams({ strict: false }) as { id: string };
@@ -89,37 +91,19 @@ function About({ s }: { s: ShellSession }) {
 
 function Kill({ s, close }: { s: ShellSession; close: () => void }) {
   const queries = useQueryClient();
+  const act = useAct();
   const [comment, setComment] = useState("");
-  const [error, setError] = useState<unknown>();
-  const [busy, setBusy] = useState(false);
+  const request = { session: s.id, comment };
+  const submit = () =>
+    void act.run(async () => {
+      await api.shells.killShellSession(request);
+      await queries.invalidateQueries({ queryKey: ["shells"] });
+      close();
+    });
   return (
-    <Dialog title={`End the shell on ${s.hostName}?`} open close={close}>
-      <form
-        className="flex flex-col gap-4"
-        onSubmit={(e) => {
-          e.preventDefault();
-          setBusy(true);
-          setError(undefined);
-          api.shells
-            .killShellSession({ session: s.id, comment })
-            .then(() => queries.invalidateQueries({ queryKey: ["shells"] }))
-            .then(close)
-            .catch((problem: unknown) => {
-              setError(problem);
-              setBusy(false);
-            });
-        }}
-      >
-        <p>The shell ends, and all that was started from it. Its recording stays.</p>
-        <Field label="What those in it are told">{(at) => <Input {...at} value={comment} onChange={(e) => setComment(e.target.value)} />}</Field>
-        {error !== undefined && <Problem error={error} />}
-        <div className="flex justify-end gap-2">
-          <Button onClick={close}>Let it go on</Button>
-          <Button type="submit" kind="danger" busy={busy}>
-            End it
-          </Button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog title={`End the shell on ${s.hostName}?`} close={close} cancel="Let it go on" act={act} kind="danger" label="End it" submit={submit} same={{ cli: command(`session kill ${s.id}`, [["comment", comment]]), api: call(ShellService.method.killShellSession, request) }}>
+      <p>The shell ends, and all that was started from it. Its recording stays.</p>
+      <Field label="What those in it are told">{(at) => <Input {...at} value={comment} onChange={(e) => setComment(e.target.value)} />}</Field>
+    </FormDialog>
   );
 }

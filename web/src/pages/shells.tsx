@@ -1,14 +1,16 @@
 // Shells on hosts: those that are open, and those that were.
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useQuery } from "@tanstack/react-query";
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api } from "../api/client";
-import type { ShellSession } from "../api/gen/loopback/v1/shell_pb";
+import { ShellService, type ShellSession } from "../api/gen/loopback/v1/shell_pb";
+import { command, quoted } from "../api/shell";
 import { usePages } from "../app/list";
 import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Command, Dialog, Empty, Field, Input, Page, Problem, Select, State, Waiting } from "../ui/basics";
+import { Ago, Button, Card, Empty, Field, Input, Page, Problem, Select, State, Waiting } from "../ui/basics";
+import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
 
 export function Shells() {
@@ -82,52 +84,40 @@ export function OpenShell({ host, close }: { host: string; close: () => void }) 
   const { workspace, place } = usePlace();
   const navigate = useNavigate();
   const [form, setForm] = useState({ host, user: "root", reason: "", ticket: "" });
-  const [error, setError] = useState<unknown>();
-  const [busy, setBusy] = useState(false);
+  const act = useAct();
   const set = (name: keyof typeof form) => (e: { target: EventTarget | null }) => setForm({ ...form, [name]: (e.target as HTMLInputElement).value });
   const hosts = useQuery({ queryKey: ["hosts", "find", place?.id, form.host], enabled: form.host !== "", queryFn: () => api.hosts.listHosts({ workspace: place?.id ?? "", query: `name~${JSON.stringify(form.host)}`, page: { size: 20 } }), placeholderData: (old) => old });
-  async function submit(e: FormEvent) {
-    e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    try {
-      const made = await api.shells.openShell({ ...form, workspace, cols: 80, rows: 24, term: "xterm-256color" });
+  const request = { ...form, workspace, cols: 80, rows: 24, term: "xterm-256color" };
+  const submit = () =>
+    void act.run(async () => {
+      const made = await api.shells.openShell(request);
       close();
       await navigate({ to: paths.shell(made.id) as never });
-    } catch (problem) {
-      setError(problem);
-      setBusy(false);
-    }
-  }
-  const quoted = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`;
-  const command = ["loopback shell", form.host || "HOST", form.user && form.user !== "root" ? `--user ${form.user}` : "", `--reason ${quoted(form.reason || "REASON")}`, form.ticket ? `--ticket ${quoted(form.ticket)}` : ""].filter(Boolean).join(" ");
+    });
   return (
-    <Dialog title="Open a shell" open close={close}>
-      <form className="flex flex-col gap-4" onSubmit={(e) => void submit(e)}>
-        <Field label="Host" hint="Its name, or its id.">
-          {(at) => (
-            <>
-              <Input {...at} required autoFocus list="shell-hosts" value={form.host} onChange={set("host")} />
-              <datalist id="shell-hosts">{hosts.data?.items.map((h) => <option key={h.id} value={h.name} />)}</datalist>
-            </>
-          )}
-        </Field>
-        <Field label="As which of its users">{(at) => <Input {...at} required value={form.user} onChange={set("user")} />}</Field>
-        <Field label="Reason" hint="Whoever reviews this session, or watches it, reads it.">
-          {(at) => <Input {...at} required placeholder="replication is stuck" value={form.reason} onChange={set("reason")} />}
-        </Field>
-        <Field label="Ticket" hint="Where the policy asks for one.">
-          {(at) => <Input {...at} placeholder="OPS-42" value={form.ticket} onChange={set("ticket")} />}
-        </Field>
-        {error !== undefined && <Problem error={error} />}
-        <Command label="The same as a command" text={command} />
-        <div className="flex justify-end gap-2">
-          <Button onClick={close}>Cancel</Button>
-          <Button type="submit" kind="primary" busy={busy}>
-            Open it
-          </Button>
-        </div>
-      </form>
-    </Dialog>
+    <FormDialog
+      title="Open a shell"
+      close={close}
+      act={act}
+      label="Open it"
+      submit={submit}
+      same={{ cli: command(`shell ${quoted(form.host || "HOST")}`, [["user", form.user === "root" ? "" : form.user], ["reason", form.reason || "REASON"], ["ticket", form.ticket]]), api: call(ShellService.method.openShell, request) }}
+    >
+      <Field label="Host" hint="Its name, or its id.">
+        {(at) => (
+          <>
+            <Input {...at} required autoFocus list="shell-hosts" value={form.host} onChange={set("host")} />
+            <datalist id="shell-hosts">{hosts.data?.items.map((h) => <option key={h.id} value={h.name} />)}</datalist>
+          </>
+        )}
+      </Field>
+      <Field label="As which of its users">{(at) => <Input {...at} required value={form.user} onChange={set("user")} />}</Field>
+      <Field label="Reason" hint="Whoever reviews this session, or watches it, reads it.">
+        {(at) => <Input {...at} required placeholder="replication is stuck" value={form.reason} onChange={set("reason")} />}
+      </Field>
+      <Field label="Ticket" hint="Where the policy asks for one.">
+        {(at) => <Input {...at} placeholder="OPS-42" value={form.ticket} onChange={set("ticket")} />}
+      </Field>
+    </FormDialog>
   );
 }

@@ -1,16 +1,19 @@
 // Enrolment tokens, with what to worry about.
 import { useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
-import { useState, type FormEvent } from "react";
+import { useState } from "react";
 import { api } from "../api/client";
-import { formatDuration, seconds } from "../api/duration";
-import type { Token } from "../api/gen/loopback/v1/token_pb";
+import { formatDuration, parseDuration, seconds, toProto } from "../api/duration";
+import { TokenService, type MintTokenResponse, type Token } from "../api/gen/loopback/v1/token_pb";
+import { command } from "../api/shell";
 import { usePages } from "../app/list";
 import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
 import { Ago, Button, Card, Command, Dialog, Empty, Facts, Field, Input, Labels, Page, Problem, Select, State, Waiting, linkButton } from "../ui/basics";
+import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
+import { Actor } from "./access/names";
 
 const warnings: Record<string, string> = {
   used_after_revocation: "somebody tried it after it was revoked",
@@ -93,32 +96,21 @@ export function Tokens() {
 
 function TokenDialog({ t, close }: { t: Token; close: () => void }) {
   const { why } = useSession();
-  const queries = useQueryClient();
-  const [hosts, setHosts] = useState("keep");
-  const [reason, setReason] = useState("");
-  const [revoking, setRevoking] = useState(false);
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
-  const [successor, setSuccessor] = useState<{ secret: string; command: string }>();
-  async function act(does: () => Promise<void>) {
-    setBusy(true);
-    setError(undefined);
-    try {
-      await does();
-      void queries.invalidateQueries({ queryKey: ["tokens"] });
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      setBusy(false);
-    }
-  }
-  const revoke = (e: FormEvent) => {
-    e.preventDefault();
-    void act(async () => {
-      await api.tokens.revokeToken({ token: t.id, hosts, reason, requestId: crypto.randomUUID() });
-      close();
-    });
-  };
+  const [doing, setDoing] = useState<"rotate" | "revoke">();
+  const [successor, setSuccessor] = useState<MintTokenResponse>();
+  if (doing === "revoke") return <Revoke t={t} back={() => setDoing(undefined)} close={close} />;
+  if (doing === "rotate")
+    return (
+      <Rotate
+        t={t}
+        back={() => setDoing(undefined)}
+        close={close}
+        done={(s) => {
+          setSuccessor(s);
+          setDoing(undefined);
+        }}
+      />
+    );
   return (
     <Dialog title={t.name} open close={close}>
       {leaks(t).length > 0 && (
@@ -155,7 +147,7 @@ function TokenDialog({ t, close }: { t: Token; close: () => void }) {
           ["Removed after", t.ephemeralTtl && `${formatDuration(seconds(t.ephemeralTtl) ?? 0)} offline`],
           ["Channel", t.channel],
           ["Honeytoken", t.honeytoken ? "a trap: enrols nobody" : ""],
-          ["Made by", <span key="m" className="font-mono text-[12.5px]">{t.createdBy}</span>],
+          ["Made by", <Actor key="m" id={t.createdBy} />],
           ["Revoked", t.revokedAt && <span key="r"><Ago at={t.revokedAt} />{t.reason && `: ${t.reason}`}</span>],
           ["Hosts", <Link key="h" to={paths.audit} search={{ target: t.id } as never} className="text-accent hover:underline">what it was used for</Link>],
         ]}
@@ -166,62 +158,76 @@ function TokenDialog({ t, close }: { t: Token; close: () => void }) {
             The successor, shown <strong>once</strong>:
           </p>
           <Command text={successor.secret} label="token" />
-          <Command text={successor.command} />
+          <Command text={successor.installCommand} />
         </div>
       )}
-      {revoking && (
-        <form className="flex flex-col gap-3 border-t border-line pt-4" onSubmit={revoke}>
-          <Field label="Hosts that it enrolled">
-            {(at) => (
-              <Select {...at} value={hosts} onChange={(e) => setHosts(e.target.value)}>
-                <option value="keep">stay as they are</option>
-                <option value="quarantine">are quarantined</option>
-                <option value="expel">are removed for good</option>
-              </Select>
-            )}
-          </Field>
-          <Field label="Reason" hint="goes to the audit log">
-            {(at) => <Input {...at} autoFocus value={reason} maxLength={500} onChange={(e) => setReason(e.target.value)} />}
-          </Field>
-          <Command text={`loopback token revoke ${t.id}${hosts === "keep" ? "" : ` --hosts ${hosts}`}${reason ? ` --reason ${JSON.stringify(reason)}` : ""}`} />
-          <div className="flex justify-end gap-2">
-            <Button onClick={() => setRevoking(false)}>Back</Button>
-            <Button type="submit" kind="danger" busy={busy}>
-              Revoke
-            </Button>
-          </div>
-        </form>
-      )}
-      {error !== undefined && <Problem error={error} />}
-      {!revoking && (
-        <div className="flex justify-end gap-2">
-          <Button onClick={close}>Close</Button>
-          {t.state === "active" && !successor && (
-            <>
-              <Button
-                busy={busy}
-                why={why("agent_tokens.rotate")}
-                onClick={() =>
-                  void act(async () => {
-                    const answer = await api.tokens.rotateToken({ token: t.id });
-                    setSuccessor({ secret: answer.secret, command: answer.installCommand });
-                  })
-                }
-              >
-                Rotate
-              </Button>
-              <Button kind="danger" why={why("agent_tokens.revoke")} onClick={() => setRevoking(true)}>
-                Revoke…
-              </Button>
-            </>
-          )}
-          {t.state !== "active" && t.state !== "revoked" && (
-            <Button kind="danger" why={why("agent_tokens.revoke")} onClick={() => setRevoking(true)}>
-              Revoke…
-            </Button>
-          )}
-        </div>
-      )}
+      <div className="flex justify-end gap-2">
+        <Button onClick={close}>Close</Button>
+        {t.state === "active" && !successor && (
+          <Button why={why("agent_tokens.rotate")} onClick={() => setDoing("rotate")}>
+            Rotate…
+          </Button>
+        )}
+        {t.state !== "revoked" && !successor && (
+          <Button kind="danger" why={why("agent_tokens.revoke")} onClick={() => setDoing("revoke")}>
+            Revoke…
+          </Button>
+        )}
+      </div>
     </Dialog>
+  );
+}
+
+function Rotate({ t, back, close, done }: { t: Token; back: () => void; close: () => void; done: (successor: MintTokenResponse) => void }) {
+  const queries = useQueryClient();
+  const act = useAct();
+  const [overlap, setOverlap] = useState("1h");
+  const length = parseDuration(overlap);
+  const request = { token: t.id, overlap: length === undefined ? undefined : toProto(length) };
+  const submit = () =>
+    void act.run(async () => {
+      done(await api.tokens.rotateToken(request));
+      void queries.invalidateQueries({ queryKey: ["tokens"] });
+    });
+  return (
+    <FormDialog title={`Rotate ${t.name}`} close={close} back={back} act={act} label="Rotate" disabled={length === undefined} submit={submit} same={{ cli: command(`token rotate ${t.id}`, [["overlap", overlap]]), api: call(TokenService.method.rotateToken, request) }}>
+      <p>It makes a successor that lets in what this one did. Both work until the overlap ends.</p>
+      <Field label="Overlap" hint="0s ends the old one at once" error={length === undefined ? "write it like 15m, 2h or 7d" : undefined}>
+        {(at) => <Input {...at} autoFocus value={overlap} onChange={(e) => setOverlap(e.target.value)} />}
+      </Field>
+    </FormDialog>
+  );
+}
+
+function Revoke({ t, back, close }: { t: Token; back: () => void; close: () => void }) {
+  const queries = useQueryClient();
+  const act = useAct();
+  const [hosts, setHosts] = useState("keep");
+  const [reason, setReason] = useState("");
+  const request = { token: t.id, hosts, reason: reason.trim() };
+  const submit = () =>
+    void act
+      .run(() => api.tokens.revokeToken({ ...request, requestId: crypto.randomUUID() }))
+      .then((done) => {
+        if (!done) return;
+        void queries.invalidateQueries({ queryKey: ["tokens"] });
+        close();
+      });
+  return (
+    <FormDialog title={`Revoke ${t.name}`} close={close} back={back} act={act} kind="danger" label="Revoke" submit={submit} same={{ cli: command(`token revoke ${t.id}`, [["hosts", hosts === "keep" ? "" : hosts], ["reason", request.reason]]), api: call(TokenService.method.revokeToken, request) }}>
+      <p>It lets nobody in any more, from now on.</p>
+      <Field label="Hosts that it enrolled">
+        {(at) => (
+          <Select {...at} value={hosts} onChange={(e) => setHosts(e.target.value)}>
+            <option value="keep">stay as they are</option>
+            <option value="quarantine">are quarantined</option>
+            <option value="expel">are removed for good</option>
+          </Select>
+        )}
+      </Field>
+      <Field label="Reason" hint="goes to the audit log">
+        {(at) => <Input {...at} autoFocus value={reason} maxLength={500} onChange={(e) => setReason(e.target.value)} />}
+      </Field>
+    </FormDialog>
   );
 }

@@ -233,8 +233,8 @@ export function Select(props: SelectHTMLAttributes<HTMLSelectElement>) {
   return <select {...props} className={cx(box, "pr-7", props.className)} />;
 }
 
-/** The browser's own dialog: it traps focus, closes on Escape, and gives the focus back, also where it is taken out open. */
-export function Dialog({ title, open, close, wide, children }: { title: string; open: boolean; close: () => void; wide?: boolean; children: ReactNode }) {
+/** The browser's own dialog: it traps focus, closes on Escape, and gives the focus back, also where it is taken out open. With must it stays until it is taken out. */
+export function Dialog({ title, open, close, wide, must, children }: { title: string; open: boolean; close: () => void; wide?: boolean; must?: boolean; children: ReactNode }) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
   useEffect(() => {
@@ -251,7 +251,12 @@ export function Dialog({ title, open, close, wide, children }: { title: string; 
   return (
     <dialog
       ref={ref}
-      onClose={() => ref.current?.isConnected && close()} // not where it is closed because it was taken out, for another in its place
+      onCancel={must ? (e) => e.preventDefault() : undefined}
+      onClose={() => {
+        if (!ref.current?.isConnected) return; // closed because it was taken out, for another in its place
+        if (must) ref.current.showModal(); // a second Escape closes it, whatever the first was told
+        else close();
+      }}
       aria-labelledby={id}
       className={cx("rounded-xl border border-line bg-card p-0 shadow-2xl", wide ? "w-[min(52rem,calc(100vw-2rem))]" : "w-[min(34rem,calc(100vw-2rem))]")}
     >

@@ -1,8 +1,9 @@
 // One table for every list: a real <table> with roles that hold while rows are virtual, so that five thousand rows cost
 // what fits on the screen.
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useRef, useSyncExternalStore, type ReactNode } from "react";
+import { useEffect, useRef, type ReactNode } from "react";
 import { cx } from "./basics";
+import { useMedia } from "./media";
 
 export interface Column<Row> {
   key: string;
@@ -106,16 +107,5 @@ export function Table<Row>(props: {
         </div>
       </div>
     </div>
-  );
-}
-
-function useMedia(query: string): boolean {
-  return useSyncExternalStore(
-    (call) => {
-      const list = window.matchMedia(query);
-      list.addEventListener("change", call);
-      return () => list.removeEventListener("change", call);
-    },
-    () => window.matchMedia(query).matches,
   );
 }

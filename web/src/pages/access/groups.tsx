@@ -1,16 +1,16 @@
 // Users who get the same bindings.
 import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
-import { useId, useState, type FormEvent } from "react";
+import { useId, useState } from "react";
 import { access as api } from "../../api/access";
 import { GroupService, type Group } from "../../api/gen/loopback/v1/principal_pb";
-import { command } from "../../api/shell";
+import { command, quoted } from "../../api/shell";
 import { usePages, useShown } from "../../app/list";
 import { access } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
 import { Ago, Button, Card, Dialog, Empty, Facts, Field, Input, Page, Problem, Waiting } from "../../ui/basics";
-import { call, FormDialog, Same, useAct } from "../../ui/form";
+import { call, Form, FormDialog, useAct } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
 import { useAll, useName } from "./names";
 import { OrganisationField } from "./organisation";
@@ -112,8 +112,7 @@ function One({ g, close }: { g: Group; close: () => void }) {
     return done;
   };
   const adding = { group: g.id, users: name.trim() ? [name.trim()] : [] };
-  const add = (e: FormEvent) => {
-    e.preventDefault();
+  const add = () => {
     if (why("groups.update")) return;
     void act.run(() => api.groups.addGroupMembers(adding)).then((done) => after(done) && setName(""));
   };
@@ -153,7 +152,8 @@ function One({ g, close }: { g: Group; close: () => void }) {
             {g.members.length > shownMembers && <li className="px-3 py-1.5 text-soft">and {(g.members.length - shownMembers).toLocaleString()} more</li>}
           </ul>
         )}
-        <form className="flex items-end gap-2 pt-2" onSubmit={add}>
+        <Form className="pt-2" submit={add} same={{ cli: `loopback group add ${g.id} ${quoted(name.trim() || "NAME")}`, api: call(GroupService.method.addGroupMembers, adding) }}>
+          <div className="flex items-end gap-2">
           <div className="flex-1">
             <Field label="Put somebody in">{(at) => <Input {...at} list={list} required value={name} placeholder="name or id" onChange={(e) => setName(e.target.value)} />}</Field>
             <datalist id={list}>
@@ -165,8 +165,8 @@ function One({ g, close }: { g: Group; close: () => void }) {
           <Button type="submit" kind="primary" why={why("groups.update")} busy={act.busy} disabled={name.trim() === ""}>
             Add
           </Button>
-        </form>
-        {name.trim() !== "" && <Same cli={command(`group add ${g.id} ${name.trim()}`)} api={call(GroupService.method.addGroupMembers, adding)} />}
+          </div>
+        </Form>
       </section>
       {act.error !== undefined && <Problem error={act.error} />}
       <Given subject={g.id} />

@@ -2,6 +2,7 @@
 // they are shown.
 import { useQuery } from "@tanstack/react-query";
 import { access } from "../../api/access";
+import { grantPolicies } from "../../api/grants";
 import type { Role } from "../../api/gen/loopback/v1/policy_pb";
 import { useSession } from "../../app/session";
 import { cx } from "../../ui/basics";
@@ -15,10 +16,13 @@ interface Named {
   name: string;
 }
 
-const lists: Record<SubjectKind | "role", { key: string; needs: string; all: () => Promise<{ items: Named[] }>; one: (id: string) => Promise<Named> }> = {
+type Kind = SubjectKind | "role" | "grant_policy";
+
+const lists: Record<Kind, { key: string; needs: string; all: () => Promise<{ items: Named[] }>; one: (id: string) => Promise<Named> }> = {
   user: { key: "users", needs: "users.read", all: () => access.users.listUsers({ page: { size: 1000 } }), one: (user) => access.users.getUser({ user }) },
   group: { key: "groups", needs: "groups.read", all: () => access.groups.listGroups({ page: { size: 1000 } }), one: (group) => access.groups.getGroup({ group }) },
   service_account: { key: "service accounts", needs: "service_accounts.read", all: () => access.serviceAccounts.listServiceAccounts({ page: { size: 1000 } }), one: (serviceAccount) => access.serviceAccounts.getServiceAccount({ serviceAccount }) },
+  grant_policy: { key: "grant policies", needs: "grant_policies.read", all: () => grantPolicies.listGrantPolicies({ page: { size: 1000 } }), one: (grantPolicy) => grantPolicies.getGrantPolicy({ grantPolicy }) },
   role: { key: "roles", needs: "roles.read", all: () => access.roles.listRoles({ page: { size: 1000 } }), one: (role) => access.roles.getRole({ role }) },
 };
 
@@ -34,7 +38,7 @@ export function useRoles(): Role[] {
 }
 
 /** What an id is called; "…" while that is asked for, and the id where one may not know. */
-export function useName(kind: SubjectKind | "role", id: string): string {
+export function useName(kind: Kind, id: string): string {
   const { may } = useSession();
   const l = lists[kind];
   const all = useQuery({ queryKey: [l.key, "all"], enabled: may(l.needs), queryFn: l.all, staleTime: 60_000 });
@@ -52,6 +56,13 @@ export function Subject({ kind, id }: { kind: string; id: string }) {
       <span className={cx(name === id && "font-mono text-[12.5px]")}>{name}</span> {kind !== "user" && <span className="text-[12px] text-soft">{kindWords[kind as SubjectKind] ?? kind}</span>}
     </span>
   );
+}
+
+/** Who did something, by their id: a user or a service account by name, whatever else as it is. */
+export function Actor({ id }: { id: string }) {
+  if (id.startsWith("usr_")) return <Subject kind="user" id={id} />;
+  if (id.startsWith("sa_")) return <Subject kind="service_account" id={id} />;
+  return <span className="font-mono text-[12.5px]">{id}</span>;
 }
 
 export function RoleName({ id }: { id: string }) {

@@ -1,7 +1,7 @@
 // What the log proves, checked in this browser; what an outsider needs to check it without us; and how to take it along.
 import { useQuery } from "@tanstack/react-query";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { useRef, useState, type FormEvent, type ReactNode } from "react";
+import { useRef, useState, type ReactNode } from "react";
 import { api } from "../../api/client";
 import { AuditService } from "../../api/gen/loopback/v1/audit_pb";
 import { command } from "../../api/shell";
@@ -9,7 +9,7 @@ import { audit } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
 import { Ago, Button, Card, Command, Facts, Field, Input, Page, Problem, Waiting } from "../../ui/basics";
-import { call, Same, useAct } from "../../ui/form";
+import { call, Form, Same, useAct } from "../../ui/form";
 import { readLog, remembered, verifyLog, type Log, type Step } from "./prove";
 import { Steps } from "./steps";
 
@@ -80,8 +80,7 @@ function Verify() {
   const [file, setFile] = useState<Blob>();
   const stop = useRef<AbortController>(undefined);
   const known = remembered();
-  const verify = (e: FormEvent) => {
-    e.preventDefault();
+  const verify = () => {
     setFile(undefined);
     void act.run(async () => {
       const found = await verifyLog(key, brought);
@@ -105,7 +104,7 @@ function Verify() {
   const large = log !== undefined && log.checkpoint.size > BigInt(most);
   return (
     <Card title="Verify">
-      <form className="flex flex-col gap-4" onSubmit={verify}>
+      <Form submit={verify} error={act.error} same={{ cli: command("audit verify", [["key", key.trim()], ["checkpoint", brought.trim() && "checkpoint.txt"]]), api: call(AuditService.method.getCheckpoint, {}) }}>
         <p>
           All of it is checked in this browser, by its own hashing. {known ? <>It remembers a checkpoint from <Ago at={timestampFromMs(known.at)} />.</> : "It remembers nothing of this log yet."}
         </p>
@@ -137,9 +136,7 @@ function Verify() {
           {file && <Save file={file} />}
         </div>
         <Steps of={steps} />
-        {act.error !== undefined && <Problem error={act.error} />}
-        <Same cli={command("audit verify", [["key", key.trim()], ["checkpoint", brought.trim() && "checkpoint.txt"]])} api={call(AuditService.method.getCheckpoint, {})} />
-      </form>
+      </Form>
     </Card>
   );
 }

@@ -11,6 +11,7 @@ import { useSession } from "../../app/session";
 import { spotOf, useSpots } from "../../app/spot";
 import { Ago, Button, Dialog, Facts, Field, Input, State } from "../../ui/basics";
 import { call, FormDialog, useAct } from "../../ui/form";
+import { Actor, useName } from "../access/names";
 import { Left } from "./left";
 
 type Act = "approve" | "deny" | "revoke" | "cancel";
@@ -20,6 +21,7 @@ export function GrantDialog({ g, close }: { g: Grant; close: () => void }) {
   const { called } = useSpots();
   const [doing, setDoing] = useState<Act>();
   const own = g.subjectId === who.principalId;
+  const policy = useName("grant_policy", g.policyId);
   const name = own ? "you" : g.subjectName;
   if (doing) return <Decide g={g} act={doing} back={() => setDoing(undefined)} close={close} />;
   return (
@@ -37,10 +39,10 @@ export function GrantDialog({ g, close }: { g: Grant; close: () => void }) {
           ["Approvals", `${g.approvals.length} of ${g.approvalsNeeded}`],
           ["Webhook", g.webhook && `${g.webhook.allowed ? "allowed it" : "denied it"}${g.webhook.message && `: ${g.webhook.message}`}`],
           ["Left", g.state === "active" && <Left key="l" from={g.beganAt} until={g.notAfter} />],
-          ["In force by", g.bindingId && <Link key="b" to={paths.bindings} search={{ open: g.bindingId } as never} className="font-mono text-[12.5px] text-accent hover:underline">{g.bindingId}</Link>],
-          ["Ended", g.endedAt && <span key="e"><Ago at={g.endedAt} />{g.endedBy && ` by ${g.endedBy}`}</span>],
+          ["In force by", g.bindingId && <Link key="b" to={paths.bindings} search={{ open: g.bindingId } as never} className="text-accent hover:underline">its binding</Link>],
+          ["Ended", g.endedAt && <span key="e"><Ago at={g.endedAt} />{g.endedBy && <> by <Actor id={g.endedBy} /></>}</span>],
           ["Comment", g.comment],
-          ["Policy", <Link key="p" to={paths.grantPolicies} search={{ open: g.policyId } as never} className="font-mono text-[12.5px] text-accent hover:underline">{g.policyId}</Link>],
+          ["Policy", <Link key="p" to={paths.grantPolicies} search={{ open: g.policyId } as never} className="text-accent hover:underline">{policy}</Link>],
           ["Id", <span key="i" className="font-mono text-[12.5px]">{g.id}</span>],
         ]}
       />

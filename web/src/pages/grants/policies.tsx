@@ -14,7 +14,7 @@ import { Tabs } from "../../app/tabs";
 import { Ago, Button, Card, Dialog, Empty, Facts, Page, Problem, Waiting } from "../../ui/basics";
 import { call, FormDialog, useAct } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
-import { RoleName, Subject } from "../access/names";
+import { Actor, RoleName, Subject } from "../access/names";
 import { PolicyForm } from "./policyform";
 
 const span = (d: GrantPolicy["wait"]) => (d ? formatDuration(seconds(d) ?? 0) : "");
@@ -122,7 +122,7 @@ function One({ p, close }: { p: GrantPolicy; close: () => void }) {
           ["Ticket", p.ticketPattern && `matches ${p.ticketPattern}`],
           ["Webhook", p.webhook],
           ["Made", <Ago key="c" at={p.createdAt} />],
-          ["By", <span key="b" className="font-mono text-[12.5px]">{p.createdBy}</span>],
+          ["By", <Actor key="b" id={p.createdBy} />],
           ["Id", <span key="i" className="font-mono text-[12.5px]">{p.id}</span>],
         ]}
       />
