@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -91,7 +92,8 @@ func (s *Service) Create(ctx context.Context, n NewBinding) (policy.Binding, err
 		if lacking := actor.Covers(out.Rule(role)); len(lacking) > 0 {
 			return notHeld(lacking)
 		}
-		return s.owned(ctx, tx, func() error {
+		denies := out.Deny && out.Scope == (access.Scope{})
+		return s.owned(ctx, tx, denies, func() error {
 			if out, err = tx.PutBinding(ctx, out); err != nil {
 				return err
 			}
@@ -175,7 +177,8 @@ func (s *Service) Delete(ctx context.Context, ref string) error {
 				return notHeld(lacking)
 			}
 		}
-		return s.owned(ctx, tx, func() error {
+		owns := !before.Deny && before.Scope == (access.Scope{}) && slices.Contains(role.Permissions, access.All)
+		return s.owned(ctx, tx, owns, func() error {
 			if err := tx.DeleteBinding(ctx, before); err != nil {
 				return err
 			}
@@ -184,8 +187,12 @@ func (s *Service) Delete(ctx context.Context, ref string) error {
 	})
 }
 
-// owned does something after which the deployment still has an owner, if it had one.
-func (s *Service) owned(ctx context.Context, tx Tx, do func() error) error {
+// owned does something after which the deployment still has an owner, if it had one. What cannot take one away is done without
+// looking: who owns is read from every binding over the whole deployment, of which there are thousands.
+func (s *Service) owned(ctx context.Context, tx Tx, takes bool, do func() error) error {
+	if !takes {
+		return do()
+	}
 	before, err := tx.Owners(ctx)
 	if err != nil {
 		return err

@@ -267,7 +267,7 @@ func (s *Service) UpdateRole(ctx context.Context, ref string, u UpdateRole) (pol
 		if err := s.checkRole(out); err != nil {
 			return err
 		}
-		return s.owned(ctx, tx, func() error {
+		return s.owned(ctx, tx, slices.Contains(before.Permissions, access.All), func() error {
 			if err := s.recheck(ctx, tx, before, out); err != nil {
 				return err
 			}

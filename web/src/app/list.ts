@@ -1,10 +1,11 @@
 // Lists that the server pages, by the token of the page before.
 import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
 import { useCallback, useMemo } from "react";
+import { unread } from "../ui/table";
 
 export function usePages<Item>(key: unknown[], fetch: (token: string) => Promise<{ items: Item[]; nextPageToken: string }>) {
   const list = useInfiniteQuery({ queryKey: key, queryFn: ({ pageParam }) => fetch(pageParam), initialPageParam: "", getNextPageParam: (last) => last.nextPageToken || undefined, placeholderData: (old) => old });
-  const rows = useMemo(() => list.data?.pages.flatMap((p) => p.items) ?? [], [list.data]);
+  const rows = useMemo(() => list.data?.pages.flatMap((p) => p.items) ?? unread, [list.data]);
   const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
   const more = useCallback(() => {
     if (hasNextPage && !isFetchingNextPage) void fetchNextPage();

@@ -129,7 +129,7 @@ function PlaceChooser() {
     ) : null;
   }
   return (
-    <select aria-label="workspace" value={place?.path ?? ""} onChange={(e) => choose(e.target.value)} className="h-8 rounded-md border border-edge/50 bg-card px-2 text-[13px] hover:border-edge">
+    <select name="workspace" aria-label="workspace" value={place?.path ?? ""} onChange={(e) => choose(e.target.value)} className="h-8 rounded-md border border-edge/50 bg-card px-2 text-[13px] hover:border-edge">
       <option value="">All workspaces</option>
       {places.map((p) => (
         <option key={p.id} value={p.path}>
@@ -163,6 +163,7 @@ function Foot() {
       )}
       <div className="flex items-center gap-2">
         <select
+          name="theme"
           aria-label="theme"
           value={chosen}
           onChange={(e) => {

@@ -151,7 +151,7 @@ function Run({ close }: { close: () => void }) {
         {(at) => <Input {...at} required autoFocus className="font-mono" placeholder="uptime" value={form.command} onChange={set("command")} />}
       </Field>
       <label className="-mt-2 flex items-center gap-2">
-        <input type="checkbox" checked={form.shell} onChange={(e) => setForm({ ...form, shell: e.target.checked })} />
+        <input type="checkbox" name="shell" checked={form.shell} onChange={(e) => setForm({ ...form, shell: e.target.checked })} />
         Let a shell read it (pipes, variables, patterns)
       </label>
       {places.length > 1 && (

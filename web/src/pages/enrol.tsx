@@ -108,7 +108,7 @@ function Mint({ workspace, path, done }: { workspace: string; path: string; done
           {(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}
         </Field>
         <label className="flex items-center gap-2">
-          <input type="checkbox" checked={approval} onChange={(e) => setApproval(e.target.checked)} />
+          <input type="checkbox" name="approval" checked={approval} onChange={(e) => setApproval(e.target.checked)} />
           Hosts wait until somebody approves them
         </label>
       </Form>

@@ -48,7 +48,9 @@ export function HostPage() {
       about={
         <span className="flex flex-wrap items-center gap-x-3 gap-y-1">
           <State of={h.state} />
-          <span>{h.reason || lookOf(h.state).means}</span>
+          <span className="line-clamp-4 wrap-anywhere" title={h.reason}>
+            {h.reason || lookOf(h.state).means}
+          </span>
           <span>
             since <Ago at={h.since} />
           </span>
@@ -157,7 +159,11 @@ function Configuration({ h }: { h: Host }) {
               <tr key={s.name} className="border-b border-line/70 last:border-0">
                 <th scope="row" className="px-4 py-2 font-medium">
                   {s.name}
-                  {s.message && <span className="block text-[12px] font-normal text-soft">{s.message}</span>}
+                  {s.message && (
+                    <span className="block max-h-32 overflow-auto text-[12px] font-normal text-soft wrap-anywhere" tabIndex={0}>
+                      {s.message}
+                    </span>
+                  )}
                 </th>
                 <td className="px-2">
                   <State of={s.frozen ? "frozen" : s.status} />
@@ -173,12 +179,12 @@ function Configuration({ h }: { h: Host }) {
         </table>
       )}
       {unhealthy.map((m) => (
-        <p key={m.module} className="border-t border-line px-4 py-2 text-bad">
+        <p key={m.module} className="border-t border-line px-4 py-2 text-bad wrap-anywhere">
           the module {m.module} is unhealthy: {m.message}
         </p>
       ))}
       {h.troubles.map((t) => (
-        <p key={t.code} className={"border-t border-line px-4 py-2 " + (t.ongoing ? "text-bad" : "text-soft")}>
+        <p key={t.code} className={"border-t border-line px-4 py-2 wrap-anywhere " + (t.ongoing ? "text-bad" : "text-soft")}>
           {t.ongoing ? "in the way since " : "was in the way "}
           <Ago at={t.at} />: <span className="font-mono text-[12.5px]">{t.code}</span> {t.message}
         </p>

@@ -10,7 +10,7 @@ import { hostsRoute } from "../app/router";
 import { useSession } from "../app/session";
 import { Ago, Button, Card, Empty, Input, Labels, Page, Problem, Select, State, Waiting, linkButton } from "../ui/basics";
 import { hostStates } from "../ui/states";
-import { Table, type Column } from "../ui/table";
+import { Table, unread, type Column } from "../ui/table";
 import { HostActs, type Act } from "./hostacts";
 
 const columns: Column<Host>[] = [
@@ -56,7 +56,7 @@ export function HostList() {
     placeholderData: (old) => old,
     retry: false,
   });
-  const rows = useMemo(() => list.data?.pages.flatMap((p) => p.items) ?? [], [list.data]);
+  const rows = useMemo(() => list.data?.pages.flatMap((p) => p.items) ?? unread, [list.data]);
   const total = Number(list.data?.pages[0]?.total ?? 0);
   const { hasNextPage, isFetchingNextPage, fetchNextPage } = list;
   const more = useCallback(() => {

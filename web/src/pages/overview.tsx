@@ -84,7 +84,7 @@ function Attention({ workspace }: { workspace: string }) {
       {found.error && <Problem error={found.error} retry={() => void found.refetch()} />}
       {found.isPending ? (
         <Waiting />
-      ) : items.length === 0 ? (
+      ) : !found.data ? null : items.length === 0 ? (
         <Empty title="Nothing does">
           <p>Every host is linked, configured and healthy.</p>
         </Empty>

@@ -226,11 +226,13 @@ export function Input(props: InputHTMLAttributes<HTMLInputElement>) {
   useLayoutEffect(() => {
     if (autoFocus) ref.current?.focus();
   }, [autoFocus]);
-  return <input ref={ref} autoComplete="off" spellCheck={false} {...props} className={cx(box, props.className)} />;
+  const id = useId(); // a browser remembers fields by theirs
+  return <input ref={ref} id={id} autoComplete="off" spellCheck={false} {...props} className={cx(box, props.className)} />;
 }
 
 export function Select(props: SelectHTMLAttributes<HTMLSelectElement>) {
-  return <select {...props} className={cx(box, "pr-7", props.className)} />;
+  const id = useId();
+  return <select id={id} {...props} className={cx(box, "pr-7", props.className)} />;
 }
 
 /** The browser's own dialog: it traps focus, closes on Escape, and gives the focus back, also where it is taken out open. With must it stays until it is taken out. */
@@ -280,7 +282,7 @@ export function Page({ title, about, actions, children }: { title: ReactNode; ab
   return (
     <main id="main" tabIndex={-1} className="flex min-w-0 flex-1 flex-col gap-4 p-4 outline-none sm:p-6">
       <header className="flex flex-wrap items-start gap-x-4 gap-y-2">
-        <div className="min-w-0 flex-1">
+        <div className="min-w-0 flex-1 basis-72">
           <h1 className="text-[20px] leading-7 font-semibold tracking-tight wrap-anywhere">{title}</h1>
           {about && <div className="text-soft wrap-anywhere">{about}</div>}
         </div>
@@ -293,7 +295,7 @@ export function Page({ title, about, actions, children }: { title: ReactNode; ab
 
 export function Card({ title, actions, children, flush }: { title?: ReactNode; actions?: ReactNode; children: ReactNode; flush?: boolean }) {
   return (
-    <section className="min-w-0 overflow-hidden rounded-lg border border-line bg-card">
+    <section className="min-w-0 overflow-hidden rounded-lg border border-line bg-card has-[>div:only-child:empty]:hidden">
       {title && (
         <header className="flex items-center gap-2 border-b border-line px-4 py-2.5">
           <h2 className="flex-1 text-[13px] font-semibold">{title}</h2>

@@ -16,6 +16,9 @@ export interface Column<Row> {
 
 const height = 40;
 
+/** Rows that could not be read: a table of them says nothing, least of all that there are none. */
+export const unread: never[] = [];
+
 export function Table<Row>(props: {
   label: string;
   columns: Column<Row>[];
@@ -44,14 +47,15 @@ export function Table<Row>(props: {
   }, [more, last, rows.length]);
   const grid = { gridTemplateColumns: (selected ? "2.25rem " : "") + columns.map((c) => c.width).join(" ") };
   const cell = "flex min-w-0 items-center px-3";
+  if (rows === unread) return null;
   if (rows.length === 0) return <>{props.empty}</>;
   return (
-    <div ref={scroller} tabIndex={0} role="region" aria-label={props.label} className="max-h-[calc(100dvh-14rem)] min-h-64 overflow-auto overscroll-contain focus-visible:-outline-offset-2">
+    <div ref={scroller} tabIndex={0} role="region" aria-label={props.label} className={cx("max-h-[calc(100dvh-14rem)] overflow-auto overscroll-contain focus-visible:-outline-offset-2", rows.length > 5 && "min-h-64")}>
       <div role="table" aria-label={props.label} aria-rowcount={props.total ?? rows.length} className="min-w-fit">
         <div role="row" className="sticky top-0 z-10 grid h-9 border-b border-line bg-card text-[12px] text-soft" style={grid}>
           {selected && (
             <div role="columnheader" className={cell}>
-              <input type="checkbox" aria-label="select all that are shown" checked={rows.length > 0 && rows.every((r) => selected.has(id(r)))} onChange={props.toggleAll} />
+              <input type="checkbox" name="select" aria-label="select all that are shown" checked={rows.length > 0 && rows.every((r) => selected.has(id(r)))} onChange={props.toggleAll} />
             </div>
           )}
           {columns.map((c) => {
@@ -91,7 +95,7 @@ export function Table<Row>(props: {
               >
                 {selected && (
                   <div role="cell" className={cell}>
-                    <input type="checkbox" aria-label={`select ${key}`} checked={selected.has(key)} onChange={() => props.toggle?.(key)} />
+                    <input type="checkbox" name="select" aria-label={`select ${key}`} checked={selected.has(key)} onChange={() => props.toggle?.(key)} />
                   </div>
                 )}
                 {columns.map((c) => (

@@ -9,11 +9,12 @@ import { usePages, useShown } from "../../app/list";
 import { access } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
-import { Ago, Button, Card, Dialog, Empty, Facts, Field, Input, Page, Problem, State, Waiting } from "../../ui/basics";
+import { Button, Card, Empty, Field, Input, Page, Problem, Waiting } from "../../ui/basics";
 import { call, FormDialog, useAct } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
 import { OrganisationField } from "./organisation";
-import { BelongsTo, Given, nameColumn, refresh, restColumns, standing, WhatCan } from "./principals";
+import { PrincipalDialog, type Kind, type Within } from "./principal";
+import { nameColumn, refresh, restColumns } from "./principals";
 
 export function ServiceAccounts() {
   const { why } = useSession();
@@ -75,74 +76,29 @@ function Make({ close }: { close: () => void }) {
   );
 }
 
-type Act = "change" | "disable" | "enable" | "delete";
+const kind: Kind<ServiceAccount> = {
+  subject: "service_account",
+  noun: "service-account",
+  permissions: "service_accounts",
+  means: {
+    delete: "With it go its bindings and API keys. What it did stays in the audit log.",
+    disable: "It may do nothing, from now on and everywhere. Its keys open nothing, its streams end.",
+    enable: "It may do again what it was given.",
+  },
+  remove: (u) => ({ api: call(ServiceAccountService.method.deleteServiceAccount, { serviceAccount: u.id }), does: () => api.serviceAccounts.deleteServiceAccount({ serviceAccount: u.id }) }),
+  disable: (u, disabled) => ({ api: call(ServiceAccountService.method.updateServiceAccount, { serviceAccount: u.id, disabled }), does: () => api.serviceAccounts.updateServiceAccount({ serviceAccount: u.id, disabled }) }),
+};
 
 function One({ u, close }: { u: ServiceAccount; close: () => void }) {
-  const { why } = useSession();
-  const queries = useQueryClient();
-  const act = useAct();
-  const [doing, setDoing] = useState<Act>();
+  return <PrincipalDialog kind={kind} p={u} close={close} facts={[["What it is for", u.description]]} change={(within) => <Change u={u} {...within} />} />;
+}
+
+function Change({ u, close, back, act, run }: { u: ServiceAccount } & Within) {
   const [description, setDescription] = useState(u.description);
-  const run = (does: () => Promise<unknown>) =>
-    void act.run(does).then((done) => {
-      if (!done) return;
-      refresh(queries);
-      setDoing(undefined);
-      if (doing === "delete") close();
-    });
-  if (doing === "change") {
-    const request = { serviceAccount: u.id, description: description === u.description ? undefined : description, revision: u.revision };
-    return (
-      <FormDialog title={`Change ${u.name}`} close={close} back={() => setDoing(undefined)} act={act} label="Save" submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account update ${u.id}`, [["description", request.description]]), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
-        <Field label="What it is for">{(at) => <Input {...at} autoFocus value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
-      </FormDialog>
-    );
-  }
-  if (doing === "delete") {
-    const request = { serviceAccount: u.id };
-    return (
-      <FormDialog title={`Delete ${u.name}?`} close={close} back={() => setDoing(undefined)} act={act} kind="danger" label="Delete" submit={() => run(() => api.serviceAccounts.deleteServiceAccount(request))} same={{ cli: command(`service-account delete ${u.id}`), api: call(ServiceAccountService.method.deleteServiceAccount, request) }}>
-        <p>With it go its bindings and API keys. What it did stays in the audit log.</p>
-        <Given subject={u.id} />
-      </FormDialog>
-    );
-  }
-  if (doing) {
-    const disabled = doing === "disable";
-    const request = { serviceAccount: u.id, disabled };
-    return (
-      <FormDialog title={disabled ? `Disable ${u.name}?` : `Let ${u.name} act again?`} close={close} back={() => setDoing(undefined)} act={act} kind={disabled ? "danger" : "primary"} label={disabled ? "Disable" : "Enable"} submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account ${doing} ${u.id}`), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
-        <p>{disabled ? "It may do nothing, from now on and everywhere. Its keys open nothing, its streams end." : "It may do again what it was given."}</p>
-        <Given subject={u.id} />
-      </FormDialog>
-    );
-  }
+  const request = { serviceAccount: u.id, description: description === u.description ? undefined : description, revision: u.revision };
   return (
-    <Dialog title={u.name} open close={close}>
-      <Facts
-        of={[
-          ["State", <State key="s" of={standing(u)} />],
-          ["What it is for", u.description],
-          ["Belongs to", <BelongsTo key="o" to={u.scope} />],
-          ["Made", <Ago key="c" at={u.createdAt} />],
-          ["Disabled", u.disabledAt && <Ago key="d" at={u.disabledAt} />],
-          ["Id", <span key="i" className="font-mono text-[12.5px]">{u.id}</span>],
-        ]}
-      />
-      <Given subject={u.id} />
-      <WhatCan kind="service_account" name={u.name} />
-      <div className="flex flex-wrap justify-end gap-2">
-        <Button onClick={close}>Close</Button>
-        <Button why={why("service_accounts.update")} onClick={() => setDoing("change")}>
-          Change…
-        </Button>
-        <Button kind={u.disabledAt ? "plain" : "danger"} why={why("service_accounts.update")} onClick={() => setDoing(u.disabledAt ? "enable" : "disable")}>
-          {u.disabledAt ? "Enable…" : "Disable…"}
-        </Button>
-        <Button kind="danger" why={why("service_accounts.delete")} onClick={() => setDoing("delete")}>
-          Delete…
-        </Button>
-      </div>
-    </Dialog>
+    <FormDialog title={`Change ${u.name}`} close={close} back={back} act={act} label="Save" submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account update ${u.id}`, [["description", request.description]]), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
+      <Field label="What it is for">{(at) => <Input {...at} autoFocus value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+    </FormDialog>
   );
 }

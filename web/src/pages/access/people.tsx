@@ -11,11 +11,12 @@ import { usePages, useShown } from "../../app/list";
 import { access } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
-import { Ago, Button, Card, Command, Dialog, Empty, Facts, Field, Input, Page, Problem, State, Waiting } from "../../ui/basics";
+import { Button, Card, Command, Dialog, Empty, Field, Input, Page, Problem, Waiting } from "../../ui/basics";
 import { call, FormDialog, useAct } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
 import { OrganisationField } from "./organisation";
-import { BelongsTo, Given, nameColumn, refresh, restColumns, standing, WhatCan } from "./principals";
+import { PrincipalDialog, type Kind, type Within } from "./principal";
+import { nameColumn, refresh, restColumns } from "./principals";
 
 export function People() {
   const { why } = useSession();
@@ -102,99 +103,60 @@ function Link({ of, url, close }: { of: User; url: string; close: () => void }) 
   );
 }
 
-type Act = "invite" | "change" | "disable" | "enable" | "delete";
+const kind: Kind<User> = {
+  subject: "user",
+  noun: "user",
+  permissions: "users",
+  means: {
+    delete: "With them go their bindings, memberships and API keys. What they did stays in the audit log.",
+    disable: "They may do nothing, from now on and everywhere. Their keys open nothing, their sign-ins and streams end.",
+    enable: "They may do again what they were given.",
+  },
+  remove: (u) => ({ api: call(UserService.method.deleteUser, { user: u.id }), does: () => api.users.deleteUser({ user: u.id }) }),
+  disable: (u, disabled) => ({ api: call(UserService.method.updateUser, { user: u.id, disabled }), does: () => api.users.updateUser({ user: u.id, disabled }) }),
+};
 
 function One({ u, close }: { u: User; close: () => void }) {
   const { why } = useSession();
-  const queries = useQueryClient();
-  const act = useAct();
-  const [doing, setDoing] = useState<Act>();
-  const [link, setLink] = useState("");
-  const [email, setEmail] = useState(u.email);
-  const [identity, setIdentity] = useState(u.identity);
-  const [description, setDescription] = useState(u.description);
-  const run = (does: () => Promise<unknown>) =>
-    void act.run(does).then((done) => {
-      if (!done) return;
-      refresh(queries);
-      setDoing(undefined);
-      if (doing === "delete") close();
-    });
-  if (doing === "invite") return link ? <Link of={u} url={link} close={close} /> : (
-    <FormDialog
-      title={`Invite ${u.name}?`}
+  return (
+    <PrincipalDialog
+      kind={kind}
+      p={u}
       close={close}
-      back={() => setDoing(undefined)}
-      act={act}
-      label="Make link"
-      submit={() => void act.run(async () => setLink((await invitations.invitations.createInvitation({ user: u.id })).url))}
-      same={{ cli: command(`user invite ${u.id}`), api: call(InvitationService.method.createInvitation, { user: u.id }) }}
-    >
+      facts={[
+        ["E-mail", u.email],
+        ["Person behind", u.identity],
+        ["Who this is", u.description],
+      ]}
+      change={(within) => <Change u={u} {...within} />}
+      more={{ label: "Invite…", why: u.disabledAt ? "they are disabled: enable them first" : why("invitations.create"), form: (within) => <Invite u={u} {...within} /> }}
+    />
+  );
+}
+
+function Invite({ u, close, back, act }: { u: User } & Within) {
+  const [link, setLink] = useState("");
+  const request = { user: u.id };
+  if (link) return <Link of={u} url={link} close={close} />;
+  return (
+    <FormDialog title={`Invite ${u.name}?`} close={close} back={back} act={act} label="Make link" submit={() => void act.run(async () => setLink((await invitations.invitations.createInvitation(request)).url))} same={{ cli: command(`user invite ${u.id}`), api: call(InvitationService.method.createInvitation, request) }}>
       <p>It makes a link by which they make a passkey and come in, once, within three days. Whoever has the link comes in as them: send it by a way that only they read.</p>
     </FormDialog>
   );
-  if (doing === "change") {
-    const request = { user: u.id, email: email === u.email ? undefined : email, identity: identity === u.identity ? undefined : identity, description: description === u.description ? undefined : description, revision: u.revision };
-    return (
-      <FormDialog title={`Change ${u.name}`} close={close} back={() => setDoing(undefined)} act={act} label="Save" submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user update ${u.id}`, [["email", request.email], ["identity", request.identity], ["description", request.description]]), api: call(UserService.method.updateUser, request) }}>
-        <Field label="E-mail">{(at) => <Input {...at} autoFocus type="email" value={email} onChange={(e) => setEmail(e.target.value)} />}</Field>
-        <Field label="Person behind" hint="the same for all accounts of theirs">
-          {(at) => <Input {...at} value={identity} onChange={(e) => setIdentity(e.target.value)} />}
-        </Field>
-        <Field label="Who this is">{(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
-      </FormDialog>
-    );
-  }
-  if (doing === "delete") {
-    const request = { user: u.id };
-    return (
-      <FormDialog title={`Delete ${u.name}?`} close={close} back={() => setDoing(undefined)} act={act} kind="danger" label="Delete" submit={() => run(() => api.users.deleteUser(request))} same={{ cli: command(`user delete ${u.id}`), api: call(UserService.method.deleteUser, request) }}>
-        <p>With them go their bindings, memberships and API keys. What they did stays in the audit log.</p>
-        <Given subject={u.id} />
-      </FormDialog>
-    );
-  }
-  if (doing) {
-    const disabled = doing === "disable";
-    const request = { user: u.id, disabled };
-    return (
-      <FormDialog title={disabled ? `Disable ${u.name}?` : `Let ${u.name} act again?`} close={close} back={() => setDoing(undefined)} act={act} kind={disabled ? "danger" : "primary"} label={disabled ? "Disable" : "Enable"} submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user ${doing} ${u.id}`), api: call(UserService.method.updateUser, request) }}>
-        <p>{disabled ? "They may do nothing, from now on and everywhere. Their keys open nothing, their sign-ins and streams end." : "They may do again what they were given."}</p>
-        <Given subject={u.id} />
-      </FormDialog>
-    );
-  }
+}
+
+function Change({ u, close, back, act, run }: { u: User } & Within) {
+  const [email, setEmail] = useState(u.email);
+  const [identity, setIdentity] = useState(u.identity);
+  const [description, setDescription] = useState(u.description);
+  const request = { user: u.id, email: email === u.email ? undefined : email, identity: identity === u.identity ? undefined : identity, description: description === u.description ? undefined : description, revision: u.revision };
   return (
-    <Dialog title={u.name} open close={close}>
-      <Facts
-        of={[
-          ["State", <State key="s" of={standing(u)} />],
-          ["E-mail", u.email],
-          ["Person behind", u.identity],
-          ["Who this is", u.description],
-          ["Belongs to", <BelongsTo key="o" to={u.scope} />],
-          ["Made", <Ago key="c" at={u.createdAt} />],
-          ["Disabled", u.disabledAt && <Ago key="d" at={u.disabledAt} />],
-          ["Id", <span key="i" className="font-mono text-[12.5px]">{u.id}</span>],
-        ]}
-      />
-      <Given subject={u.id} />
-      <WhatCan kind="user" name={u.name} />
-      <div className="flex flex-wrap justify-end gap-2">
-        <Button onClick={close}>Close</Button>
-        <Button why={u.disabledAt ? "they are disabled: enable them first" : why("invitations.create")} onClick={() => setDoing("invite")}>
-          Invite…
-        </Button>
-        <Button why={why("users.update")} onClick={() => setDoing("change")}>
-          Change…
-        </Button>
-        <Button kind={u.disabledAt ? "plain" : "danger"} why={why("users.update")} onClick={() => setDoing(u.disabledAt ? "enable" : "disable")}>
-          {u.disabledAt ? "Enable…" : "Disable…"}
-        </Button>
-        <Button kind="danger" why={why("users.delete")} onClick={() => setDoing("delete")}>
-          Delete…
-        </Button>
-      </div>
-    </Dialog>
+    <FormDialog title={`Change ${u.name}`} close={close} back={back} act={act} label="Save" submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user update ${u.id}`, [["email", request.email], ["identity", request.identity], ["description", request.description]]), api: call(UserService.method.updateUser, request) }}>
+      <Field label="E-mail">{(at) => <Input {...at} autoFocus type="email" value={email} onChange={(e) => setEmail(e.target.value)} />}</Field>
+      <Field label="Person behind" hint="the same for all accounts of theirs">
+        {(at) => <Input {...at} value={identity} onChange={(e) => setIdentity(e.target.value)} />}
+      </Field>
+      <Field label="Who this is">{(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+    </FormDialog>
   );
 }

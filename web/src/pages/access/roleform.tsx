@@ -115,7 +115,7 @@ function Permissions({ chosen, set, may }: { chosen: ReadonlySet<string>; set: (
 function One({ name, allows, zero, held, checked, toggle, inner }: { name: string; allows: string; zero?: boolean; held: boolean; checked: boolean; toggle: (name: string) => void; inner?: boolean }) {
   return (
     <label className={inner ? "flex items-baseline gap-2 py-1 pr-3 pl-8 hover:bg-sunk/70" : "flex items-baseline gap-2 px-3 py-1.5 hover:bg-sunk/70"}>
-      <input type="checkbox" checked={checked} onChange={() => toggle(name)} className="translate-y-0.5" />
+      <input type="checkbox" name="permission" checked={checked} onChange={() => toggle(name)} className="translate-y-0.5" />
       <span className="min-w-0">
         <code className="font-mono text-[12.5px]">{name}</code> {zero && <TierZero />} <span className="text-[12px] text-soft">{allows}</span>
         {!held && <span className="text-[12px] text-warn"> – you do not hold it, so you cannot give it</span>}

@@ -105,7 +105,7 @@ export function Grants() {
         <SpotSelect aria-label="place" value={at} set={(v) => set({ at: v || undefined })} everywhere="In all places" className="w-64!" />
         {who.principalId && (
           <label className="flex items-center gap-2">
-            <input type="checkbox" checked={mine} onChange={(e) => set({ mine: e.target.checked ? "1" : undefined })} />
+            <input type="checkbox" name="mine" checked={mine} onChange={(e) => set({ mine: e.target.checked ? "1" : undefined })} />
             only mine
           </label>
         )}

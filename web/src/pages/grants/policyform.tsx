@@ -97,7 +97,7 @@ export function PolicyForm({ close }: { close: () => void }) {
           <div className="flex max-h-28 flex-wrap gap-x-4 gap-y-1 overflow-auto">
             {groups.map((g) => (
               <label key={g.id} className="flex items-center gap-2 text-[13px]">
-                <input type="checkbox" checked={approvers.includes(g.name)} onChange={(e) => setApprovers((old) => (e.target.checked ? [...old, g.name] : old.filter((n) => n !== g.name)))} />
+                <input type="checkbox" name="approvers" checked={approvers.includes(g.name)} onChange={(e) => setApprovers((old) => (e.target.checked ? [...old, g.name] : old.filter((n) => n !== g.name)))} />
                 {g.name}
               </label>
             ))}
