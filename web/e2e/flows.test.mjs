@@ -49,6 +49,21 @@ test("the query narrows the list, the address holds it, and a wrong one is expla
   await page.getByText(`${(hosts + 6).toLocaleString()} hosts`).waitFor();
 });
 
+test("columns are chosen, and the address holds them", async () => {
+  const { page } = b;
+  await page.goto(`${url}/hosts?q=web-1`);
+  await page.getByRole("button", { name: "Columns" }).click();
+  const dialog = page.getByRole("dialog", { name: "Columns" });
+  await dialog.getByRole("checkbox", { name: "Kernel" }).check();
+  await dialog.getByRole("checkbox", { name: "Labels" }).uncheck();
+  await dialog.getByRole("button", { name: "Done" }).click();
+  await page.waitForURL(/cols=/);
+  await page.reload();
+  await page.getByRole("columnheader", { name: "Kernel" }).waitFor();
+  assert.equal(await page.getByRole("columnheader", { name: "Labels" }).count(), 0);
+  await page.getByRole("cell", { name: "6.12.0" }).first().waitFor();
+});
+
 test("what others do is seen as it happens", async () => {
   const { page } = b;
   await page.goto(`${url}/hosts?q=web-2`);

@@ -21,6 +21,7 @@ const LiveContext = createContext<{ connection: Connection; recent: Happening[] 
 export const useLive = () => useContext(LiveContext);
 
 const remembered = 50;
+const slept = 30_000; // milliseconds between two beats of five seconds
 
 export function Live({ children }: { children: ReactNode }) {
   const queries = useQueryClient();
@@ -30,10 +31,20 @@ export function Live({ children }: { children: ReactNode }) {
     const stop = new AbortController();
     const patch = patcher(queries);
     let count = 0;
+    // A stream whose network is gone may look open for minutes. The browser says when it is, and a clock that jumps that the computer slept.
+    let attempt = new AbortController();
+    const cut = () => attempt.abort();
+    let last = Date.now();
+    const asleep = window.setInterval(() => {
+      if (Date.now() - last > slept) cut();
+      last = Date.now();
+    }, 5_000);
+    window.addEventListener("offline", cut);
     const follow = async () => {
       for (let pause = 500; !stop.signal.aborted; pause = Math.min(pause * 2, 10_000)) {
+        attempt = new AbortController();
         try {
-          for await (const event of api.hosts.watchHosts({ changesOnly: true }, { signal: stop.signal })) {
+          for await (const event of api.hosts.watchHosts({ changesOnly: true }, { signal: AbortSignal.any([stop.signal, attempt.signal]) })) {
             pause = 500;
             switch (event.event.case) {
               case "synced":
@@ -63,7 +74,7 @@ export function Live({ children }: { children: ReactNode }) {
         }
         if (stop.signal.aborted) return;
         setConnection(navigator.onLine ? "connecting" : "offline");
-        await new Promise((go) => setTimeout(go, pause * (0.5 + Math.random())));
+        if (await rest(pause * (0.5 + Math.random()))) pause = 500;
         void queries.invalidateQueries();
       }
     };
@@ -72,9 +83,25 @@ export function Live({ children }: { children: ReactNode }) {
     return () => {
       stop.abort();
       patch.stop();
+      window.clearInterval(asleep);
+      window.removeEventListener("offline", cut);
     };
   }, [queries]);
   return <LiveContext value={{ connection, recent }}>{children}</LiveContext>;
+}
+
+/** Waits so long, or until the computer has a network again: true. */
+function rest(length: number): Promise<boolean> {
+  return new Promise((go) => {
+    const done = (online: boolean) => {
+      window.clearTimeout(timer);
+      window.removeEventListener("online", back);
+      go(online);
+    };
+    const back = () => done(true);
+    const timer = window.setTimeout(() => done(false), length);
+    window.addEventListener("online", back);
+  });
 }
 
 /** Changes come by the hundred: they are gathered and applied once a frame. */

@@ -41,7 +41,7 @@ const root = createRootRoute({
 });
 
 const overview = createRoute({ getParentRoute: () => root, path: "/", component: Overview });
-export const hostsRoute = createRoute({ getParentRoute: () => root, path: "/hosts", component: HostList, validateSearch: (s: Record<string, unknown>) => text(s, "q", "state", "sort") });
+export const hostsRoute = createRoute({ getParentRoute: () => root, path: "/hosts", component: HostList, validateSearch: (s: Record<string, unknown>) => text(s, "q", "state", "sort", "cols") });
 const host = createRoute({ getParentRoute: () => root, path: "/hosts/$id", component: lazyRouteComponent(() => import("../pages/host"), "HostPage") });
 const enrol = createRoute({ getParentRoute: () => root, path: "/enrol", component: lazyRouteComponent(() => import("../pages/enrol"), "Enrol") });
 const tokens = createRoute({ getParentRoute: () => root, path: "/tokens", component: lazyRouteComponent(() => import("../pages/tokens"), "Tokens"), validateSearch: (s: Record<string, unknown>) => text(s, "state") });

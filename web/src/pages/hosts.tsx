@@ -8,7 +8,7 @@ import { paths } from "../app/paths";
 import { usePlace } from "../app/place";
 import { hostsRoute } from "../app/router";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Empty, Input, Labels, Page, Problem, Select, State, Waiting, linkButton } from "../ui/basics";
+import { Ago, Button, Card, Dialog, Empty, Input, Labels, Page, Problem, Select, State, Waiting, linkButton } from "../ui/basics";
 import { hostStates } from "../ui/states";
 import { Table, unread, type Column } from "../ui/table";
 import { HostActs, type Act } from "./hostacts";
@@ -31,7 +31,17 @@ const columns: Column<Host>[] = [
   { key: "labels", head: "Labels", width: "minmax(8rem,2fr)", narrow: "hide", cell: (h) => <Labels of={h.labels} /> },
   { key: "version", head: "Agent", width: "6rem", sort: "agent_version", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.agentVersion}</span> },
   { key: "os", head: "System", width: "minmax(8rem,1fr)", narrow: "hide", cell: (h) => <span className="text-soft">{h.inventory?.osName}</span> },
+  { key: "seen", head: "Last seen", width: "6.5rem", sort: "last_seen_at", narrow: "hide", cell: (h) => <Ago at={h.lastSeenAt} /> },
+  { key: "enrolled", head: "Enrolled", width: "6.5rem", sort: "created_at", narrow: "hide", cell: (h) => <Ago at={h.createdAt} /> },
+  { key: "kernel", head: "Kernel", width: "minmax(7rem,1fr)", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.inventory?.kernel}</span> },
+  { key: "arch", head: "Processor", width: "6rem", narrow: "hide", cell: (h) => h.inventory?.architecture },
+  { key: "address", head: "Address", width: "minmax(8rem,1fr)", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.address}</span> },
+  { key: "channel", head: "Channel", width: "6rem", narrow: "hide", cell: (h) => h.channel },
+  { key: "id", head: "Id", width: "15rem", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.id}</span> },
 ];
+
+/** The columns that are shown unless the address says others. */
+const usual = ["name", "state", "since", "reason", "labels", "version", "os"];
 
 export function HostList() {
   const search = hostsRoute.useSearch();
@@ -46,6 +56,7 @@ export function HostList() {
   const [trouble, setTrouble] = useState<unknown>();
   const order = search.sort ?? "name";
   const state = search.state ?? "";
+  const shown = search.cols === undefined ? usual : ["name", ...search.cols.split(",")];
   const query = search.q ?? "";
   const set = useCallback((change: Record<string, string | undefined>) => void navigate({ to: ".", search: ((old: object) => ({ ...old, ...change })) as never, replace: true }), [navigate]);
   const list = useInfiniteQuery({
@@ -112,6 +123,7 @@ export function HostList() {
             </option>
           ))}
         </Select>
+        <Chooser of={columns} shown={shown} set={(keys) => set({ cols: keys.join() === usual.join() ? undefined : keys.filter((k) => k !== "name").join() || "name" })} />
       </div>
       {list.error && <Problem error={list.error} retry={() => void list.refetch()} />}
       {selected.size > 0 && (
@@ -146,7 +158,7 @@ export function HostList() {
         ) : (
           <Table
             label="hosts"
-            columns={columns}
+            columns={columns.filter((c) => shown.includes(c.key))}
             rows={rows}
             id={(h) => h.id}
             total={total}
@@ -190,6 +202,42 @@ export function HostList() {
         />
       )}
     </Page>
+  );
+}
+
+/** Which columns are shown, on a screen that is wide enough for more than the first. */
+function Chooser({ of, shown, set }: { of: Column<Host>[]; shown: string[]; set: (keys: string[]) => void }) {
+  const [open, setOpen] = useState(false);
+  return (
+    <>
+      <Button className="max-sm:hidden" onClick={() => setOpen(true)}>
+        Columns
+      </Button>
+      <Dialog title="Columns" open={open} close={() => setOpen(false)}>
+        <ul className="grid grid-cols-2 gap-2">
+          {of.map((c) => (
+            <li key={c.key}>
+              <label className="flex items-center gap-2">
+                <input
+                  type="checkbox"
+                  name={c.key}
+                  checked={shown.includes(c.key)}
+                  disabled={c.key === "name"}
+                  onChange={(e) => set(of.map((x) => x.key).filter((k) => (k === c.key ? e.target.checked : shown.includes(k))))}
+                />
+                {c.head}
+              </label>
+            </li>
+          ))}
+        </ul>
+        <div className="flex justify-end gap-2">
+          <Button onClick={() => set(usual)}>The usual ones</Button>
+          <Button kind="primary" onClick={() => setOpen(false)}>
+            Done
+          </Button>
+        </div>
+      </Dialog>
+    </>
   );
 }
 
