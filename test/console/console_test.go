@@ -32,7 +32,7 @@ import (
 
 var web = filepath.Join("..", "..", "web")
 
-// TestConsole runs every test of web/e2e. Pictures go to CONSOLE_OUT, where it is set.
+// TestConsole runs every test of web/e2e. Where CONSOLE_OUT is set, every page is pictured in every theme and shape, and all go there.
 func TestConsole(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a browser and a control plane are started: not in the quick part")
@@ -69,11 +69,11 @@ func TestConsole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := os.Getenv("CONSOLE_OUT")
+	out, pictures := os.Getenv("CONSOLE_OUT"), "all"
 	if out == "" {
-		out = t.TempDir()
+		out, pictures = t.TempDir(), "some"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	defer cancel()
 	program := filepath.Join(t.TempDir(), "loopback")
 	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/loopback")
@@ -84,7 +84,7 @@ func TestConsole(t *testing.T) {
 	c := exec.CommandContext(ctx, node, "--test", "--test-reporter=spec", "--test-concurrency=1", "e2e/"+cmp.Or(os.Getenv("CONSOLE_TESTS"), "*.test.mjs"))
 	c.Dir = web
 	c.Env = append(os.Environ(), "CONSOLE_URL="+d.URL, "CONSOLE_KEY="+key.Msg.GetSecret(), "CONSOLE_READER="+reader.Msg.GetSecret(),
-		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out, "CONSOLE_CLI="+program, "CONSOLE_CONTROL="+control(t, d), "CONSOLE_RUNNER="+runner(t, d),
+		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out, "CONSOLE_PICTURES="+pictures, "CONSOLE_CLI="+program, "CONSOLE_CONTROL="+control(t, d), "CONSOLE_RUNNER="+runner(t, d),
 		"NODE_EXTRA_CA_CERTS="+filepath.Join(d.DataDir, "keys", "ca.crt"))
 	output, err := c.CombinedOutput()
 	t.Logf("%s", output)

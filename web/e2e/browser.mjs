@@ -10,6 +10,8 @@ import { chromium } from "playwright-core";
 export const url = process.env.CONSOLE_URL;
 export const key = process.env.CONSOLE_KEY;
 export const reader = process.env.CONSOLE_READER;
+/** Whether pictures are asked for: then every page is pictured in every theme and shape, else each in some. */
+export const everything = process.env.CONSOLE_PICTURES === "all";
 export const hosts = Number(process.env.CONSOLE_HOSTS ?? 40);
 
 const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];

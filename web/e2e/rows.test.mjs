@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import axe from "@axe-core/playwright";
-import { key, launch, picture, signIn, url } from "./browser.mjs";
+import { everything, key, launch, picture, signIn, url } from "./browser.mjs";
 
 const AxeBuilder = axe.default ?? axe;
 
@@ -17,25 +17,33 @@ const lists = {
   commands: { path: "/commands", method: "ExecService/ListExecs" },
 };
 
-async function call(method, body, as = key) {
-  const answer = await fetch(`${url}/api/loopback.v1.${method}`, { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${as}` }, body: JSON.stringify(body) });
+async function call(method, body, as = key, headers = {}) {
+  const answer = await fetch(`${url}/api/loopback.v1.${method}`, { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${as}`, ...headers }, body: JSON.stringify(body) });
   const said = await answer.json();
   assert.ok(answer.ok, `${method}: ${JSON.stringify(said)}`);
   return said;
 }
 
+const tag = `rows-${Date.now().toString(36)}`;
 const long = "a-name-that-is-as-long-as-somebody-may-make-it-for-reasons-of-their-own-0123456789";
 
 /** Sinks of each kind, one whose receiver is not there; and grants of each state. */
 async function seed() {
-  for (const [i, name] of ["siem", "archive", long.slice(0, 60)].entries()) await call("SinkService/CreateSink", { name: `rows-${name}`, kind: "webhook", url: `https://localhost:${9 + i}/audit`, ...(i === 1 ? { disabled: true } : {}) });
-  await call("GrantPolicyService/CreateGrantPolicy", { name: "rows", role: "operator" });
-  const account = await call("ServiceAccountService/CreateServiceAccount", { name: `rows-${long}`.slice(0, 63) });
+  for (const [i, name] of ["siem", "archive", long.slice(0, 50)].entries()) {
+    const { sink } = await call("SinkService/CreateSink", { name: `${tag}-${name}`.slice(0, 62), kind: "webhook", target: `https://localhost:${9 + i}/audit` });
+    if (i === 1) await call("SinkService/UpdateSink", { sink: sink.id, paused: true });
+  }
+  await call("HostService/QuarantineHost", { host: "cache-9", reason: "rows" });
+  await call("HostService/ReleaseHost", { host: "cache-9" });
+  await call("ExecService/StartExec", { hosts: ["web-1", "worker-1"], command: { arguments: ["journalctl", "--unit", "nginx", "--since", "-1h", "--grep", "upstream timed out", "--no-pager"] } }, process.env.CONSOLE_RUNNER, { "Loopback-Reason": "disk" });
+  await call("RoleService/CreateRole", { name: tag, permissions: ["hosts.read", "hosts.label"] }); // one policy offers a role at a place
+  await call("GrantPolicyService/CreateGrantPolicy", { name: tag, role: tag, approvals: 1 });
+  const account = await call("ServiceAccountService/CreateServiceAccount", { name: `${tag}-${long}`.slice(0, 63) });
   await call("BindingService/CreateBinding", { serviceAccount: account.id, role: "member" });
-  const { secret } = await call("ApiKeyService/CreateApiKey", { name: "rows", serviceAccount: account.id, permissions: ["*"] });
-  const one = await call("GrantService/RequestGrant", { role: "operator", reason: "replication is stuck on the third shard, and the runbook says to look at the machine itself", ticket: "OPS-7" }, secret);
+  const { secret } = await call("ApiKeyService/CreateApiKey", { name: tag, serviceAccount: account.id, permissions: ["*"] });
+  const one = await call("GrantService/RequestGrant", { role: tag, reason: "replication is stuck on the third shard, and the runbook says to look at the machine itself", ticket: "OPS-7" }, secret);
   await call("GrantService/DenyGrant", { grant: one.id, comment: "use the runbook" });
-  await call("GrantService/RequestGrant", { role: "operator", reason: "disk" }, secret);
+  await call("GrantService/RequestGrant", { role: tag, reason: "disk" }, secret);
 }
 
 /** n things made of the real ones, each with an id and a name of its own. */
@@ -72,6 +80,7 @@ for (const [name, l] of Object.entries(lists)) {
       });
       for (const theme of ["light", "dark"]) {
         for (const [shape, size] of Object.entries({ wide: { width: 1440, height: 900 }, phone: { width: 390, height: 800 } })) {
+          if (!everything && (theme === "dark") !== (shape === "phone")) continue;
           await page.emulateMedia({ colorScheme: theme });
           await page.setViewportSize(size);
           await page.goto(url + l.path);

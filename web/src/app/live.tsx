@@ -21,7 +21,7 @@ const LiveContext = createContext<{ connection: Connection; recent: Happening[] 
 export const useLive = () => useContext(LiveContext);
 
 const remembered = 50;
-const slept = 30_000; // milliseconds between two beats of five seconds
+const slept = 150_000; // milliseconds between two beats of five seconds; a tab that nobody looks at beats once a minute
 
 export function Live({ children }: { children: ReactNode }) {
   const queries = useQueryClient();

@@ -29,7 +29,7 @@ const columns: Column<Host>[] = [
   { key: "since", head: "Since", width: "6.5rem", sort: "since", narrow: "hide", cell: (h) => <Ago at={h.since} /> },
   { key: "reason", head: "Reason", width: "minmax(8rem,2fr)", narrow: "hide", cell: (h) => <span className="text-soft" title={h.reason}>{h.reason}</span> },
   { key: "labels", head: "Labels", width: "minmax(8rem,2fr)", narrow: "hide", cell: (h) => <Labels of={h.labels} /> },
-  { key: "version", head: "Agent", width: "6rem", sort: "agent_version", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.agentVersion}</span> },
+  { key: "version", head: "Agent", width: "minmax(6rem,1fr)", sort: "agent_version", narrow: "hide", cell: (h) => <span className="font-mono text-[12.5px]">{h.agentVersion}</span> },
   { key: "os", head: "System", width: "minmax(8rem,1fr)", narrow: "hide", cell: (h) => <span className="text-soft">{h.inventory?.osName}</span> },
   { key: "seen", head: "Last seen", width: "6.5rem", sort: "last_seen_at", narrow: "hide", cell: (h) => <Ago at={h.lastSeenAt} /> },
   { key: "enrolled", head: "Enrolled", width: "6.5rem", sort: "created_at", narrow: "hide", cell: (h) => <Ago at={h.createdAt} /> },

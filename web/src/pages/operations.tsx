@@ -1,5 +1,5 @@
 // Long work, with its steps.
-import { useQueryClient } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useEffect, useState } from "react";
 import { api } from "../api/client";
@@ -47,7 +47,7 @@ export function Operations() {
     },
     { key: "state", head: "State", width: "8rem", cell: (o) => <State kind="operation" of={o.state} /> },
     { key: "progress", head: "Progress", width: "6rem", cell: (o) => <span className="tabular-nums">{`${Math.round(o.progress * 100)} %`}</span> },
-    { key: "target", head: "On", width: "minmax(10rem,2fr)", narrow: "hide", cell: (o) => (o.target.startsWith("hst_") ? <Link to={paths.host(o.target) as never} className="font-mono text-[12.5px] hover:underline">{o.target}</Link> : <span className="font-mono text-[12.5px]">{o.target}</span>) },
+    { key: "target", head: "On", width: "minmax(10rem,2fr)", narrow: "hide", cell: (o) => <Target id={o.target} /> },
     { key: "asked", head: "Asked", width: "7rem", narrow: "hide", cell: (o) => <Ago at={o.createdAt} /> },
   ];
   const shown = list.rows.find((o) => o.id === open);
@@ -63,6 +63,19 @@ export function Operations() {
       <Card flush>{list.pending ? <Waiting /> : <Table label="operations" columns={columns} rows={list.rows} id={(o) => o.id} more={list.more} open={(o) => setOpen(o.id)} empty={<Empty title="No operation">{<p>Removing or quarantining a host, and revoking a token with its hosts, appear here.</p>}</Empty>} />}</Card>
       {shown && <OperationDialog o={shown} close={() => setOpen(undefined)} />}
     </Page>
+  );
+}
+
+/** What an operation is done to: a host by its name, anything else by its id. */
+function Target({ id }: { id: string }) {
+  const { may } = useSession();
+  const host = id.startsWith("hst_");
+  const found = useQuery({ queryKey: ["hosts", "name", id], enabled: host && may("hosts.read"), queryFn: () => api.hosts.getHost({ host: id }), select: (h) => h.name, staleTime: 60_000, retry: false });
+  if (!host) return <span className="font-mono text-[12.5px]">{id}</span>;
+  return (
+    <Link to={paths.host(id) as never} className={found.data ? "hover:underline" : "font-mono text-[12.5px] hover:underline"} title={id}>
+      {found.data ?? id}
+    </Link>
   );
 }
 
@@ -91,7 +104,7 @@ function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
         of={[
           ["State", <State key="s" kind="operation" of={o.state} />],
           ["Id", <span key="i" className="font-mono text-[12.5px]">{o.id}</span>],
-          ["On", <span key="t" className="font-mono text-[12.5px]">{o.target}</span>],
+          ["On", <Target key="t" id={o.target} />],
           ["Asked", <Ago key="a" at={o.createdAt} />],
           ["Ended", o.endedAt && <Ago key="e" at={o.endedAt} />],
           ["Failed because", o.error && `${o.error.message} (${o.error.code})`],

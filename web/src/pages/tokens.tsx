@@ -49,7 +49,7 @@ export function Tokens() {
       ),
     },
     { key: "state", head: "State", width: "7.5rem", cell: (t) => <State of={t.state} /> },
-    { key: "uses", head: "Uses", width: "6rem", cell: (t) => <span className="tabular-nums">{`${t.uses} of ${t.maxUses}`}</span> },
+    { key: "uses", head: "Uses", width: "6rem", narrow: "hide", cell: (t) => <span className="tabular-nums">{`${t.uses} of ${t.maxUses}`}</span> },
     { key: "expires", head: "Expires", width: "7rem", cell: (t) => <Ago at={t.expiresAt} /> },
     { key: "used", head: "Last used", width: "7rem", narrow: "hide", cell: (t) => <Ago at={t.lastUsedAt} /> },
     {
