@@ -154,17 +154,17 @@ function One({ g, close }: { g: Group; close: () => void }) {
         )}
         <Form className="pt-2" submit={add} same={{ cli: `loopback group add ${g.id} ${quoted(name.trim() || "NAME")}`, api: call(GroupService.method.addGroupMembers, adding) }}>
           <div className="flex items-end gap-2">
-          <div className="flex-1">
-            <Field label="Put somebody in">{(at) => <Input {...at} list={list} required value={name} placeholder="name or id" onChange={(e) => setName(e.target.value)} />}</Field>
-            <datalist id={list}>
-              {known.map((k) => (
-                <option key={k.id} value={k.name} />
-              ))}
-            </datalist>
-          </div>
-          <Button type="submit" kind="primary" why={why("groups.update")} busy={act.busy} disabled={name.trim() === ""}>
-            Add
-          </Button>
+            <div className="flex-1">
+              <Field label="Put somebody in">{(at) => <Input {...at} list={list} required value={name} placeholder="name or id" onChange={(e) => setName(e.target.value)} />}</Field>
+              <datalist id={list}>
+                {known.map((k) => (
+                  <option key={k.id} value={k.name} />
+                ))}
+              </datalist>
+            </div>
+            <Button type="submit" kind="primary" why={why("groups.update")} busy={act.busy} disabled={name.trim() === ""}>
+              Add
+            </Button>
           </div>
         </Form>
       </section>
