@@ -16,7 +16,8 @@ export const hosts = Number(process.env.CONSOLE_HOSTS ?? 40);
 
 const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
 
-export async function launch(options = {}) {
+/** others: origins beside the control plane's own that a page may be of here. */
+export async function launch({ others = [], ...options } = {}) {
   const profile = await mkdtemp(join(tmpdir(), "console-"));
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: "/usr/bin/chromium",
@@ -37,9 +38,9 @@ export async function launch(options = {}) {
   page.on("pageerror", (e) => complaints.push(String(e)));
   // Whatever a test is about: no page asks anybody but the control plane, and none is held back by the policy of contents. close says so.
   const strays = [];
-  const origin = new URL(url).origin;
-  context.on("request", (r) => /^(https?|wss?):/.test(r.url()) && new URL(r.url()).origin !== origin && strays.push(`asks ${r.url()}`));
-  page.on("websocket", (s) => new URL(s.url()).host !== new URL(url).host && strays.push(`connects to ${s.url()}`));
+  const known = new Set([url, ...others].map((u) => new URL(u).host));
+  context.on("request", (r) => /^(https?|wss?):/.test(r.url()) && !known.has(new URL(r.url()).host) && strays.push(`asks ${r.url()}`));
+  page.on("websocket", (s) => !known.has(new URL(s.url()).host) && strays.push(`connects to ${s.url()}`));
   context.on("console", (m) => /Content Security Policy|^csp: /.test(m.text()) && strays.push(m.text()));
   await context.addInitScript(() => document.addEventListener("securitypolicyviolation", (e) => console.warn(`csp: ${e.violatedDirective} held back ${e.blockedURI || "inline"} at ${e.sourceFile}:${e.lineNumber}`)));
   return {

@@ -174,7 +174,7 @@ test("an administrator invites where people are made", async () => {
 });
 
 test("the sign-in page: another name says so plainly; many providers with long names", async () => {
-  const other = await launch();
+  const other = await launch({ others: [url.replace("localhost", "127.0.0.1")] });
   try {
     const { page } = other;
     await page.goto(url.replace("localhost", "127.0.0.1"));
