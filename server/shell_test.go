@@ -25,10 +25,18 @@ type shells struct {
 	host    string
 	account string
 	key     string
-	machine *terminal.Machine
 }
 
 func (r *running) withShells(t *testing.T) *shells {
+	t.Helper()
+	m := &terminal.Machine{Dir: t.TempDir()}
+	s := r.withHost(t, m.Begin)
+	t.Cleanup(m.Close)
+	return s
+}
+
+// withHost is withShells on a host that does something else when it is ordered one.
+func (r *running) withHost(t *testing.T, begin func(fleet.ShellOrder)) *shells {
 	t.Helper()
 	admin := r.as(r.key)
 	do(t, admin.roles.CreateRole, &v1.CreateRoleRequest{Name: "sheller", Permissions: []string{"shell_sessions.open", "shell_sessions.join", "shell_sessions.*", "hosts.read", "workspaces.read"}})
@@ -36,17 +44,23 @@ func (r *running) withShells(t *testing.T) *shells {
 	do(t, admin.bindings.CreateBinding, &v1.CreateBindingRequest{ServiceAccount: account.Id, Role: "sheller", NotAfter: in(time.Hour)})
 	key := do(t, admin.keys.CreateApiKey, &v1.CreateApiKeyRequest{Name: "ada", ServiceAccount: account.Id, Permissions: []string{"*", "shell_sessions.open", "shell_sessions.join"}}).Secret
 	token := do(t, loopbackv1connect.NewTokenServiceClient(&http.Client{Transport: bearer{r.key, nil, r.client.Transport}}, r.url+"/api").MintToken, &v1.MintTokenRequest{Workspace: "default"})
-	s := &shells{running: r, account: account.Id, key: key, machine: &terminal.Machine{Dir: t.TempDir()}}
+	s := &shells{running: r, account: account.Id, key: key}
 	f := fleet.Run(context.Background(), 1, 1, func(int) *fleet.Agent {
-		return &fleet.Agent{Token: token.Secret, Shell: s.machine.Begin, Patience: 100 * time.Millisecond,
+		return &fleet.Agent{Token: token.Secret, Shell: begin, Patience: 100 * time.Millisecond,
 			Dialer: wire.Dialer{Endpoint: r.url, TLS: trustless(), Anchor: trust.HashAnchor(r.keys.Anchor), Transport: wire.WebSocket}}
 	})
 	t.Cleanup(f.Stop)
-	t.Cleanup(s.machine.Close)
 	if err := f.Wait(t.Context(), func(c fleet.Counts) bool { return c.Linked == 1 }); err != nil {
 		t.Fatal(err)
 	}
 	s.host = f.Agents[0].HostID()
+	for tick := time.Tick(10 * time.Millisecond); do(t, admin.hosts.GetHost, &v1.GetHostRequest{Host: s.host}).State != "managed"; {
+		select {
+		case <-tick:
+		case <-t.Context().Done():
+			t.Fatal("the host is not there")
+		}
+	}
 	return s
 }
 

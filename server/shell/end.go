@@ -83,7 +83,7 @@ func (s *Service) compare(session string, own recording.Head, hosts *recording.H
 		return shell.Disagreed, -1
 	}
 	defer r.Close()
-	if at, err := r.HeadAt(hosts.Events); err == nil && at.Root == hosts.Root {
+	if at, err := r.HeadAt(hosts.Events); err == nil && hosts.Events < own.Events && at.Root == hosts.Root { // a host that has as many and differs in anything else differs
 		return shell.Partial, -1
 	}
 	return shell.Disagreed, -1

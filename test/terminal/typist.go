@@ -191,6 +191,13 @@ func (t *Typist) Ping() {
 	}
 }
 
+// Kill ends the session, for who opened it.
+func (t *Typist) Kill() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tell(t.conn, shell.TellKill, 0, nil)
+}
+
 // Cut ends the connection without a word.
 func (t *Typist) Cut() {
 	t.mu.Lock()
