@@ -108,6 +108,7 @@ var areas = []struct {
 	{"install", (*bench).install},
 	{"console", (*bench).console},
 	{"access", (*bench).access},
+	{"shell", (*bench).shell},
 }
 
 const limit = 29 * time.Minute // for all areas
@@ -121,7 +122,7 @@ func main() {
 		return
 	}
 	b := &bench{}
-	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, audit, install, console or access")
+	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, audit, install, console, access or shell")
 	out := flag.String("out", filepath.Join("bench", "results.json"), "`FILE` for the results")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each figure")
 	flag.IntVar(&b.agents, "agents", 2000, "simulated agents")
@@ -146,7 +147,7 @@ func (b *bench) run(ctx context.Context, area, out string) (err error) {
 	}) bool {
 		return a.name == area
 	}) {
-		return fmt.Errorf("there is no area %q; there are enrolment, link, fleet, storage, audit, install and console", area)
+		return fmt.Errorf("there is no area %q; there are enrolment, link, fleet, storage, audit, install, console, access and shell", area)
 	}
 	if b.root, err = os.Getwd(); err != nil {
 		return err

@@ -96,6 +96,8 @@ func playRival(args []string) error {
 		return serveRaw()
 	case "crowd":
 		return playCrowd()
+	case "shells":
+		return playShells(args[1])
 	case "sqlite":
 		return serveInserts(args[1])
 	default:

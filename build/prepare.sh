@@ -3,7 +3,7 @@
 set -eu
 
 packages='ca-certificates chromium curl debootstrap e2fsprogs git iproute2 iputils-ping jq kmod nftables nginx-light openssl postgresql procps prometheus qemu-system-x86 shellcheck squid systemd-container util-linux
-fonts-dejavu-core gcc libc6-dev busybox qemu-user-static rpm rsyslog rsyslog-gnutls'
+fonts-dejavu-core gcc libc6-dev busybox qemu-user-static openssh-client openssh-server rpm rsyslog rsyslog-gnutls'
 
 missing=
 for p in $packages; do
@@ -25,7 +25,7 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 	mkdir -p /etc/postgresql-common
 	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
-# Nor are nginx, squid, rsyslog and prometheus to start, now or at the next boot: tests start their own, and of prometheus they use
+# Nor are nginx, squid, rsyslog, sshd and prometheus to start, now or at the next boot: tests start their own, and of prometheus they use
 # promtool alone.
 policy=/usr/sbin/policy-rc.d
 if [ -e $policy ]; then policy=; else printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy; fi
@@ -41,3 +41,4 @@ rm -f "$log"
 for service in nginx squid prometheus rsyslog; do
 	case $missing in *" $service"*) systemctl disable "$service" >/dev/null 2>&1 || true ;; esac
 done
+case $missing in *' openssh-server'*) systemctl disable ssh >/dev/null 2>&1 || true ;; esac

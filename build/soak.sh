@@ -34,6 +34,10 @@ area_sinks() { CGO_ENABLED=0 go test -count=1 -v -timeout 1h ./server/sink ./tes
 # CONSOLE_HOSTS and CONSOLE_FOR (seconds) say otherwise. Needs the built console (make build).
 area_console() { CGO_ENABLED=0 go test -count=1 -v -timeout 2h -run '^TestAnOpenPageKeepsNoMore$' ./test/console; }
 
+# A thousand cuts of shells on a real machine, with bytes going both ways: resets, black holes, the control plane and the agent killed.
+# LOOPBACK_CUTS says how many instead.
+area_shell() { CGO_ENABLED=0 go test -count=1 -v -timeout 4h -run '^TestCutsOfAllKinds$' ./test/e2e; }
+
 # Every fuzz target of the module, one after the other.
 area_fuzz() {
 	local package target
@@ -46,7 +50,7 @@ area_fuzz() {
 	done
 }
 
-areas=(fault link storage fleet access audit sinks console fuzz)
+areas=(fault link storage fleet access audit sinks console shell fuzz)
 chosen=${1:-}
 if [ -n "$chosen" ]; then
 	declare -F "area_$chosen" >/dev/null || {
