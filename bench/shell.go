@@ -336,17 +336,18 @@ func opened(ctx context.Context, d *daemon.Daemon, people []string, n int, chang
 	if err != nil {
 		return nil, nil, err
 	}
+	clients := make([]*daemon.Client, len(people)) // and no connection for each session
+	for i := range clients {
+		clients[i] = d.As(people[i])
+	}
 	out := make([]*terminal.Typist, n)
 	ctx, stop := context.WithCancel(ctx)
 	err = each(n, 8, func(i int) error {
-		key := people[i/shell.MaxPerUser]
-		c := d.As(key)
-		defer c.HTTP.CloseIdleConnections()
-		s, err := c.Shells.OpenShell(ctx, connect.NewRequest(&pb.OpenShellRequest{Host: hosts[i%len(hosts)].Id, Reason: "a measurement"}))
+		s, err := clients[i/shell.MaxPerUser].Shells.OpenShell(ctx, connect.NewRequest(&pb.OpenShellRequest{Host: hosts[i%len(hosts)].Id, Reason: "a measurement"}))
 		if err != nil {
 			return err
 		}
-		y := terminal.New(terminal.Way{URL: d.URL, TLS: d.Dialer(wire.WebSocket, 0).TLS, Key: key, Header: http.Header{}}, s.Msg.Id, "own")
+		y := terminal.New(terminal.Way{URL: d.URL, TLS: d.Dialer(wire.WebSocket, 0).TLS, Key: people[i/shell.MaxPerUser], Header: http.Header{}}, s.Msg.Id, "own")
 		if change != nil {
 			change(i, y)
 		}

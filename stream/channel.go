@@ -120,6 +120,25 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Await waits until Next returns at once: for who would hold no memory to read into while there is nothing to read.
+func (r *Reader) Await(ctx context.Context) error {
+	e := r.end
+	for {
+		e.mu.Lock()
+		ready := r.ring.size > 0 || r.ended || r.stopped || e.over != nil
+		e.mu.Unlock()
+		if ready {
+			return nil
+		}
+		select {
+		case <-r.data:
+		case <-e.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Next reads at least one byte without acknowledging it. After the channel's last byte it returns io.EOF, when the session
 // is over its reason, each behind what was received before.
 func (r *Reader) Next(ctx context.Context, p []byte) (int, error) {

@@ -1,6 +1,12 @@
 package stream
 
-// ring holds the bytes from base to end of a channel. It grows as it fills, and gives large memory back when it is empty.
+import (
+	"math/bits"
+	"sync"
+)
+
+// ring holds the bytes from base to end of a channel. It grows as it fills, and holds no memory while it is empty: most channels of most
+// sessions are empty most of the time.
 type ring struct {
 	base uint64
 	data []byte // circular; its length is the capacity
@@ -8,10 +14,23 @@ type ring struct {
 	size int
 }
 
-const (
-	ringFirst = 4 << 10
-	ringKept  = 64 << 10 // capacity that an empty ring may keep
-)
+const ringFirst = 4 << 10
+
+// rings are what others have given back, by capacity: ringFirst, twice that, and so on up to MaxWindow.
+var rings [13]sync.Pool
+
+func takeRing(capacity int) []byte {
+	if b, ok := rings[bits.TrailingZeros(uint(capacity/ringFirst))].Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, capacity)
+}
+
+func giveRing(b []byte) {
+	if len(b) > 0 {
+		rings[bits.TrailingZeros(uint(len(b)/ringFirst))].Put(&b)
+	}
+}
 
 func (r *ring) end() uint64 { return r.base + uint64(r.size) }
 
@@ -22,8 +41,9 @@ func (r *ring) append(p []byte) {
 		for capacity < need {
 			capacity *= 2
 		}
-		grown := make([]byte, capacity)
+		grown := takeRing(capacity)
 		r.copyTo(grown[:r.size], r.base)
+		giveRing(r.data)
 		r.data, r.head = grown, 0
 	}
 	at := (r.head + r.size) % len(r.data)
@@ -50,10 +70,8 @@ func (r *ring) trim(offset uint64) {
 	}
 	r.base, r.size = offset, r.size-n
 	if r.size == 0 {
-		r.head = 0
-		if len(r.data) > ringKept {
-			r.data = nil
-		}
+		giveRing(r.data)
+		r.head, r.data = 0, nil
 		return
 	}
 	r.head = (r.head + n) % len(r.data)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -15,6 +16,11 @@ import (
 
 // conclude compares the recordings and writes the session's end.
 func (l *live) conclude(reason string) {
+	asking, stop := context.WithCancel(l.over)
+	var closing sync.WaitGroup
+	closing.Go(func() { l.closing(asking) }) // only now: a session that runs keeps nobody waiting for its end
+	defer closing.Wait()
+	defer stop()
 	deadline := time.NewTimer(headWithin)
 	defer deadline.Stop()
 	if reason != "" {

@@ -86,7 +86,6 @@ func (l *live) run() {
 	work.Go(l.sync)
 	work.Go(l.confirm)
 	work.Go(l.guard)
-	work.Go(l.closing)
 	reason := l.record()
 	if !l.left.Load() {
 		l.conclude(reason)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/loopbackd/loopback/fault"
@@ -18,10 +19,12 @@ import (
 func (l *live) record() (reason string) {
 	in := l.end.Reader(shell.Events(l.life))
 	var buffer []byte
-	chunk := make([]byte, 32<<10)
 	for {
-		n, err := in.Next(l.over, chunk)
+		_ = in.Await(l.over) // what ends it, Next says
+		chunk := chunks.Get().(*[chunkSize]byte)
+		n, err := in.Next(l.over, chunk[:])
 		buffer = append(buffer, chunk[:n]...)
+		chunks.Put(chunk)
 		used := 0
 		for {
 			e, size, bad := recording.ParseFrame(buffer[used:])
@@ -61,6 +64,11 @@ func (l *live) record() (reason string) {
 		}
 	}
 }
+
+// chunks are what is read into.
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+const chunkSize = 32 << 10
 
 // add records an event and notes what it says.
 func (l *live) add(e recording.Event) error {
@@ -168,9 +176,9 @@ func (l *live) confirm() {
 }
 
 // closing takes the head of the host's recording. It is acknowledged by conclude: until then another end may have to ask for it.
-func (l *live) closing() {
+func (l *live) closing(ctx context.Context) {
 	in := l.end.Reader(shell.Closing)
-	b, err := io.ReadAll(io.LimitReader(readerContext{l.over, in}, 4<<10))
+	b, err := io.ReadAll(io.LimitReader(readerContext{ctx, in}, 4<<10))
 	var h recording.Head
 	if err != nil || json.Unmarshal(b, &h) != nil || h.Session != l.id() {
 		return
