@@ -33,6 +33,7 @@ import (
 
 	"github.com/loopbackd/loopback/agent/config"
 	"github.com/loopbackd/loopback/agent/exec"
+	"github.com/loopbackd/loopback/agent/file"
 	"github.com/loopbackd/loopback/agent/inventory"
 	"github.com/loopbackd/loopback/agent/link"
 	"github.com/loopbackd/loopback/agent/settings"
@@ -40,6 +41,7 @@ import (
 	"github.com/loopbackd/loopback/agent/status"
 	"github.com/loopbackd/loopback/agent/systemd"
 	"github.com/loopbackd/loopback/agent/witness"
+	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
 )
@@ -71,6 +73,8 @@ type Options struct {
 	Troubles func() []host.Trouble
 
 	Runner exec.Runner // of commands; nil: systemd's, or a plain one where that does not run
+	// Files says how files are carried; what the agent knows itself it fills in. The zero value has the agent do it.
+	Files file.Options
 	// Shell begins a shell, or says why it does not. Nil: there are none on this host.
 	Shell func(ctx context.Context, o link.ShellOrder) error
 
@@ -95,6 +99,7 @@ type Agent struct {
 	sections *sections
 	link     *link.Client
 	orders   *exec.Executor
+	files    *file.Launcher
 
 	mu        sync.Mutex
 	identity  state.Identity // guarded by mu
@@ -145,6 +150,8 @@ func (a *Agent) assemble() (err error) {
 	}
 	a.sections.uplink, a.sections.applied = a.link, a.tellHealth
 	a.orders = exec.New(exec.Options{Dir: filepath.Join(o.StateDir, "orders"), Allow: o.Config.Allow, Now: a.link.Now, Log: a.log, Runner: o.Runner})
+	o.Files.Allow, o.Files.Now, o.Files.Log, o.Files.Notes = o.Config.Allow, a.link.Now, a.log, filepath.Join(o.StateDir, "files")
+	a.files = file.NewLauncher(o.Files)
 	return a.sections.load()
 }
 
@@ -195,6 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.Info("the agent stops")
 	a.orders.Close()
+	a.files.Close()
 	stop()
 	running.Wait()
 	return nil
@@ -295,6 +303,11 @@ func (a *Agent) Delta(d section.Delta) { a.sections.delta(d) }
 
 // Order is for package link.
 func (a *Agent) Order(o link.Order) {
+	if o.File != nil {
+		a.files.Order(file.Order{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Task: *o.File, Stream: o.Stream, Credential: o.Credential, Endpoint: o.Endpoint, Dial: o.Dial},
+			func(why *fault.Error) { a.link.OrderRefused(o.ID, why) })
+		return
+	}
 	a.orders.Order(exec.Order{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Command: o.Exec, Stdin: o.Stdin, Dial: o.Dial}, func(r exec.Report) {
 		if r.State == exec.Refused {
 			a.link.OrderRefused(r.ID, r.Fault)

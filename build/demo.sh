@@ -80,8 +80,8 @@ demo_key() {
 	{
 		loopback service-account create demo
 		loopback binding create --service-account demo --role owner --everywhere
-		loopback role create demo-commands --permission exec.run
-	} >/dev/null && lend >/dev/null && loopback apikey create demo --service-account demo --permission '*' --permission exec.run --ttl 30d
+		loopback role create demo-commands --permission exec.run --permission file.put --permission file.get
+	} >/dev/null && lend >/dev/null && loopback apikey create demo --service-account demo --permission '*' --permission exec.run --permission file.put --permission file.get --ttl 30d
 }
 
 lend() { loopback binding create --service-account demo --role demo-commands --everywhere --not-after 23h --description "commands on the demo's hosts"; }
@@ -99,7 +99,7 @@ enrol() {
 	local minted token command
 	minted=$(loopback token mint --max-uses 1 --ttl 15m --description "demo: $1" -o json)
 	token=$(jq -r .secret <<<"$minted")
-	command="$(jq -r .installCommand <<<"$minted") -s -- --allow-exec"
+	command="$(jq -r .installCommand <<<"$minted") -s -- --allow-exec --allow-files"
 	# The token travels on standard input and in the environment, never in arguments.
 	if ! lab exec demo "$1" -- sh -c "LOOPBACK_TOKEN=\$(cat) && export LOOPBACK_TOKEN && $command" <<<"$token" >"$state/$1.log" 2>&1; then
 		cat "$state/$1.log" >&2

@@ -179,7 +179,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 		return about.Help()
 	}})
 	root.SetFlagErrorFunc(a.flagError)
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
 		if a.flags.timeout < 0 {
 			return usage("--timeout is %s; give a span of time like 30s", a.flags.timeout)
 		}
@@ -187,12 +187,15 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 		case "table", "json", "yaml":
 			return nil
 		}
+		if c.Annotations[outputIsFile] != "" {
+			return nil
+		}
 		return usage("the output format is %q; it is table, json or yaml", a.flags.output)
 	}
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.orgCommand(), a.projectCommand(), a.workspaceCommand(),
-		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.settingsCommand(), a.operationCommand(),
+		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.fileCommand(), a.settingsCommand(), a.operationCommand(),
 		a.releaseCommand(), a.apiKeyCommand(), a.auditCommand(), a.sinkCommand(), a.replicaCommand(),
 		a.userCommand(), a.groupCommand(), a.serviceAccountCommand(), a.roleCommand(), a.bindingCommand(), a.grantCommand(), a.grantPolicyCommand(), a.reviewCommand(), a.accessCommand(), a.signInCommand(), a.passkeyCommand(), a.invitationCommand(), a.providerCommand(),
 		a.shellCommand(), a.sessionCommand(),

@@ -36,6 +36,7 @@ type api struct {
 	hosts         loopbackv1connect.HostServiceClient
 	operations    loopbackv1connect.OperationServiceClient
 	execs         loopbackv1connect.ExecServiceClient
+	files         loopbackv1connect.FileServiceClient
 	sessions      loopbackv1connect.SessionServiceClient
 	keys          loopbackv1connect.ApiKeyServiceClient
 	audit         loopbackv1connect.AuditServiceClient
@@ -107,6 +108,7 @@ func newAPI(s account, version string) (*api, error) {
 		hosts:         loopbackv1connect.NewHostServiceClient(c, u, o),
 		operations:    loopbackv1connect.NewOperationServiceClient(c, u, o),
 		execs:         loopbackv1connect.NewExecServiceClient(c, u, o),
+		files:         loopbackv1connect.NewFileServiceClient(c, u, o),
 		sessions:      loopbackv1connect.NewSessionServiceClient(c, u, o),
 		keys:          loopbackv1connect.NewApiKeyServiceClient(c, u, o),
 		audit:         loopbackv1connect.NewAuditServiceClient(c, u, o),

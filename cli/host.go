@@ -15,7 +15,7 @@ import (
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "Hosts: the servers of the fleet",
 		a.hostList(), a.hostShow(), a.hostWatch(), a.hostWait(), a.hostLabel(), a.hostAdd(), a.hostMove(),
-		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostSettle(), a.hostRemove())
+		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostSettle(), a.hostDiagnose(), a.hostRemove())
 }
 
 func (a *app) hostList() *cobra.Command {

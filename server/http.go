@@ -40,6 +40,7 @@ func (s *Server) handler() http.Handler {
 		Audit:           rpc.Audit{Service: s.audit, Retention: s.retention, Ledger: s.ledger, Witnesses: s.witnesses},
 		Changes:         rpc.Changes{Service: s.changes},
 		Execs:           rpc.Execs{Service: s.execs},
+		Files:           rpc.Files{Service: s.files},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Invitations:     rpc.Invitations{Service: s.invitations, Passkeys: s.passkeys, PublicURL: s.options.Settings.PublicURL, Now: s.options.Clock, Refused: s.credentials.uninvited},
 		Operations:      rpc.Operations{Service: s.jobs},
@@ -78,6 +79,7 @@ func (s *Server) handler() http.Handler {
 	all.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
 	all.Handle(wire.StreamPath, s.streams)
 	all.Handle("GET /shell/v1/{session}", s.sessions.Wrap(rpc.Terminal(s.shellService(replicaShells{s}), options)))
+	all.Handle("/file/v1/{transfer}", s.sessions.Wrap(rpc.Bytes(s.files, s.credentials, options)))
 	all.Handle("/", patient{s.options.Settings.Limits.ReadTimeout, s.options.Settings.Limits.WriteTimeout, s.meters.cut}.handler(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=31536000")

@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -13,6 +15,7 @@ import (
 	rules "github.com/loopbackd/loopback/server/access"
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/exec"
+	"github.com/loopbackd/loopback/server/file"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/link"
@@ -162,9 +165,40 @@ func adopt(e *exec.Service) stream.Adopter {
 	}
 }
 
+// fileLinks give the files the hub.
+type fileLinks struct {
+	links
+	replica string
+	streams *stream.Service
+}
+
+var _ file.Links = fileLinks{}
+
+func (l fileLinks) Order(hostID string, o file.Order) bool {
+	name := l.streams.Name(o.ID)
+	if o.Replica != l.replica {
+		name = o.ID + "." + shortName(o.Replica)
+	}
+	task, err := json.Marshal(o.Task)
+	return err == nil && l.hub.Order(hostID, link.Task{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Stream: name, Credential: o.Credential, File: task})
+}
+
+// fileStreams give them the streams.
+type fileStreams struct{ *stream.Service }
+
+var _ file.Streams = fileStreams{}
+
+func (s fileStreams) Expect(e file.Session) (forget func()) {
+	return s.Service.Expect(stream.Session{ID: e.ID, HostID: e.HostID, End: e.End, Authorise: e.Authorise})
+}
+
 // ordered hands a host's word on an order to whom it is about.
 func (s *Server) ordered(r link.OrderReport) {
 	why := fault.New(fault.Precondition, r.Code, "%s", r.Message)
 	why.Hint = r.Hint
+	if strings.HasPrefix(r.ID, "fto_") {
+		s.files.Reported(r.HostID, r.ID, why)
+		return
+	}
 	s.execs.Reported(r.HostID, r.ID, r.State, r.ExitCode, why)
 }

@@ -38,6 +38,7 @@ import (
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/server/file"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
 	"github.com/loopbackd/loopback/server/host"
@@ -131,6 +132,7 @@ type Server struct {
 	hosts       *host.Service
 	expiry      *host.Expiry
 	execs       *exec.Service
+	files       *file.Service
 	settings    *settings.Service
 	jobs        *operation.Service
 	worker      *operation.Worker
@@ -351,6 +353,9 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Policy: s.policy, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
 	})
 	s.streams.Adopt(adopt(s.execs))
+	s.files = file.NewService(storage.Bind[file.Reader, file.Tx](s.db), s.tenants, s.hosts, s.directory, fileLinks{links{s.hub}, s.replica, s.streams}, fileStreams{s.streams}, file.Options{
+		Policy: s.policy, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
+	})
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s}, shell.Options{

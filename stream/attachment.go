@@ -199,6 +199,7 @@ func (a *Attachment) resume(f frame) error {
 			return e.violated(ErrGone)
 		}
 		w.again = max(w.again, m.received)
+		w.consumed = max(w.consumed, m.consumed)
 		w.ring.trim(min(max(m.consumed, w.ring.base), w.ring.end()))
 		if m.received > w.ring.end() {
 			w.ring.trim(w.ring.end())
@@ -249,6 +250,7 @@ func (a *Attachment) ack(f frame) error {
 		return e.violated(ErrMalformed)
 	}
 	if f.offset > w.ring.base {
+		w.consumed = max(w.consumed, f.offset)
 		w.ring.trim(min(f.offset, w.ring.end()))
 		notify(w.room)
 	}

@@ -13,14 +13,15 @@ type Writer struct {
 	room    chan struct{} // holds one when a blocked Write should look again
 
 	// Guarded by End.mu.
-	ring    ring   // from what the peer has consumed to what was written
-	again   uint64 // the peer has received up to here from a writer before this one
-	sent    uint64 // on the attachment that stands
-	limit   uint64 // granted by the peer
-	closed  bool
-	endSent bool
-	endRead bool // the peer has consumed the end
-	stopped bool
+	ring     ring   // from what the peer has consumed to what was written
+	consumed uint64 // by the peer
+	again    uint64 // the peer has received up to here from a writer before this one
+	sent     uint64 // on the attachment that stands
+	limit    uint64 // granted by the peer
+	closed   bool
+	endSent  bool
+	endRead  bool // the peer has consumed the end
+	stopped  bool
 }
 
 // Write takes all of p, waiting while the ring is full or the peer grants nothing. It fails with ErrStopped once the peer
@@ -67,6 +68,13 @@ func (w *Writer) WriteContext(ctx context.Context, p []byte) (taken int, err err
 			return taken, ctx.Err()
 		}
 	}
+}
+
+// Consumed is up to where the peer has consumed what was written, for good.
+func (w *Writer) Consumed() uint64 {
+	w.end.mu.Lock()
+	defer w.end.mu.Unlock()
+	return w.consumed
 }
 
 // Room tells how many bytes Write would take without waiting.

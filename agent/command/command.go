@@ -45,6 +45,7 @@ func commands() []command {
 		{"status", "show how the agent on this host is", showStatus},
 		{"doctor", "find out what stands in the agent's way, and what to change", runDoctor},
 		{"shell-host", "keep one shell session (the agent starts it)", runShellHost},
+		{"file-host", "carry one file (the agent starts it)", runFileHost},
 		{"uninstall", "stop the agent and remove what install made", runUninstall},
 		{"version", "print the version", printVersion},
 	}

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -9,6 +10,7 @@ import (
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/file"
 	"github.com/loopbackd/loopback/stream"
 )
 
@@ -19,7 +21,13 @@ type Order struct {
 	Grant    string
 	Exec     exec.Command
 	Stdin    bool
+	File     *file.Task                                 // in place of a command
 	Dial     func(context.Context) (stream.Conn, error) // of its stream
+
+	// The same for another process.
+	Stream     string
+	Credential []byte
+	Endpoint   string
 }
 
 // clock is the control plane's, as it was when it was last heard.
@@ -48,11 +56,18 @@ func (c *Client) setClock(t *timestamppb.Timestamp) {
 // order hands an order to the host. Tasks of a newer control plane are refused.
 func (s *session) order(m *pb.Order) {
 	task := m.GetExec()
+	var moved *file.Task
+	if f := m.GetFile(); f != nil {
+		moved = new(file.Task)
+		if json.Unmarshal(f.GetTask(), moved) != nil {
+			moved = nil
+		}
+	}
 	switch {
 	case s.standing != Managed:
 		s.OrderRefused(m.GetId(), errStanding)
 		return
-	case task == nil || len(task.GetArguments()) == 0 || !m.GetNotAfter().IsValid():
+	case moved == nil && len(task.GetArguments()) == 0, !m.GetNotAfter().IsValid():
 		s.OrderRefused(m.GetId(), errTask)
 		return
 	}
@@ -62,6 +77,7 @@ func (s *session) order(m *pb.Order) {
 	dialer := NewStreamDialer(s.options.Config, known, s.Status().Endpoint, m.GetStream(), m.GetId(), m.GetCredential())
 	s.options.Host.Order(Order{
 		ID: m.GetId(), NotAfter: m.GetNotAfter().AsTime(), Grant: m.GetGrant(), Stdin: task.GetStdin(), Dial: dialer.Dial,
+		File: moved, Stream: m.GetStream(), Credential: m.GetCredential(), Endpoint: s.Status().Endpoint,
 		Exec: exec.Command{Arguments: task.GetArguments(), Shell: task.GetShell(), User: task.GetUser(), Timeout: task.GetTimeout().AsDuration()},
 	})
 }

@@ -28,6 +28,7 @@ const (
 	APIKey       Kind = "api_key"
 	Release      Kind = "release"
 	Exec         Kind = "exec"      // a command on hosts, or what came of it
+	File         Kind = "file"      // a file on its way to or from a host
 	Principal    Kind = "principal" // a user or a service account
 	Group        Kind = "group"
 	Role         Kind = "role"

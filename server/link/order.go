@@ -19,6 +19,7 @@ type Task struct {
 	Stream     string
 	Credential []byte
 	Exec       exec.Command
+	File       []byte // file.Task as JSON, in place of a command
 }
 
 // OrderReport is a host's word on an order that led to no stream.
@@ -50,12 +51,15 @@ func (h *Hub) Order(hostID string, o Task) bool {
 	if p.over || !p.seated || p.aside.Load() || len(p.outbox.orders) >= maxOrders {
 		return false
 	}
-	p.outbox.orders = append(p.outbox.orders, &pb.Order{
-		Id: o.ID, NotAfter: timestamppb.New(o.NotAfter), Grant: o.Grant, Stream: o.Stream, Credential: o.Credential,
-		Task: &pb.Order_Exec{Exec: &pb.ExecTask{
+	m := &pb.Order{Id: o.ID, NotAfter: timestamppb.New(o.NotAfter), Grant: o.Grant, Stream: o.Stream, Credential: o.Credential}
+	if o.File != nil {
+		m.Task = &pb.Order_File{File: &pb.FileTask{Task: o.File}}
+	} else {
+		m.Task = &pb.Order_Exec{Exec: &pb.ExecTask{
 			Arguments: o.Exec.Arguments, Shell: o.Exec.Shell, User: o.Exec.User, Timeout: durationpb.New(o.Exec.Timeout), Stdin: len(o.Exec.Stdin) > 0,
-		}},
-	})
+		}}
+	}
+	p.outbox.orders = append(p.outbox.orders, m)
 	p.schedule()
 	return true
 }

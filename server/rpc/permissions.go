@@ -5,6 +5,7 @@ import (
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/exec"
+	"github.com/loopbackd/loopback/file"
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/invitation"
@@ -63,6 +64,11 @@ var Permissions = []Permission{
 	{exec.Start, "run commands on hosts; needs a reason and is given for a time only"},
 	{exec.Read, "see what commands were run, and what they wrote"},
 	{exec.Cancel, "end commands that others started"},
+	{file.Put, "put files on hosts; tier 0: named in a role and given for a time only; needs a reason"},
+	{file.Get, "get files from hosts, as root reads them; tier 0; needs a reason"},
+	{file.Read, "see which files were put and got, where, by whom and why"},
+	{file.Cancel, "end transfers of files that others began"},
+	{file.Diagnose, "have hosts tell what they know of themselves, without secrets"},
 	{operation.Read, "see operations and wait for them"},
 	{operation.Cancel, "cancel operations"},
 	{release.Read, "see the catalogue of releases and the install command"},

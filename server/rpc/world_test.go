@@ -17,6 +17,7 @@ import (
 	act "github.com/loopbackd/loopback/audit"
 	ran "github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
+	carried "github.com/loopbackd/loopback/file"
 	lent "github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
@@ -34,6 +35,7 @@ import (
 	"github.com/loopbackd/loopback/server/change"
 	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/feed"
+	files "github.com/loopbackd/loopback/server/file"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
 	machines "github.com/loopbackd/loopback/server/host"
@@ -127,6 +129,7 @@ func newWorld(t *testing.T) *world {
 		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Execs:  rpc.Execs{Service: exec.NewService(storage.Bind[exec.Reader, exec.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinked{}, unlinked{}, exec.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
+		Files:  rpc.Files{Service: files.NewService(storage.Bind[files.Reader, files.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinkedFiles{}, unlinkedFiles{}, files.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
 		Shells: rpc.Shells{Service: shells(t, p, policies, rules)},
 		Roles:  rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
@@ -216,6 +219,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	session := held.Session{Meta: place.Meta{ID: id.New("ses", w.plane.Clock.Now()), Name: name}, Scope: at, HostID: machine.ID, HostName: name, Principal: user.ID, Who: name,
 		Reason: name, State: held.Ended, EndReason: name, Replica: "here"}
 	run := ran.Run{Meta: place.Meta{ID: id.New("exe", w.plane.Clock.Now()), Name: name}, Scope: at, Command: ran.Command{Arguments: []string{name}}, State: ran.Succeeded}
+	moved := carried.Transfer{Meta: place.Meta{ID: id.New("file", w.plane.Clock.Now()), Name: "/" + name}, Scope: at, HostID: machine.ID, HostName: name,
+		Task: carried.Task{Kind: carried.ToHost, Path: "/" + name}, State: carried.Succeeded}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -272,6 +277,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutExec(t.Context(), run); err != nil {
 			return err
 		}
+		if _, err := tx.PutFileTransfer(t.Context(), moved); err != nil {
+			return err
+		}
 		if _, err := tx.PutWitness(t.Context(), remembered.Stored{HostID: machine.ID, Scope: at, Log: 1, Size: 1, Step: remembered.Step{Key: "k", Checkpoint: "c"}}); err != nil {
 			return err
 		}
@@ -301,6 +309,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"review":       {"id": look.ID},
 		"session":      {"id": session.ID},
 		"run":          {"id": run.ID},
+		"transfer":     {"id": moved.ID},
 		"idp":          {"id": login.ID, "name": name},
 	}
 }
@@ -345,8 +354,14 @@ func shells(t *testing.T, p *plane.Plane, s *policy.Service, rules *access.Polic
 // unlinked reaches no host.
 type unlinked struct{}
 
-func (unlinked) Online(string) bool                  { return false }
-func (unlinked) Holds(string) bool                   { return false }
+func (unlinked) Online(string) bool { return false }
+func (unlinked) Holds(string) bool  { return false }
+
+type unlinkedFiles struct{ unlinked }
+
+func (unlinkedFiles) Order(string, files.Order) bool       { return false }
+func (unlinkedFiles) Expect(files.Session) (forget func()) { return func() {} }
+
 func (unlinked) Order(string, exec.Order) bool       { return false }
 func (unlinked) Name(id string) string               { return id }
 func (unlinked) Credential(string) []byte            { return nil }

@@ -35,6 +35,7 @@ type Client struct {
 	Offers     loopbackv1connect.GrantPolicyServiceClient
 	Execs      loopbackv1connect.ExecServiceClient
 	Shells     loopbackv1connect.ShellServiceClient
+	Files      loopbackv1connect.FileServiceClient
 
 	Anchor    trust.AnchorHash // whom agents are to trust
 	Workspace string           // the default one
@@ -76,7 +77,9 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Sinks:    loopbackv1connect.NewSinkServiceClient(h, u),
 		Accounts: loopbackv1connect.NewServiceAccountServiceClient(h, u), Bindings: loopbackv1connect.NewBindingServiceClient(h, u),
 		Roles: loopbackv1connect.NewRoleServiceClient(h, u), Grants: loopbackv1connect.NewGrantServiceClient(h, u), Offers: loopbackv1connect.NewGrantPolicyServiceClient(h, u),
-		Execs: loopbackv1connect.NewExecServiceClient(h, u), Shells: loopbackv1connect.NewShellServiceClient(h, u),
+		Shells:    loopbackv1connect.NewShellServiceClient(h, u),
+		Execs:     loopbackv1connect.NewExecServiceClient(h, u),
+		Files:     loopbackv1connect.NewFileServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}
 }

@@ -59,6 +59,8 @@ type Agent struct {
 	Shell func(o ShellOrder)
 	// Inventory is what it tells of its machine, once; nil: a plain Debian.
 	Inventory *pb.Inventory
+	// Ceiling is what the machine allows; nil: no more than shells, where it has any.
+	Ceiling *pb.Ceiling
 	// Old agents are of a build that knows no challenge.
 	Old bool
 	// Met is what stood in the agent's way, as it says once it got through; nil: nothing did.
@@ -131,7 +133,7 @@ func (a *Agent) Enrol(ctx context.Context) error {
 	inventory, _ := a.inventory()
 	if err := send(ctx, c, &pb.AgentFrame{Body: &pb.AgentFrame_Enrol{Enrol: &pb.Enrol{
 		Token: a.Token, Proof: wire.SignProof(a.Key, wire.RoleEnrol, "", c.Hash()), HostName: a.Name,
-		AgentVersion: a.Version, Inventory: inventory, Ceiling: &pb.Ceiling{Shell: a.Shell != nil},
+		AgentVersion: a.Version, Inventory: inventory, Ceiling: a.ceiling(),
 	}}}); err != nil {
 		return err
 	}
@@ -288,7 +290,7 @@ func (s *Session) Serve(ctx context.Context) error {
 func (s *Session) sendInventory(ctx context.Context) error {
 	inventory, digest := s.agent.inventory()
 	return send(ctx, s.Conn, &pb.AgentFrame{Body: &pb.AgentFrame_Inventory{Inventory: &pb.InventoryReport{
-		Inventory: inventory, Ceiling: &pb.Ceiling{Shell: s.agent.Shell != nil}, Digest: digest}}})
+		Inventory: inventory, Ceiling: s.agent.ceiling(), Digest: digest}}})
 }
 
 // Goodbye leaves on purpose.
@@ -391,4 +393,11 @@ func receive(ctx context.Context, c *wire.Conn) (*pb.ServerFrame, error) {
 		return nil, &Refused{e, r.GetFinal()}
 	}
 	return &f, nil
+}
+
+func (a *Agent) ceiling() *pb.Ceiling {
+	if a.Ceiling == nil {
+		return &pb.Ceiling{Shell: a.Shell != nil}
+	}
+	return a.Ceiling
 }

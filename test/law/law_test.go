@@ -19,7 +19,7 @@ const module = "github.com/loopbackd/loopback/"
 
 // nouns are the packages that say what a thing is. They know the standard library and each other, nothing else.
 var nouns = []string{
-	"access", "apikey", "audit", "durable", "exec", "fault", "grant", "host", "id", "invitation", "label", "ledger", "operation", "passkey", "policy", "principal", "provider", "query", "release", "replica",
+	"access", "apikey", "audit", "durable", "exec", "fault", "file", "grant", "host", "id", "invitation", "label", "ledger", "operation", "passkey", "policy", "principal", "provider", "query", "release", "replica",
 	"review", "secret", "section", "settings", "signin", "sink", "stream", "tenant", "token", "trust", "webhook", "witness",
 	"recording", "shell",
 }
@@ -55,19 +55,20 @@ var rules = map[string]struct {
 	"server":               {may: []string{"nouns", "server/feed", "server/recent"}}, // every slice: nouns, the order of changes, and what was read lately
 
 	// A module of the agent makes the machine match a section: it knows nouns and what is stored on the host, not who sent it.
-	"agent":         {may: []string{"nouns", "agent/state", "agent/config", "agent/packaged"}},
-	"agent/link":    {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
-	"agent/doctor":  {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
-	"agent/command": {may: []string{"nouns", "agent"}},                                                     // assembles
-	"cli":           {may: []string{"nouns", "api", "wire", "release/publish", "release/pack", "release/sbom", "release/mirror"}},
-	"api":           {may: []string{"api"}},
-	"test":          {may: []string{""}},
-	"bench":         {may: []string{""}},
-	"docs":          {may: []string{"api", "cli"}},
-	"tools":         {may: []string{"api"}},
-	"web":           {may: []string{}}, // embeds what was built
-	"cmd/loopback":  {may: []string{"cli"}},
-	"cmd/loopbackd": {may: []string{"server", "nouns"}},
+	"agent":          {may: []string{"nouns", "agent/state", "agent/config", "agent/packaged"}},
+	"agent/link":     {may: []string{"nouns", "api", "wire", "agent/state", "agent/config"}},
+	"agent/doctor":   {may: []string{"nouns", "agent/state", "agent/config", "agent/status", "agent/link"}}, // tries what the link would
+	"agent/diagnose": {may: []string{"nouns", "agent/doctor", "agent/status"}},                              // gathers what both say
+	"agent/command":  {may: []string{"nouns", "agent"}},                                                     // assembles
+	"cli":            {may: []string{"nouns", "api", "wire", "release/publish", "release/pack", "release/sbom", "release/mirror"}},
+	"api":            {may: []string{"api"}},
+	"test":           {may: []string{""}},
+	"bench":          {may: []string{""}},
+	"docs":           {may: []string{"api", "cli"}},
+	"tools":          {may: []string{"api"}},
+	"web":            {may: []string{}}, // embeds what was built
+	"cmd/loopback":   {may: []string{"cli"}},
+	"cmd/loopbackd":  {may: []string{"server", "nouns"}},
 }
 
 // exact are packages whose rule holds for themselves only, not for what lies beneath.

@@ -2724,6 +2724,7 @@ type Order struct {
 	// Types that are valid to be assigned to Task:
 	//
 	//	*Order_Exec
+	//	*Order_File
 	Task          isOrder_Task `protobuf_oneof:"task"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2810,6 +2811,15 @@ func (x *Order) GetExec() *ExecTask {
 	return nil
 }
 
+func (x *Order) GetFile() *FileTask {
+	if x != nil {
+		if x, ok := x.Task.(*Order_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
 type isOrder_Task interface {
 	isOrder_Task()
 }
@@ -2818,7 +2828,13 @@ type Order_Exec struct {
 	Exec *ExecTask `protobuf:"bytes,6,opt,name=exec,proto3,oneof"`
 }
 
+type Order_File struct {
+	File *FileTask `protobuf:"bytes,20,opt,name=file,proto3,oneof"`
+}
+
 func (*Order_Exec) isOrder_Task() {}
+
+func (*Order_File) isOrder_Task() {}
 
 type ExecTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2896,6 +2912,51 @@ func (x *ExecTask) GetStdin() bool {
 	return false
 }
 
+type FileTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// file.Task as JSON.
+	Task          []byte `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileTask) Reset() {
+	*x = FileTask{}
+	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileTask) ProtoMessage() {}
+
+func (x *FileTask) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileTask.ProtoReflect.Descriptor instead.
+func (*FileTask) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *FileTask) GetTask() []byte {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
 // What became of an order that leads to no stream: it was refused, or was known. A host that takes it dials the stream.
 type OrderReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2912,7 +2973,7 @@ type OrderReport struct {
 
 func (x *OrderReport) Reset() {
 	*x = OrderReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	mi := &file_loopback_v1_link_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +2985,7 @@ func (x *OrderReport) String() string {
 func (*OrderReport) ProtoMessage() {}
 
 func (x *OrderReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	mi := &file_loopback_v1_link_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +2998,7 @@ func (x *OrderReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderReport.ProtoReflect.Descriptor instead.
 func (*OrderReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{36}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OrderReport) GetId() string {
@@ -2992,7 +3053,7 @@ type ShellOrder struct {
 
 func (x *ShellOrder) Reset() {
 	*x = ShellOrder{}
-	mi := &file_loopback_v1_link_proto_msgTypes[37]
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3065,7 @@ func (x *ShellOrder) String() string {
 func (*ShellOrder) ProtoMessage() {}
 
 func (x *ShellOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[37]
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3078,7 @@ func (x *ShellOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellOrder.ProtoReflect.Descriptor instead.
 func (*ShellOrder) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{37}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShellOrder) GetSession() string {
@@ -3069,7 +3130,7 @@ type ShellAnswer struct {
 
 func (x *ShellAnswer) Reset() {
 	*x = ShellAnswer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	mi := &file_loopback_v1_link_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3142,7 @@ func (x *ShellAnswer) String() string {
 func (*ShellAnswer) ProtoMessage() {}
 
 func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	mi := &file_loopback_v1_link_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3155,7 @@ func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellAnswer.ProtoReflect.Descriptor instead.
 func (*ShellAnswer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShellAnswer) GetSession() string {
@@ -3341,7 +3402,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"credential\x18\x02 \x01(\fR\n" +
 	"credential\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\fR\binstance\"\x0e\n" +
-	"\fStreamOpened\"\xd3\x01\n" +
+	"\fStreamOpened\"\x80\x02\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x14\n" +
@@ -3350,14 +3411,17 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\n" +
 	"credential\x18\x05 \x01(\fR\n" +
 	"credential\x12+\n" +
-	"\x04exec\x18\x06 \x01(\v2\x15.loopback.v1.ExecTaskH\x00R\x04execB\x06\n" +
+	"\x04exec\x18\x06 \x01(\v2\x15.loopback.v1.ExecTaskH\x00R\x04exec\x12+\n" +
+	"\x04file\x18\x14 \x01(\v2\x15.loopback.v1.FileTaskH\x00R\x04fileB\x06\n" +
 	"\x04task\"\x9d\x01\n" +
 	"\bExecTask\x12\x1c\n" +
 	"\targuments\x18\x01 \x03(\tR\targuments\x12\x14\n" +
 	"\x05shell\x18\x02 \x01(\bR\x05shell\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\tR\x04user\x123\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
-	"\x05stdin\x18\x05 \x01(\bR\x05stdin\"\x9c\x01\n" +
+	"\x05stdin\x18\x05 \x01(\bR\x05stdin\"\x1e\n" +
+	"\bFileTask\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\fR\x04task\"\x9c\x01\n" +
 	"\vOrderReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
@@ -3392,7 +3456,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -3430,16 +3494,17 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*StreamOpened)(nil),          // 33: loopback.v1.StreamOpened
 	(*Order)(nil),                 // 34: loopback.v1.Order
 	(*ExecTask)(nil),              // 35: loopback.v1.ExecTask
-	(*OrderReport)(nil),           // 36: loopback.v1.OrderReport
-	(*ShellOrder)(nil),            // 37: loopback.v1.ShellOrder
-	(*ShellAnswer)(nil),           // 38: loopback.v1.ShellAnswer
-	nil,                           // 39: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 40: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 41: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 44: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 45: loopback.v1.ModuleHealth
+	(*FileTask)(nil),              // 36: loopback.v1.FileTask
+	(*OrderReport)(nil),           // 37: loopback.v1.OrderReport
+	(*ShellOrder)(nil),            // 38: loopback.v1.ShellOrder
+	(*ShellAnswer)(nil),           // 39: loopback.v1.ShellAnswer
+	nil,                           // 40: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 41: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 42: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 45: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 46: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -3455,8 +3520,8 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	28, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
 	31, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
 	15, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
-	36, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
-	38, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
+	37, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
+	39, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
 	4,  // 15: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
 	9,  // 16: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
 	10, // 17: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
@@ -3471,22 +3536,22 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	19, // 26: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
 	34, // 27: loopback.v1.ServerFrame.order:type_name -> loopback.v1.Order
 	16, // 28: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	37, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
+	38, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
 	2,  // 30: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	40, // 31: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	41, // 32: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	39, // 33: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	41, // 31: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	42, // 32: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	40, // 33: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
 	2,  // 34: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
 	7,  // 35: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	42, // 36: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	43, // 36: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
 	6,  // 37: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
 	8,  // 38: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	43, // 39: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	42, // 40: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	43, // 41: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	44, // 42: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	42, // 43: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	42, // 44: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	44, // 39: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	43, // 40: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	44, // 41: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	45, // 42: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	43, // 43: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	43, // 44: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
 	7,  // 45: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
 	8,  // 46: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
 	8,  // 47: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
@@ -3496,24 +3561,25 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	8,  // 51: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
 	8,  // 52: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
 	17, // 53: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	40, // 54: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	41, // 55: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	45, // 56: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	41, // 54: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	42, // 55: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	46, // 56: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
 	25, // 57: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
-	43, // 58: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	44, // 58: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
 	2,  // 59: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	40, // 60: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	41, // 61: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	43, // 62: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
+	41, // 60: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	42, // 61: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	44, // 62: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
 	35, // 63: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
-	42, // 64: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
-	44, // 65: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
-	43, // 66: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	36, // 64: loopback.v1.Order.file:type_name -> loopback.v1.FileTask
+	43, // 65: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
+	45, // 66: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
+	44, // 67: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -3559,6 +3625,7 @@ func file_loopback_v1_link_proto_init() {
 	}
 	file_loopback_v1_link_proto_msgTypes[34].OneofWrappers = []any{
 		(*Order_Exec)(nil),
+		(*Order_File)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3566,7 +3633,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
