@@ -79,6 +79,30 @@ test("two people label one host: what others did stays, and the same label is sh
   assert.equal(labels.other, "kept", "a label that the form never knew is not taken away");
 });
 
+test("two people change one person, and one role: what only the other changed stays, the rest is shown as both made it", async () => {
+  const user = await call("UserService/CreateUser", { name: "changed-twice", email: "first@example.com", description: "as it was" });
+  await page.goto(`${url}/access/people?open=${user.id}`);
+  await dialog().getByRole("button", { name: "Change…" }).click();
+  await dialog().getByLabel("Who this is").fill("mine");
+  await call("UserService/UpdateUser", { user: user.id, email: "second@example.com", description: "theirs", revision: user.revision });
+  await dialog().getByRole("alert").getByText("theirs", { exact: true }).waitFor();
+  assert.equal(await dialog().getByLabel("E-mail").inputValue(), "second@example.com", "what was not typed into follows");
+  await dialog().getByRole("button", { name: "Save mine over it" }).click();
+  await dialog().getByText("mine", { exact: true }).waitFor();
+  const now = await call("UserService/GetUser", { user: user.id });
+  assert.deepEqual([now.email, now.description], ["second@example.com", "mine"]);
+
+  const role = await call("RoleService/CreateRole", { name: "changed-twice", permissions: ["hosts.read", "hosts.label"] });
+  await page.goto(`${url}/access/roles?open=${role.id}`);
+  await dialog().getByRole("button", { name: "Change…" }).click();
+  await dialog().getByRole("checkbox", { name: /^hosts\.label/ }).uncheck();
+  await call("RoleService/UpdateRole", { role: role.id, permissions: ["hosts.read", "hosts.label", "hosts.approve"], revision: role.revision });
+  await dialog().getByRole("alert").getByText(/hosts\.approve/).waitFor();
+  await picture(page, "role-both");
+  await dialog().getByRole("button", { name: "Take theirs" }).click();
+  assert.ok(await dialog().getByRole("checkbox", { name: /^hosts\.approve/ }).isChecked());
+});
+
 test("what hosts tell is text, however long and whatever it says", async () => {
   await page.goto(`${url}/hosts?q=says-too-much`);
   await page.getByRole("link", { name: "says-too-much", exact: true }).click();

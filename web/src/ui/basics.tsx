@@ -153,7 +153,7 @@ export function Copy({ text, label = "Copy" }: { text: string; label?: string })
 export function Command({ text, label }: { text: string; label?: string }) {
   return (
     <div className="flex items-start gap-2 rounded-md border border-line bg-sunk p-2 pl-3">
-      <pre tabIndex={0} aria-label={label ?? "command"} className="min-w-0 flex-1 py-1 font-mono text-[12.5px] leading-5 break-all whitespace-pre-wrap">
+      <pre tabIndex={0} aria-label={label ?? "command"} className="min-w-0 flex-1 py-1 text-left font-mono text-[12.5px] leading-5 wrap-anywhere whitespace-pre-wrap">
         {text}
       </pre>
       <Copy text={text} />
@@ -194,7 +194,7 @@ export function Empty({ title, children }: { title: string; children?: ReactNode
   return (
     <div className="flex flex-col items-center gap-2 px-6 py-14 text-center">
       <p className="text-[15px] font-medium">{title}</p>
-      <div className="flex max-w-md flex-col items-center gap-3 text-soft">{children}</div>
+      <div className="flex max-w-xl flex-col items-center gap-3 text-balance text-soft">{children}</div>
     </div>
   );
 }

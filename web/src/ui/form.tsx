@@ -198,6 +198,28 @@ export function Both({ of, none, children }: { of: readonly { name: string; thei
   );
 }
 
+/**
+ * The fields of a thing that a form changes while the thing lives on. One that was not typed into follows the thing and is not sent;
+ * one that others changed after it was typed into is shown as both made it.
+ */
+export function useEdit<Key extends string>(now: Record<Key, string>, names: Record<Key, string>) {
+  const [edits, setEdits] = useState<Partial<Record<Key, { from: string; to: string }>>>({});
+  const keys = Object.keys(names) as Key[];
+  const both = keys.filter((k) => edits[k] && now[k] !== edits[k].from && now[k] !== edits[k].to);
+  return {
+    value: (k: Key) => edits[k]?.to ?? now[k],
+    set: (k: Key, to: string) => setEdits((old) => ({ ...old, [k]: { from: old[k]?.from ?? now[k], to } })),
+    /** What is to be sent of it: nothing where it is as the thing has it. */
+    changed: (k: Key) => (edits[k] && edits[k].to !== now[k] ? edits[k].to : undefined),
+    disputed: both.length > 0,
+    theirs: both.length > 0 && (
+      <Both of={both.map((k) => ({ name: names[k], theirs: now[k], mine: edits[k]?.to }))} none="nothing">
+        <Button onClick={() => setEdits((old) => Object.fromEntries(Object.entries(old).filter(([k]) => !both.includes(k as Key))) as typeof old)}>Take theirs</Button>
+      </Both>
+    ),
+  };
+}
+
 /** One of a few, all of which are to be seen. */
 export function Choice<Value extends string>({ label, value, set, of }: { label: string; value: Value; set: (value: Value) => void; of: readonly { value: Value; label: string; means?: string }[] }) {
   const name = useId();

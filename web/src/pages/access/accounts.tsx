@@ -10,7 +10,7 @@ import { access } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
 import { Button, Card, Empty, Field, Input, Page, Problem, Waiting } from "../../ui/basics";
-import { call, FormDialog, useAct } from "../../ui/form";
+import { call, FormDialog, useAct, useEdit } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
 import { OrganisationField } from "./organisation";
 import { PrincipalDialog, type Kind, type Within } from "./principal";
@@ -94,11 +94,12 @@ function One({ u, close }: { u: ServiceAccount; close: () => void }) {
 }
 
 function Change({ u, close, back, act, run }: { u: ServiceAccount } & Within) {
-  const [description, setDescription] = useState(u.description);
-  const request = { serviceAccount: u.id, description: description === u.description ? undefined : description, revision: u.revision };
+  const { value, set, changed, disputed, theirs } = useEdit({ description: u.description }, { description: "What it is for" });
+  const request = { serviceAccount: u.id, description: changed("description"), revision: u.revision };
   return (
-    <FormDialog title={`Change ${u.name}`} close={close} back={back} act={act} label="Save" submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account update ${u.id}`, [["description", request.description]]), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
-      <Field label="What it is for">{(at) => <Input {...at} autoFocus value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+    <FormDialog title={`Change ${u.name}`} close={close} back={back} act={act} label={disputed ? "Save mine over it" : "Save"} submit={() => run(() => api.serviceAccounts.updateServiceAccount(request))} same={{ cli: command(`service-account update ${u.id}`, [["description", request.description]]), api: call(ServiceAccountService.method.updateServiceAccount, request) }}>
+      <Field label="What it is for">{(at) => <Input {...at} autoFocus value={value("description")} maxLength={500} onChange={(e) => set("description", e.target.value)} />}</Field>
+      {theirs}
     </FormDialog>
   );
 }

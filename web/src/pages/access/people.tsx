@@ -12,7 +12,7 @@ import { access } from "../../app/pages";
 import { useSession } from "../../app/session";
 import { Tabs } from "../../app/tabs";
 import { Button, Card, Command, Dialog, Empty, Field, Input, Page, Problem, Waiting } from "../../ui/basics";
-import { call, FormDialog, useAct } from "../../ui/form";
+import { call, FormDialog, useAct, useEdit } from "../../ui/form";
 import { Table, type Column } from "../../ui/table";
 import { OrganisationField } from "./organisation";
 import { PrincipalDialog, type Kind, type Within } from "./principal";
@@ -146,17 +146,16 @@ function Invite({ u, close, back, act }: { u: User } & Within) {
 }
 
 function Change({ u, close, back, act, run }: { u: User } & Within) {
-  const [email, setEmail] = useState(u.email);
-  const [identity, setIdentity] = useState(u.identity);
-  const [description, setDescription] = useState(u.description);
-  const request = { user: u.id, email: email === u.email ? undefined : email, identity: identity === u.identity ? undefined : identity, description: description === u.description ? undefined : description, revision: u.revision };
+  const { value, set, changed, disputed, theirs } = useEdit({ email: u.email, identity: u.identity, description: u.description }, { email: "E-mail", identity: "Person behind", description: "Who this is" });
+  const request = { user: u.id, email: changed("email"), identity: changed("identity"), description: changed("description"), revision: u.revision };
   return (
-    <FormDialog title={`Change ${u.name}`} close={close} back={back} act={act} label="Save" submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user update ${u.id}`, [["email", request.email], ["identity", request.identity], ["description", request.description]]), api: call(UserService.method.updateUser, request) }}>
-      <Field label="E-mail">{(at) => <Input {...at} autoFocus type="email" value={email} onChange={(e) => setEmail(e.target.value)} />}</Field>
+    <FormDialog title={`Change ${u.name}`} close={close} back={back} act={act} label={disputed ? "Save mine over it" : "Save"} submit={() => run(() => api.users.updateUser(request))} same={{ cli: command(`user update ${u.id}`, [["email", request.email], ["identity", request.identity], ["description", request.description]]), api: call(UserService.method.updateUser, request) }}>
+      <Field label="E-mail">{(at) => <Input {...at} autoFocus type="email" value={value("email")} onChange={(e) => set("email", e.target.value)} />}</Field>
       <Field label="Person behind" hint="the same for all accounts of theirs">
-        {(at) => <Input {...at} value={identity} onChange={(e) => setIdentity(e.target.value)} />}
+        {(at) => <Input {...at} value={value("identity")} onChange={(e) => set("identity", e.target.value)} />}
       </Field>
-      <Field label="Who this is">{(at) => <Input {...at} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
+      <Field label="Who this is">{(at) => <Input {...at} value={value("description")} maxLength={500} onChange={(e) => set("description", e.target.value)} />}</Field>
+      {theirs}
     </FormDialog>
   );
 }

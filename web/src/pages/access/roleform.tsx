@@ -7,7 +7,7 @@ import { command } from "../../api/shell";
 import { atOf, spotOf, useSpots } from "../../app/spot";
 import { useSession } from "../../app/session";
 import { Field, Input } from "../../ui/basics";
-import { call, FormDialog, useAct } from "../../ui/form";
+import { call, FormDialog, useAct, useEdit } from "../../ui/form";
 import { Diff } from "./diff";
 import { OrganisationField } from "./organisation";
 import { TierZero } from "./roles";
@@ -18,6 +18,8 @@ export function usePermissions(): Permission[] {
   return useQuery({ queryKey: ["permissions"], enabled: may("roles.read"), staleTime: Infinity, queryFn: () => api.roles.listPermissions({}) }).data?.items ?? [];
 }
 
+const sorted = (permissions: Iterable<string>) => [...permissions].sort().join(" ");
+
 export function RoleForm({ role, close }: { role?: Role; close: () => void }) {
   const queries = useQueryClient();
   const { why, may } = useSession();
@@ -25,13 +27,14 @@ export function RoleForm({ role, close }: { role?: Role; close: () => void }) {
   const act = useAct();
   const [looking, setLooking] = useState(false);
   const [name, setName] = useState("");
-  const [description, setDescription] = useState(role?.description ?? "");
+  const { value, set, changed: edited, disputed, theirs } = useEdit({ description: role?.description ?? "", permissions: sorted(role?.permissions ?? []) }, { description: "What it is for", permissions: "Permissions" });
+  const description = value("description");
   const [organisation, setOrganisation] = useState("");
-  const [chosen, setChosen] = useState<ReadonlySet<string>>(() => new Set(role?.permissions));
-  const permissions = [...chosen].sort();
-  const changed = role !== undefined && permissions.join() !== [...role.permissions].sort().join();
+  const chosen: ReadonlySet<string> = new Set(value("permissions").split(" ").filter(Boolean));
+  const permissions = [...chosen];
+  const changed = role !== undefined && edited("permissions") !== undefined;
   const making = { name, description, organisation, permissions };
-  const updating = role && { role: role.id, description: description === role.description ? undefined : description, permissions: changed ? permissions : [], revision: role.revision };
+  const updating = role && { role: role.id, description: edited("description"), permissions: changed ? permissions : [], revision: role.revision };
   const spot = spotOf(role?.scope);
   const send = async () => {
     if (changed && !looking) return setLooking(true);
@@ -51,9 +54,9 @@ export function RoleForm({ role, close }: { role?: Role; close: () => void }) {
       back={looking ? () => setLooking(false) : undefined}
       act={act}
       submit={() => void send()}
-      label={looking ? "Change it" : changed ? "See what changes" : role ? "Save" : "Make role"}
+      label={looking ? "Change it" : changed ? "See what changes" : disputed ? "Save mine over it" : role ? "Save" : "Make role"}
       why={looking || !role ? why(role ? "roles.update" : "roles.create") : ""}
-      disabled={chosen.size === 0 || (role ? !changed && description === role.description : name === "")}
+      disabled={chosen.size === 0 || (role ? !changed && edited("description") === undefined : name === "")}
       same={same}
     >
       {looking && role ? (
@@ -66,8 +69,9 @@ export function RoleForm({ role, close }: { role?: Role; close: () => void }) {
               <OrganisationField value={organisation} set={setOrganisation} />
             </div>
           )}
-          <Field label="What it is for">{(at) => <Input {...at} autoFocus={role !== undefined} value={description} maxLength={500} onChange={(e) => setDescription(e.target.value)} />}</Field>
-          <Permissions chosen={chosen} set={setChosen} may={may} />
+          <Field label="What it is for">{(at) => <Input {...at} autoFocus={role !== undefined} value={description} maxLength={500} onChange={(e) => set("description", e.target.value)} />}</Field>
+          <Permissions chosen={chosen} set={(now) => set("permissions", sorted(now))} may={may} />
+          {theirs}
         </>
       )}
     </FormDialog>
