@@ -26,7 +26,7 @@ export function Audit() {
       head: "Did",
       width: "minmax(10rem,1fr)",
       cell: (e) => (
-        <button type="button" className="font-mono text-[12.5px] hover:underline" onClick={() => set({ open: e.id })}>
+        <button type="button" title={e.action} className="font-mono text-[12.5px] hover:underline" onClick={() => set({ open: e.id })}>
           {e.action}
         </button>
       ),

@@ -92,6 +92,7 @@ function grouped(results: Iterable<Result>): Group[] {
     if (g) g.results.push(r);
     else groups.set(key, { key, results: [r] });
   }
+  for (const g of groups.values()) g.results.sort((a, b) => a.host.host.localeCompare(b.host.host, undefined, { numeric: true }));
   const bad = (g: Group) => (g.results[0]!.host.state === "succeeded" ? 1 : 0);
   return [...groups.values()].sort((a, b) => bad(a) - bad(b) || b.results.length - a.results.length);
 }
@@ -110,7 +111,10 @@ export function CommandPage() {
     return <Page title="Command">{error !== undefined ? <Problem error={error} retry={refetch} /> : <Waiting />}</Page>;
   }
   const total = Object.values(exec.hosts).reduce((n, v) => n + v, 0);
-  const left = Object.entries(exec.hosts).reduce((n, [state, v]) => (over.has(state) ? n : n + v), 0);
+  // What hosts said one by one is ahead of what the run says of all; of whom nothing was heard yet, it waits.
+  const tally: Record<string, number> = results.size < total ? { waiting: total - results.size } : {};
+  for (const r of results.values()) tally[r.host.state] = (tally[r.host.state] ?? 0) + 1;
+  const left = Object.entries(tally).reduce((n, [state, v]) => (over.has(state) ? n : n + v), 0);
   const text = exec.command?.shell ? (exec.command.arguments[0] ?? "") : line(exec.command?.arguments ?? []);
   return (
     <Page
@@ -140,7 +144,7 @@ export function CommandPage() {
             <div className="h-full bg-accent transition-[width]" style={{ width: `${total ? (100 * (total - left)) / total : 0}%` }} />
           </div>
         </div>
-        <Tally of={exec.hosts} />
+        <Tally of={tally} />
         <Input type="search" aria-label="search in what they wrote" placeholder="Search hosts and output…" value={wanted} onChange={(e) => setWanted(e.target.value)} className="w-64!" />
       </div>
       {groups.map((g) => (
@@ -178,14 +182,14 @@ function GroupCard({ group }: { group: Group }) {
         <State of={first.host.state} />
         {code !== undefined && code !== 0 && <span className="text-soft">exit code {code}</span>}
         {first.host.signal && <span className="text-soft">by {first.host.signal}</span>}
-        <span className="flex min-w-0 flex-1 flex-wrap gap-x-2">
+        <span className="flex min-w-0 flex-1 flex-wrap gap-x-2 gap-y-1">
           {names.map((r) => (
-            <Link key={r.host.hostId} to={paths.host(r.host.hostId) as never} className="font-medium hover:underline">
+            <Link key={r.host.hostId} to={paths.host(r.host.hostId) as never} className="font-medium leading-6 hover:underline">
               {r.host.host}
             </Link>
           ))}
           {n > names.length && (
-            <button type="button" className="text-accent hover:underline" onClick={() => setAll(true)}>
+            <button type="button" className="leading-6 text-accent hover:underline" onClick={() => setAll(true)}>
               and {n - names.length} more
             </button>
           )}

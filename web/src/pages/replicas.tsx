@@ -32,7 +32,7 @@ export function Replicas() {
       ) : !seen.data ? (
         <Waiting rows={2} />
       ) : (
-        <div className="overflow-x-auto">
+        <div tabIndex={0} role="region" aria-label="replicas" className="overflow-x-auto focus-visible:-outline-offset-2">
           <table aria-label="replicas" className="w-full text-left [&_td]:px-3 [&_td]:py-2 [&_td]:align-top [&_th]:px-3 [&_th]:py-2">
             <thead className="border-b border-line text-[12px] text-soft">
               <tr>

@@ -100,7 +100,7 @@ export function Table<Row>(props: {
                 )}
                 {columns.map((c) => (
                   <div key={c.key} role="cell" className={cx(cell, "overflow-hidden")}>
-                    <div dir="auto" className="min-w-0 truncate">
+                    <div dir="auto" className="min-w-0 truncate [&>button]:max-w-full [&>button]:truncate">
                       {c.cell(row)}
                     </div>
                   </div>

@@ -77,6 +77,7 @@ export function Grants() {
       key: "act",
       head: <span className="sr-only">to do</span>,
       width: "7rem",
+      narrow: "hide", // the name opens it, too
       cell: (g) =>
         waiting.has(g.id) && (
           <Button kind="primary" aria-label={`Decide: ${g.subjectName} asks for ${g.roleName}`} onClick={() => set({ open: g.id })}>
