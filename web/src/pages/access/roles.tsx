@@ -21,7 +21,7 @@ export function Roles() {
   const search = useSearch({ strict: false }) as { open?: string };
   const navigate = useNavigate();
   const [making, setMaking] = useState(false);
-  const [changing, setChanging] = useState<Role>();
+  const [changing, setChanging] = useState(false); // the role that is shown, as it is now
   const zero = useTierZero();
   const set = (open?: string) => void navigate({ to: ".", search: ((old: object) => ({ ...old, open })) as never, replace: true });
   const list = usePages(["roles", "list"], (token) => api.roles.listRoles({ page: { size: 200, token } }));
@@ -57,8 +57,8 @@ export function Roles() {
       {list.error && <Problem error={list.error} retry={list.again} />}
       <Card flush>{list.pending ? <Waiting /> : <Table label="roles" columns={columns} rows={list.rows} id={(r) => r.id} more={list.more} open={(r) => set(r.id)} empty={<Empty title="No role is yours to see" />} />}</Card>
       {making && <RoleForm close={() => setMaking(false)} />}
-      {changing && <RoleForm role={changing} close={() => setChanging(undefined)} />}
-      {shown && !changing && <One key={shown.id} r={shown} close={() => set()} change={() => setChanging(shown)} />}
+      {shown && changing && <RoleForm key={shown.id} role={shown} close={() => setChanging(false)} />}
+      {shown && !changing && <One key={shown.id} r={shown} close={() => set()} change={() => setChanging(true)} />}
     </Page>
   );
 }
