@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -51,8 +55,14 @@ func (y *typist) Write(b []byte) (int, error) {
 // typing starts the command line as whoever has this key.
 func (w *world) typing(t testing.TB, key string, args ...string) *typist {
 	t.Helper()
+	return w.typingWith(t, key, nil, args...)
+}
+
+func (w *world) typingWith(t testing.TB, key string, environment []string, args ...string) *typist {
+	t.Helper()
 	y := &typist{t: t, done: make(chan error, 1), more: make(chan struct{}, 1)}
 	y.cmd = w.Command(t, context.Background(), key, args...)
+	y.cmd.Env = append(y.cmd.Env, environment...)
 	var err error
 	if y.in, err = y.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -232,6 +242,40 @@ func TestShell(t *testing.T) {
 		if got := strings.Join(acts, " "); got != "shell_sessions.replay shell_sessions.end shell_sessions.watch shell_sessions.open" {
 			b, _ := json.Marshal(log)
 			t.Errorf("the audit log has %s\n%s", got, b)
+		}
+	})
+
+	t.Run("through a proxy", func(t *testing.T) {
+		var tunnels atomic.Int64
+		proxy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodConnect {
+				http.Error(rw, "only tunnels", http.StatusMethodNotAllowed)
+				return
+			}
+			to, err := net.Dial("tcp", r.Host)
+			if err != nil {
+				http.Error(rw, err.Error(), http.StatusBadGateway)
+				return
+			}
+			defer to.Close()
+			from, _, err := http.NewResponseController(rw).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer from.Close()
+			tunnels.Add(1)
+			_, _ = io.WriteString(from, "HTTP/1.1 200 OK\r\n\r\n")
+			go func() { _, _ = io.Copy(to, from); _ = to.Close() }()
+			_, _ = io.Copy(from, to)
+		}))
+		defer proxy.Close()
+		y := w.typingWith(t, key, []string{"HTTPS_PROXY=" + proxy.URL}, "shell", "db-7", "--reason", "a proxy")
+		y.await("recorded")
+		y.type_("echo by-$((1+1))-ways; exit\n")
+		y.await("by-2-ways")
+		if code := y.ends(); code != 0 || tunnels.Load() < 2 {
+			t.Errorf("exit code %d, %d tunnels: want the call and the session through it\n%s", code, tunnels.Load(), y.errs.String())
 		}
 	})
 
