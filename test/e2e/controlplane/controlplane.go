@@ -188,6 +188,14 @@ func (c *ControlPlane) end(t testing.TB, signal os.Signal) {
 	c.process = nil
 }
 
+// Rename restarts it as one that people reach by another address: a name, as passkeys want. Hosts keep the one they have.
+func (c *ControlPlane) Rename(t testing.TB, publicURL string) {
+	t.Helper()
+	c.Stop(t)
+	c.options.PublicURL = publicURL
+	c.Restart(t)
+}
+
 // Log is what the process wrote so far.
 func (c *ControlPlane) Log(t testing.TB) string {
 	t.Helper()
