@@ -56,7 +56,7 @@ export function ShellPage() {
         )
       }
     >
-      {s.state === "ended" ? <Player session={s} /> : <LiveTerminal key={mode} session={s} mode={mode} over={() => void queries.invalidateQueries({ queryKey: ["shells"] })} />}
+      {s.state === "ended" ? <Player session={s} /> : <LiveTerminal key={mode} session={s} mode={mode} changed={() => void queries.invalidateQueries({ queryKey: ["shells"] })} />}
       <About s={s} />
       {killing && <Kill s={s} close={() => setKilling(false)} />}
     </Page>

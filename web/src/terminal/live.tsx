@@ -8,15 +8,15 @@ import { Screen } from "./screen";
 
 const decoder = new TextDecoder();
 
-export function LiveTerminal({ session, mode, over }: { session: ShellSession; mode: Mode; over: () => void }) {
+export function LiveTerminal({ session, mode, changed }: { session: ShellSession; mode: Mode; changed: () => void }) {
   const place = useRef<HTMLDivElement>(null);
   const [connected, setConnected] = useState<boolean>();
   const [ended, setEnded] = useState<Over>();
   const [said, setSaid] = useState("");
   const [full, setFull] = useState(false);
   const parts = useRef<{ screen: Screen; connection: Connection }>(undefined);
-  const finished = useRef(over);
-  finished.current = over;
+  const told = useRef(changed); // that the session is not as it was: it runs, or is over
+  told.current = changed;
   const host = session.hostName;
   useEffect(() => {
     if (!place.current) return;
@@ -57,10 +57,13 @@ export function LiveTerminal({ session, mode, over }: { session: ShellSession; m
           }
           shown();
         },
-        connected: setConnected,
+        connected: (on) => {
+          setConnected(on);
+          if (on) told.current();
+        },
         over: (why) => {
           setEnded(why);
-          finished.current();
+          told.current();
         },
       },
     });
@@ -87,7 +90,7 @@ export function LiveTerminal({ session, mode, over }: { session: ShellSession; m
       {ended && (
         <div className="border-t border-white/10 bg-card p-3">
           {ended.code !== "session_ended" && <Problem error={{ ...ended, violations: [], requestId: "" }} />}
-          <Button onClick={() => finished.current()}>To its recording</Button>
+          <Button onClick={() => told.current()}>To its recording</Button>
         </div>
       )}
     </section>
