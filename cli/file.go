@@ -255,11 +255,12 @@ func (a *app) goOn(ctx context.Context, s *api, t *pb.FileTransfer, attempt func
 		if err == nil {
 			return nil
 		}
-		code := fault.Of(err).Code
+		f := fault.Of(err)
+		full := f.Kind == fault.Exhausted && f.RetryAfter == 0 // a disk, or the file's own size, which no wait mends
 		switch {
 		case ctx.Err() != nil:
 			return err
-		case code != carried.ErrOffset.Code && code != "file_overtaken" && !passing(err), time.Since(since) > goesOn:
+		case f.Code != carried.ErrOffset.Code && f.Code != "file_overtaken" && (full || !passing(err)), time.Since(since) > goesOn:
 			return err
 		case !told:
 			told = true
