@@ -1,7 +1,8 @@
 // Package invitation is a link by which a user comes in for the first time, or after all their ways in were lost.
 //
 // It holds a random string ("lbi_…") that works once, for the user it was made for, until it expires; only its keyed hash is
-// kept. Who holds the link is let in as that user, so whoever makes one has to hold all that the user holds.
+// kept. Who holds the link makes a passkey and is let in as that user, so whoever makes one has to hold all that the user holds. Who
+// signs in at an identity provider instead has to be, as the provider says, whom the invitation is for.
 package invitation
 
 import (
@@ -47,7 +48,7 @@ type Invitation struct {
 	CreatedBy string // id of who made it
 	ExpiresAt time.Time
 	UsedAt    time.Time
-	UsedFor   string // id of the passkey that came of it
+	UsedFor   string // id of the passkey, or of the identity at a provider, that came of it
 	RevokedAt time.Time
 }
 
@@ -70,6 +71,11 @@ func (i Invitation) Opens(pepper []byte, text string, now time.Time) error {
 	if !hmac.Equal(i.Hash, secret.Hash(pepper, text)) {
 		return ErrInvalid
 	}
+	return i.Works(now)
+}
+
+// Works is nil where it can be used at a time.
+func (i Invitation) Works(now time.Time) error {
 	switch i.State(now) {
 	case "used":
 		return ErrUsed
@@ -105,6 +111,8 @@ var (
 	ErrUsed    = fault.New(fault.Unauthenticated, "invitation_used", "the invitation was used already").WithHint("if that was not you, tell an administrator at once; else sign in")
 	ErrRevoked = fault.New(fault.Unauthenticated, "invitation_revoked", "the invitation was taken back").WithHint(ask)
 	ErrExpired = fault.New(fault.Unauthenticated, "invitation_expired", "the invitation has expired").WithHint(ask)
+	ErrOther   = fault.New(fault.Denied, "invitation_other_person", "the invitation is for somebody else than the provider says you are").
+			WithHint("open the link again and sign in at the provider as whom it is for, or make a passkey; an administrator can set the user's e-mail address: loopback user update --email")
 )
 
 // Query selects invitations, newest first.

@@ -57,6 +57,17 @@ func (b browsers) Leave(ctx context.Context, providerID, back, held string) (to,
 	return to, kept, err
 }
 
+func (b browsers) LeaveInvited(ctx context.Context, providerID, text string) (to, kept string, err error) {
+	i, err := b.invitations.Open(ctx, text)
+	if err == nil {
+		to, kept, err = b.providers.BeginInvited(ctx, providerID, text)
+	}
+	if err != nil {
+		return "", "", b.signIns.Refused(ctx, signin.OIDC, cmp.Or(i.ID, "invitation"), err)
+	}
+	return to, kept, nil
+}
+
 func (b browsers) Return(ctx context.Context, providerID, kept, agent string, q url.Values) (_ console.Begun, back, held string, err error) {
 	came, err := b.providers.Finish(ctx, providerID, kept, q)
 	if err != nil {

@@ -63,6 +63,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/session", s.anonymous(s.sessions))
 	way := console.Providers{Sessions: s.sessions, Journeys: browsers{s.credentials, s.providers, s.passkeys, s.invitations}, Patience: int(providers.Patience.Seconds())}
 	mux.Handle("GET /oidc/begin", s.anonymous(http.HandlerFunc(way.Begin)))
+	mux.Handle("POST /oidc/begin", s.anonymous(http.HandlerFunc(way.BeginInvited)))
 	mux.Handle("GET /oidc/callback/{provider}", s.anonymous(http.HandlerFunc(way.Return)))
 	description := s.anonymous(http.StripPrefix("/api", openapi.Handler()))
 	for _, file := range []string{"/api/openapi.yaml", "/api/docs", "/api/docs.css"} {

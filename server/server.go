@@ -306,7 +306,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.invitations = invitation.NewService(storage.Bind[invitation.Reader, invitation.Tx](s.db), s.people, s.keys.Pepper, now)
 	s.sessions = console.NewSessions(browsers{s.credentials, nil, s.passkeys, s.invitations}, s.address, now)
 	if s.providers, err = providers.NewService(ruling[providers.Reader, providers.Tx](s), s.tenants, s.people, providers.Options{
-		PublicURL: set.PublicURL, Seal: seal, Logger: o.Logger, Now: now,
+		PublicURL: set.PublicURL, Seal: seal, Invitations: s.invitations, Logger: o.Logger, Now: now,
 	}); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/provider"
 	"github.com/loopbackd/loopback/release"
+	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/server/feed"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/signin"
@@ -50,6 +51,7 @@ var readers = map[feed.Kind][]access.Permission{
 	feed.Grant:        {grant.Read},
 	feed.GrantPolicy:  {grant.PoliciesRead},
 	feed.Provider:     {provider.Read},
+	feed.AccessReview: {review.Read},
 }
 
 // Told is what a caller hears.

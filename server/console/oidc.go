@@ -2,6 +2,7 @@ package console
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 
@@ -17,11 +18,14 @@ type Journeys interface {
 	// Leave is where the browser goes, and what it keeps. held is the sign-in that it has, back where in the console it
 	// goes afterwards.
 	Leave(ctx context.Context, providerID, back, held string) (to, kept string, err error)
+	// LeaveInvited is the same for who comes by an invitation: its string goes along.
+	LeaveInvited(ctx context.Context, providerID, invitation string) (to, kept string, err error)
 	// Return begins a sign-in for who came back. back and held are there whenever the browser kept them.
 	Return(ctx context.Context, providerID, kept, agent string, q url.Values) (b Begun, back, held string, err error)
 }
 
-// Providers serves the way to a provider (GET /oidc/begin?provider=ID&back=/hosts) and back (GET /oidc/callback/ID).
+// Providers serves the way to a provider (GET /oidc/begin?provider=ID&back=/hosts, or POST /oidc/begin with {"provider": "idp_…",
+// "invitation": "lbi_…"}, whose answer has the "location") and back (GET /oidc/callback/ID).
 //
 // Other sites cannot begin a sign-in, nor finish one that this browser did not begin: what the browser kept is sealed,
 // names state, nonce and provider, and is taken back at once. An error ends on the sign-in page, which says its code.
@@ -48,10 +52,40 @@ func (p Providers) Begin(w http.ResponseWriter, r *http.Request) {
 		failed(w, r, err)
 		return
 	}
+	p.keep(w, kept)
+	http.Redirect(w, r, to, http.StatusSeeOther)
+}
+
+// BeginInvited tells the page where to send the browser: the string of an invitation belongs into no address.
+func (p Providers) BeginInvited(w http.ResponseWriter, r *http.Request) {
+	quiet(w)
+	if err := p.Sessions.origin.Check(r); err != nil {
+		refuse(w, errCrossSite)
+		return
+	}
+	var in struct {
+		Provider   string `json:"provider"`
+		Invitation string `json:"invitation"`
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in); err != nil {
+		refuse(w, fault.New(fault.Invalid, "body_invalid", "the body is not JSON with a provider and an invitation"))
+		return
+	}
+	to, kept, err := p.Journeys.LeaveInvited(p.Sessions.anonymous(r), in.Provider, in.Invitation)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	p.keep(w, kept)
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]string{"location": to})
+}
+
+// keep gives the browser what it shows when it comes back.
+func (p Providers) keep(w http.ResponseWriter, kept string) {
 	c := cookie(onTheWay, kept, p.Patience)
 	c.SameSite = http.SameSiteLaxMode
 	http.SetCookie(w, c)
-	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
 // Return takes in who comes back.

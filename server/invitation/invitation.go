@@ -1,8 +1,8 @@
 // Package invitation makes, lists and revokes invitations, and says whom one is for.
 //
 // Who uses an invitation is the user, so nobody invites somebody who holds what they do not hold: neither by a binding of
-// their own nor by one of a group. An invitation is used in the transaction that keeps the passkey (server/passkey); the second of
-// two who try is refused. What is invited to an account that was disabled meanwhile opens nothing.
+// their own nor by one of a group. An invitation is used in the transaction that keeps the passkey (server/passkey), or who its user is at
+// a provider (server/provider); the second of two who try is refused. What is invited to an account that was disabled meanwhile opens nothing.
 package invitation
 
 import (

@@ -55,13 +55,8 @@ func (s *Service) FinishInvited(ctx context.Context, i invitation.Invitation, ce
 		if err != nil {
 			return err
 		}
-		switch still.State(now) {
-		case "used":
-			return invitation.ErrUsed
-		case "revoked":
-			return invitation.ErrRevoked
-		case "expired":
-			return invitation.ErrExpired
+		if err := still.Works(now); err != nil {
+			return err
 		}
 		u, err := s.person(ctx, tx, i.UserID)
 		if err != nil {

@@ -22,7 +22,7 @@ import (
 // are set as it says, in the same transaction.
 func (s *Service) admit(ctx context.Context, p provider.Provider, c said) (user string, err error) {
 	now := s.options.Now()
-	who := access.Actor{Kind: access.System, ID: p.ID, Name: "provider " + p.Name, Address: access.ActorFrom(ctx).Address, RequestID: access.ActorFrom(ctx).RequestID}
+	who := speaker(ctx, p)
 	err = s.store.Write(ctx, func(tx Tx) error {
 		i, err := tx.Identity(ctx, identity(p, c.Subject, now).ID)
 		var u principal.Principal
@@ -64,10 +64,19 @@ func (s *Service) admit(ctx context.Context, p provider.Provider, c said) (user 
 		if err := regroup(ctx, tx, who, p, c, u); err != nil {
 			return err
 		}
-		return tx.Audit(ctx, audit.Of(who, provider.Use, u.Scope, u.ID, u.Name).Change(nil, map[string]any{"provider": p.ID, "subject": c.Subject,
-			"acr": c.ACR, "amr": json.RawMessage(orNull(c.AMR)), "authTime": c.AuthTime}))
+		return tx.Audit(ctx, audit.Of(who, provider.Use, u.Scope, u.ID, u.Name).Change(nil, describeSaid(p, c)))
 	})
 	return user, err
+}
+
+// speaker is a provider as who acts.
+func speaker(ctx context.Context, p provider.Provider) access.Actor {
+	caller := access.ActorFrom(ctx)
+	return access.Actor{Kind: access.System, ID: p.ID, Name: "provider " + p.Name, Address: caller.Address, RequestID: caller.RequestID}
+}
+
+func describeSaid(p provider.Provider, c said) map[string]any {
+	return map[string]any{"provider": p.ID, "subject": c.Subject, "acr": c.ACR, "amr": json.RawMessage(orNull(c.AMR)), "authTime": c.AuthTime}
 }
 
 func orNull(b json.RawMessage) []byte {

@@ -47,6 +47,7 @@ type state struct {
 	Verifier string `json:"v"`
 	Back     string `json:"b"`
 	Held     string `json:"h,omitempty"` // the sign-in that the browser had
+	Invited  string `json:"i,omitempty"` // the string of the invitation that they come by
 	Until    int64  `json:"u"`
 }
 
@@ -132,6 +133,17 @@ func random() string {
 // Begin is where the browser goes to, and what it keeps until it comes back. back is where in the console it goes then; held is
 // the sign-in that it has.
 func (s *Service) Begin(ctx context.Context, providerID, back, held string) (to, kept string, err error) {
+	return s.begin(ctx, state{Provider: providerID, Back: Within(back), Held: held})
+}
+
+// BeginInvited is Begin for who comes by an invitation, which the caller found to work: its string goes along, sealed, and is used
+// when they are back as whom it is for.
+func (s *Service) BeginInvited(ctx context.Context, providerID, invitation string) (to, kept string, err error) {
+	return s.begin(ctx, state{Provider: providerID, Back: "/", Invited: invitation})
+}
+
+func (s *Service) begin(ctx context.Context, st state) (to, kept string, err error) {
+	providerID := st.Provider
 	p, err := s.store.View().Provider(ctx, providerID)
 	if fault.KindOf(err) == fault.NotFound {
 		return "", "", access.NotFound("provider " + providerID)
@@ -150,8 +162,7 @@ func (s *Service) Begin(ctx context.Context, providerID, back, held string) (to,
 	if err != nil {
 		return "", "", err
 	}
-	st := state{Provider: p.ID, State: random(), Nonce: random(), Verifier: oauth2.GenerateVerifier(), Back: Within(back), Held: held,
-		Until: s.options.Now().Add(Patience).Unix()}
+	st.Provider, st.State, st.Nonce, st.Verifier, st.Until = p.ID, random(), random(), oauth2.GenerateVerifier(), s.options.Now().Add(Patience).Unix()
 	plain, err := json.Marshal(st)
 	if err != nil {
 		return "", "", err
@@ -233,7 +244,12 @@ func (s *Service) Finish(ctx context.Context, providerID, kept string, q url.Val
 	if err := s.ask(calling, p, k, token, &said); err != nil {
 		return came, err
 	}
-	if came.User, err = s.admit(ctx, p, said); err != nil {
+	if st.Invited != "" {
+		came.User, err = s.invited(ctx, p, said, st.Invited)
+	} else {
+		came.User, err = s.admit(ctx, p, said)
+	}
+	if err != nil {
 		return came, err
 	}
 	came.ProvedAt, came.MFAAt = said.provedAt(s.options.Now()), said.mfaAt(p, s.options.Now())

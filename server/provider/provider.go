@@ -27,6 +27,7 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/invitation"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/provider"
@@ -58,9 +59,21 @@ type Tx interface {
 	People
 	PutProvider(ctx context.Context, p provider.Provider) (provider.Provider, error)
 	DeleteProvider(ctx context.Context, p provider.Provider) error
+	Invited
 	PutIdentity(ctx context.Context, i provider.Identity) (provider.Identity, error)
 	DeleteIdentity(ctx context.Context, i provider.Identity) error
 	Audit(ctx context.Context, e audit.Entry) error
+}
+
+// Invited are the invitations that people come by.
+type Invited interface {
+	Invitation(ctx context.Context, id string) (invitation.Invitation, error)
+	PutInvitation(ctx context.Context, i invitation.Invitation) (invitation.Invitation, error)
+}
+
+// Invitations tell which one a string is of, while it works.
+type Invitations interface {
+	Open(ctx context.Context, text string) (invitation.Invitation, error)
 }
 
 // Store is where they are kept.
@@ -84,8 +97,10 @@ type Subjects interface {
 type Options struct {
 	PublicURL string // where people reach this control plane; providers send them back there
 	Seal      []byte // 32 bytes: what secrets and the state of sign-ins are sealed with
-	Logger    *slog.Logger
-	Now       func() time.Time
+
+	Invitations Invitations
+	Logger      *slog.Logger
+	Now         func() time.Time
 }
 
 // Service is providers as people work with them, and the way in by them.

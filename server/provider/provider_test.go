@@ -2,13 +2,11 @@ package provider_test
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
-	"net/http/httptest"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -17,20 +15,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/zitadel/oidc/v3/example/server/exampleop"
-	op "github.com/zitadel/oidc/v3/example/server/storage"
-	"github.com/zitadel/oidc/v3/pkg/oidc"
-	real "github.com/zitadel/oidc/v3/pkg/op"
-
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/provider"
+	invitations "github.com/loopbackd/loopback/server/invitation"
 	slice "github.com/loopbackd/loopback/server/provider"
 	"github.com/loopbackd/loopback/server/storage"
 	"github.com/loopbackd/loopback/tenant"
+	"github.com/loopbackd/loopback/test/idp"
 )
 
 type clock struct{ at atomic.Int64 }
@@ -44,6 +39,8 @@ type fields = slice.Fields
 
 type bench struct {
 	*slice.Service
+	invitations *invitations.Service
+
 	db    *storage.DB
 	clock *clock
 }
@@ -76,8 +73,9 @@ func open(t *testing.T) *bench {
 			t.Error(err)
 		}
 	})
+	b.invitations = invitations.NewService(storage.Bind[invitations.Reader, invitations.Tx](b.db), tree{b.db}, []byte("pepper"), b.clock.Now)
 	b.Service, err = slice.NewService(storage.Bind[slice.Reader, slice.Tx](b.db), tree{b.db}, tree{b.db}, slice.Options{
-		PublicURL: "https://cp.example.com", Seal: make([]byte, 32), Now: b.clock.Now, Logger: slog.New(slog.DiscardHandler),
+		PublicURL: "https://cp.example.com", Seal: make([]byte, 32), Invitations: b.invitations, Now: b.clock.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +90,7 @@ func owner(ctx context.Context) context.Context {
 // provider makes one whose client is "loopback" with a secret.
 func (b *bench) provider(t *testing.T, issuer, ca string, change func(*fields)) provider.Provider {
 	t.Helper()
-	client, secret := "loopback", "client-secret-of-enough-bytes-for-hs256!"
+	client, secret := idp.Client, idp.Secret
 	f := fields{Issuer: &issuer, ClientID: &client, Secret: &secret, CA: &ca}
 	if change != nil {
 		change(&f)
@@ -109,56 +107,6 @@ func code(err error) string {
 		return ""
 	}
 	return fault.Of(err).Code
-}
-
-// company is a real provider (zitadel/oidc) with two users, that also says which groups they are in.
-type company struct {
-	*op.Storage
-	groups map[string][]string // by user
-	thin   bool                // all but the subject is to be had from the userinfo endpoint only
-}
-
-// told is a client that gets claims in its ID token.
-type told struct{ real.Client }
-
-func (told) IDTokenUserinfoClaimsAssertion() bool { return true }
-
-func (c *company) GetClientByClientID(ctx context.Context, id string) (real.Client, error) {
-	found, err := c.Storage.GetClientByClientID(ctx, id)
-	if err != nil || c.thin {
-		return found, err
-	}
-	return told{found}, nil
-}
-
-func (c *company) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, token real.IDTokenRequest, scopes []string) error {
-	if err := c.Storage.SetUserinfoFromRequest(ctx, info, token, scopes); err != nil {
-		return err
-	}
-	info.AppendClaims("groups", c.groups[token.GetSubject()])
-	return nil
-}
-
-func (c *company) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, tokenID, subject, origin string) error {
-	if err := c.Storage.SetUserinfoFromToken(ctx, info, tokenID, subject, origin); err != nil {
-		return err
-	}
-	info.AppendClaims("groups", c.groups[subject])
-	return nil
-}
-
-// employ starts the provider; back is where its client is sent back to.
-func employ(t *testing.T, back func() string) (c *company, issuer, ca string) {
-	t.Helper()
-	var h atomic.Pointer[http.Handler]
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.Load()).ServeHTTP(w, r) }))
-	t.Cleanup(server.Close)
-	issuer = server.URL
-	clients := map[string]*op.Client{"loopback": op.WebClient("loopback", "client-secret-of-enough-bytes-for-hs256!", back())}
-	c = &company{Storage: op.NewStorageWithClients(op.NewUserStore(issuer), clients), groups: map[string][]string{}}
-	var handler http.Handler = exampleop.SetupServer(issuer, c, nil, false)
-	h.Store(&handler)
-	return c, issuer, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 }
 
 // logIn goes the way of a browser, from the provider's address to the one that it is sent back to.
@@ -179,7 +127,7 @@ func logIn(t *testing.T, to, user string) url.Values {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	form := url.Values{"username": {user}, "password": {"verysecure"}, "id": {res.Request.URL.Query().Get("authRequestID")}}
+	form := url.Values{"username": {user}, "password": {idp.Password}, "id": {res.Request.URL.Query().Get("authRequestID")}}
 	res, err = client.PostForm(res.Request.URL.String(), form)
 	if err == nil {
 		text, _ := io.ReadAll(res.Body)
@@ -204,26 +152,24 @@ func TestPeopleComeInByARealProvider(t *testing.T) {
 	b.clock.at.Store(time.Now().UnixMicro()) // the real one goes by the real time
 	yes, claim, domains, mapped := true, "groups", []string{"zitadel.ch"}, map[string]string{"platform": g.ID}
 	values := []string{"pwd"}
-	var p provider.Provider
-	c, issuer, ca := employ(t, func() string { return "https://cp.example.com/oidc/callback/PLACE" })
-	p = b.provider(t, issuer, ca, func(f *fields) {
+	c := idp.Start(t)
+	p := b.provider(t, c.Issuer, c.CA, func(f *fields) {
 		f.CreateUsers, f.GroupsClaim, f.Domains, f.Groups, f.TrustMFA, f.MFAValues = &yes, &claim, &domains, &mapped, &yes, &values
 	})
-	clients := map[string]*op.Client{"loopback": op.WebClient("loopback", "client-secret-of-enough-bytes-for-hs256!", b.ReturnURL(p.ID))}
-	c.Storage = op.NewStorageWithClients(op.NewUserStore(issuer), clients)
-	c.groups["id2"] = []string{"platform", "sales"}
+	c.Return(b.ReturnURL(p.ID))
+	c.Group(idp.Second, "platform", "sales")
 
 	to, kept, err := b.Begin(t.Context(), p.ID, "/hosts?state=offline", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := logIn(t, to, "test-user2")
+	q := logIn(t, to, idp.SecondName)
 	came, err := b.Finish(t.Context(), p.ID, kept, q)
 	if err != nil {
 		t.Fatal(err)
 	}
 	u, err := b.db.View().Principal(t.Context(), came.User)
-	if err != nil || u.Name != "test-user2" || u.Email != "test-user2@zitadel.ch" || u.Kind != access.User {
+	if err != nil || u.Name != idp.SecondName || u.Email != "test-user2@zitadel.ch" || u.Kind != access.User {
 		t.Errorf("the user is %+v, %v", u, err)
 	}
 	if came.Back != "/hosts?state=offline" || came.MFAAt.IsZero() || came.ProvedAt.IsZero() {
@@ -237,28 +183,28 @@ func TestPeopleComeInByARealProvider(t *testing.T) {
 		t.Errorf("the code replayed: got %v", err)
 	}
 	// A provider with a thin ID token is asked for the rest.
-	c.thin = true
+	c.Thin(true)
 	if to, kept, err = b.Begin(t.Context(), p.ID, "/", ""); err != nil {
 		t.Fatal(err)
 	}
-	if thin, err := b.Finish(t.Context(), p.ID, kept, logIn(t, to, "test-user@127.0.0.1")); err != nil || thin.User == u.ID {
+	if thin, err := b.Finish(t.Context(), p.ID, kept, logIn(t, to, idp.FirstName)); err != nil || thin.User == u.ID {
 		t.Errorf("with a thin token: %+v, %v", thin, err)
 	} else if v, err := b.db.View().Principal(t.Context(), thin.User); err != nil || v.Email != "test-user@zitadel.ch" {
 		t.Errorf("with a thin token: %+v, %v", v, err)
 	}
-	c.thin = false
+	c.Thin(false)
 	// Later they are the same user, and in the groups that they are in then; those that were given here stay.
 	put(t, b, func(tx *storage.Tx) error {
 		other.Members = []string{u.ID}
 		_, err := tx.PutGroup(t.Context(), other)
 		return err
 	})
-	c.groups["id2"] = []string{"sales"}
+	c.Group(idp.Second, "sales")
 	to, kept, err = b.Begin(t.Context(), p.ID, "/", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := b.Finish(t.Context(), p.ID, kept, logIn(t, to, "test-user2"))
+	again, err := b.Finish(t.Context(), p.ID, kept, logIn(t, to, idp.SecondName))
 	if err != nil || again.User != u.ID {
 		t.Errorf("later: %+v, %v", again, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
+	"github.com/loopbackd/loopback/test/idp"
 	"github.com/loopbackd/loopback/wire"
 )
 
@@ -69,6 +71,8 @@ func TestConsole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	provider := httptest.NewServer(told(idp.Start(t)))
+	t.Cleanup(provider.Close)
 	out, pictures := os.Getenv("CONSOLE_OUT"), "all"
 	if out == "" {
 		out, pictures = t.TempDir(), "some"
@@ -85,6 +89,7 @@ func TestConsole(t *testing.T) {
 	c.Dir = web
 	c.Env = append(os.Environ(), "CONSOLE_URL="+d.URL, "CONSOLE_KEY="+key.Msg.GetSecret(), "CONSOLE_READER="+reader.Msg.GetSecret(),
 		"CONSOLE_HOSTS="+strconv.Itoa(count), "CONSOLE_OUT="+out, "CONSOLE_PICTURES="+pictures, "CONSOLE_CLI="+program, "CONSOLE_CONTROL="+control(t, d), "CONSOLE_RUNNER="+runner(t, d),
+		"CONSOLE_IDP="+provider.URL, "CONSOLE_DAEMON="+d.Program(),
 		"NODE_EXTRA_CA_CERTS="+filepath.Join(d.DataDir, "keys", "ca.crt"))
 	output, err := c.CombinedOutput()
 	t.Logf("%s", output)
@@ -135,6 +140,19 @@ func runner(t *testing.T, d *daemon.Daemon) string {
 
 // hostile is text that a machine may put in every field that is its to set.
 var hostile = `<img src=x onerror="globalThis.pwned=1"><script>globalThis.pwned=1</script>{{7*7}} ` + "\u202eשלום مرحبا\u202c 🦀👩‍👩‍👧‍👦 " + strings.Repeat("long", 2500)
+
+// told lets the browser's tests tell the identity provider what it does: GET says what it is, POST /return?url=… where its client has
+// people sent back to, POST /groups?subject=…&group=… which groups somebody is in.
+func told(p *idp.Provider) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": p.Issuer, "ca": p.CA, "clientId": idp.Client, "secret": idp.Secret, "password": idp.Password,
+			"subject": idp.Second, "name": idp.SecondName, "mail": idp.SecondMail, "otherName": idp.FirstName})
+	})
+	mux.HandleFunc("POST /return", func(_ http.ResponseWriter, r *http.Request) { p.Return(r.FormValue("url")) })
+	mux.HandleFunc("POST /groups", func(_ http.ResponseWriter, r *http.Request) { p.Group(r.FormValue("subject"), r.Form["group"]...) })
+	return mux
+}
 
 // seed fills the fleet: agents that are linked, one that waits for approval, one in quarantine, some without an agent.
 func seed(t *testing.T, d *daemon.Daemon, count int) {

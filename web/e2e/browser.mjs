@@ -56,8 +56,8 @@ export async function launch({ others = [], ...options } = {}) {
 }
 
 /** A browser that trusts the control plane's certificate, as WebAuthn demands, with an authenticator that verifies its user. */
-export async function launchWithPasskeys() {
-  const { hostname, port } = new URL(url);
+export async function launchWithPasskeys(at = url) {
+  const { hostname, port } = new URL(at);
   const raw = await new Promise((found, failed) => {
     const socket = connect({ host: hostname, port, servername: hostname, rejectUnauthorized: false }, () => {
       found(socket.getPeerCertificate().raw);

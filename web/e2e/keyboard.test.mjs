@@ -1,4 +1,4 @@
-// The work of a day without a mouse: mint, enrol, filter, label, act on many, revoke; give a role, ask for one, approve.
+// The work of a day without a mouse: mint, enrol, filter, label, act on many, revoke; give a role, ask for one, approve, review.
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 import { key, launch, picture, url } from "./browser.mjs";
@@ -208,4 +208,28 @@ test("approve what somebody asks for, from what wants one", async () => {
   await reach(page, "Approve");
   await page.keyboard.press("Enter");
   await page.getByRole("row").filter({ hasText: "asks-by-api" }).getByText("active").waitFor();
+});
+
+test("answer for what somebody else holds", async () => {
+  const { page } = b;
+  await call("BindingService/CreateBinding", { user: "keyboardist", role: "member", workspace: "default" });
+  await call("AccessReviewService/CreateAccessReview", { name: "by-keyboard", workspace: "default", dueAt: new Date(Date.now() + 86400_000).toISOString() });
+  await goTo(page, "Access: reviews");
+  await page.getByRole("heading", { name: "Reviews" }).waitFor();
+  await page.getByRole("row").filter({ hasText: "by-keyboard" }).waitFor();
+  await reach(page, "by-keyboard");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "by-keyboard" }).waitFor();
+  await page.getByRole("row").filter({ hasText: "keyboardist" }).waitFor();
+  await reach(page, /^select bnd_/);
+  await page.keyboard.press("Space");
+  await page.getByText("1 selected").waitFor();
+  await reach(page, "Keep…", { back: true });
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor();
+  assert.equal((await focused(page)).name, "Rationale");
+  await page.keyboard.type("no hands");
+  await page.keyboard.press("Enter");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await page.getByRole("list", { name: "how far it is" }).getByText("1 kept").waitFor();
 });

@@ -74,6 +74,13 @@ const ones = {
     { name: "command-finished", open: async () => (await start({ hosts: ["web-1", "web-2", "web-3", "worker-1"], command: { arguments: ["df", "-h", "/"] } })).id, there: (page) => page.getByRole("region", { name: /host, failed/ }).waitFor() },
     { name: "command-running", open: async () => (await start({ selector: "role=worker", command: { arguments: ["apt-get", "-y", "upgrade"], timeout: "3600s" } })).id, there: (page) => page.getByRole("region", { name: /succeeded/ }).waitFor() },
   ],
+  review: [
+    {
+      name: "review",
+      open: async () => (await call("AccessReviewService/CreateAccessReview", { name: `pictured-${Date.now()}`, dueAt: new Date(Date.now() + 86400_000).toISOString() })).id,
+      there: (page) => page.getByRole("row").filter({ hasText: "owner" }).first().waitFor(),
+    },
+  ],
   shell: [],
 };
 

@@ -478,9 +478,10 @@ func (x *OpenInvitationRequest) GetInvitationSecret() string {
 type OpenInvitationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whom it is for.
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	Ceremony      *PasskeyCeremony       `protobuf:"bytes,3,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Unset where passkeys cannot be had at the control plane's address.
+	Ceremony      *PasskeyCeremony `protobuf:"bytes,3,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -170,6 +170,11 @@ const refusals: Record<string, [message: string, hint: string]> = {
   user_unknown: ["you are known to the provider, but not here", "ask an administrator to link you"],
   email_unverified: ["the provider does not vouch for your e-mail address", "verify it there, or ask an administrator to link you"],
   email_domain_denied: ["people with your e-mail address are not let in by themselves", "ask an administrator"],
+  invitation_other_person: ["the invitation is for somebody else than the provider says you are", "open the link again and sign in at the provider as whom it is for, or make a passkey; an administrator can set your e-mail address"],
+  invitation_invalid: ["the invitation is not valid", "open the whole link as you got it"],
+  invitation_used: ["the invitation was used already", "if that was not you, tell an administrator at once; else sign in"],
+  invitation_revoked: ["the invitation was taken back", "ask who sent it for another"],
+  invitation_expired: ["the invitation has expired", "ask who sent it for another"],
   sign_in_user_gone: ["the user is disabled or was deleted", "ask an administrator"],
 };
 
@@ -182,6 +187,31 @@ export function refusal(): Trouble | undefined {
   window.history.replaceState(window.history.state, "", url);
   const [message, hint] = refusals[code] ?? ["signing in did not work", "try again; an administrator finds the cause in loopbackd's log"];
   return { code: refusals[code] ? code : "unknown", message, hint, violations: [], requestId: "" };
+}
+
+/** Has somebody sign in at a provider beside this page, which stays as it is. Settles when this browser is signed in. */
+export async function signInBeside(provider: string, stop: AbortSignal): Promise<void> {
+  window.open(`/oidc/begin?provider=${encodeURIComponent(provider)}&back=${encodeURIComponent("/signed-in")}`, "_blank", "noopener");
+  // The other page cannot tell: on its way it was on the provider's site, which cuts the two apart.
+  for (;;) {
+    await new Promise((go) => setTimeout(go, 1000));
+    if (stop.aborted) return;
+    const here = await api.session.whoAmI({}).then(
+      () => true,
+      () => false,
+    );
+    if (here) return;
+  }
+}
+
+/** Leaves for a provider with an invitation, and comes back signed in. The invitation's string is in no address. */
+export async function leaveInvited(provider: string, invitation: string): Promise<void> {
+  const answer = await fetch("/oidc/begin", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ provider, invitation }) }).catch((error: unknown) => {
+    throw troubleOf(error);
+  });
+  const said = (await answer.json().catch(() => ({}))) as Partial<Trouble> & { location?: string };
+  if (!answer.ok || !said.location) throw { code: said.code ?? "unknown", message: said.message ?? answer.statusText, hint: said.hint ?? "", violations: [], requestId: "" } satisfies Trouble;
+  window.location.assign(said.location);
 }
 
 /** Leaves for a provider, and comes back to this page. */

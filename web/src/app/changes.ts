@@ -19,6 +19,7 @@ const keys: Record<string, string[]> = {
   role: ["roles", "questions"],
   binding: ["bindings", "questions"],
   sink: ["sinks"],
+  access_review: ["reviews"],
   sign_in: ["sign-ins"],
   grant: ["grants"],
   grant_policy: ["grant policies"],

@@ -22,6 +22,7 @@ export const access: Group = {
     { to: paths.serviceAccounts, label: "Service accounts", needs: "service_accounts.read" },
     { to: paths.roles, label: "Roles", needs: "roles.read" },
     { to: paths.bindings, label: "Bindings", needs: "bindings.read" },
+    { to: paths.reviews, label: "Reviews", needs: "access_reviews.read" },
     { to: paths.questions, label: "Questions", needs: "access.explain" },
   ],
 };
@@ -40,6 +41,8 @@ export const audit: Group = {
     { to: paths.audit, label: "Entries", needs: "audit.read" },
     { to: paths.proof, label: "Proof", needs: "audit.verify" },
     { to: paths.sinks, label: "Sinks", needs: "sinks.read" },
+    { to: paths.witnesses, label: "Witnesses", needs: "audit.verify" },
+    { to: paths.retention, label: "Retention", needs: "audit.read" },
   ],
 };
 

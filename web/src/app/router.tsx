@@ -60,11 +60,15 @@ const grants = lazily(paths.grants, () => import("../pages/grants/grants"), "Gra
 const grantPolicies = lazily(paths.grantPolicies, () => import("../pages/grants/policies"), "Policies", "open");
 const proof = lazily(paths.proof, () => import("../pages/audit/proof"), "Proof");
 const sinks = lazily(paths.sinks, () => import("../pages/audit/sinks"), "Sinks", "open");
+const witnesses = lazily(paths.witnesses, () => import("../pages/audit/witnesses"), "Witnesses", "open");
+const retention = lazily(paths.retention, () => import("../pages/audit/retention"), "Retention");
 const people = lazily(paths.people, () => import("../pages/access/people"), "People", "open");
 const groups = lazily(paths.groups, () => import("../pages/access/groups"), "Groups", "open");
 const serviceAccounts = lazily(paths.serviceAccounts, () => import("../pages/access/accounts"), "ServiceAccounts", "open");
 const roles = lazily(paths.roles, () => import("../pages/access/roles"), "Roles", "open");
 const bindings = lazily(paths.bindings, () => import("../pages/access/bindings"), "Bindings", "open", "at", "subject", "role");
+const reviews = lazily(paths.reviews, () => import("../pages/access/reviews"), "Reviews", "state");
+const review = lazily("/access/reviews/$id", () => import("../pages/access/review"), "ReviewPage", "answer", "open");
 const questions = lazily(paths.questions, () => import("../pages/access/questions"), "Questions", "ask", "kind", "who", "permission", "at", "host", "selector", "address", "mfa", "ticket", "time");
 const commands = lazily(paths.commands, () => import("../pages/commands"), "Commands");
 const command = lazily("/commands/$id", () => import("../pages/command"), "CommandPage");
@@ -75,7 +79,7 @@ const account = createRoute({ getParentRoute: () => root, path: "/account", comp
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: paths.device, component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, questions]),
+  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

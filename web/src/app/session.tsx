@@ -1,11 +1,11 @@
 // Who is signed in, and what they may do.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { createContext, useContext, useEffect, useState, type FormEvent, type ReactNode } from "react";
-import { api, leaveFor, onSignedOut, onStepUp, refusal, signIn, signOut, troubleOf, type Trouble } from "../api/client";
+import { createContext, useContext, useEffect, useRef, useState, type FormEvent, type ReactNode } from "react";
+import { api, leaveFor, onSignedOut, onStepUp, refusal, signIn, signInBeside, signOut, troubleOf, type Trouble } from "../api/client";
 import { signInByPasskey, stepUp, without } from "../api/passkey";
 import { Invite, Invited } from "./invite";
 import type { WhoAmIResponse } from "../api/gen/loopback/v1/apikey_pb";
-import { Button, Copy, Dialog, Field, Input, Problem, Spinner } from "../ui/basics";
+import { Button, buttonClass, Copy, Dialog, Field, Input, Problem, Spinner } from "../ui/basics";
 
 export interface Session {
   who: WhoAmIResponse;
@@ -32,8 +32,10 @@ function invitation(): string {
   return secret;
 }
 const invitedWith = invitation();
+const cameBack = window.location.pathname === "/signed-in";
 
 export function SignedIn({ children }: { children: ReactNode }) {
+  if (cameBack) return <Back />;
   if (invitedWith) return <Invite secret={invitedWith} done={() => window.location.replace("/")} />;
   return <SignedInPages>{children}</SignedInPages>;
 }
@@ -89,6 +91,7 @@ function SignInAgain({ done }: { done: () => Promise<void> }) {
       <p className="text-soft">You go on where you were. What you typed is still there.</p>
       <div>
         <WaysIn
+          beside
           done={async () => {
             await done();
             await queries.invalidateQueries();
@@ -96,6 +99,27 @@ function SignInAgain({ done }: { done: () => Promise<void> }) {
         />
       </div>
     </Dialog>
+  );
+}
+
+/** Where a sign-in at a provider ends that was begun beside a page. */
+function Back() {
+  useEffect(() => {
+    document.title = "Signed in · Loopback";
+  }, []);
+  return (
+    <main className="grid min-h-dvh place-items-center p-4">
+      <div className="w-full max-w-sm">
+        <Wordmark />
+        <div className="mt-6 flex flex-col gap-4 rounded-xl border border-line bg-card p-6">
+          <h1 className="text-[16px] font-semibold">You are signed in</h1>
+          <p>The page that you came from goes on by itself. This one can be closed.</p>
+          <a href="/" className={buttonClass()}>
+            To the overview
+          </a>
+        </div>
+      </div>
+    </main>
   );
 }
 
@@ -130,12 +154,22 @@ function SignIn({ done, first }: { done: () => Promise<void>; first: Trouble | u
   );
 }
 
-/** Every way in: passkey and providers, then a key. */
-function WaysIn({ done }: { done: () => Promise<void> }) {
+/** Every way in: passkey and providers, then a key. Beside a page that is to stay as it is, a provider's is in a page of its own. */
+function WaysIn({ done, beside }: { done: () => Promise<void>; beside?: boolean }) {
   const offered = useQuery({ queryKey: ["ways in"], queryFn: () => api.signIns.listSignInMethods({}), staleTime: 60_000, retry: false });
   const [going, setGoing] = useState("");
   const [error, setError] = useState<unknown>();
   const unavailable = offered.data && without(offered.data.passkeyDomain, offered.data.url);
+  const waits = useRef<AbortController>(undefined);
+  useEffect(() => () => waits.current?.abort(), []);
+  async function byProvider(id: string) {
+    setGoing(id);
+    if (!beside) return leaveFor(id);
+    waits.current?.abort();
+    const wait = (waits.current = new AbortController());
+    await signInBeside(id, wait.signal);
+    if (!wait.signal.aborted) await done();
+  }
   async function byPasskey() {
     setGoing("passkey");
     setError(undefined);
@@ -170,18 +204,20 @@ function WaysIn({ done }: { done: () => Promise<void> }) {
               <Button
                 key={p.id}
                 kind={unavailable && providers.length === 1 ? "primary" : "plain"}
-                busy={going === p.id}
+                busy={going === p.id && !beside}
                 title={p.name}
                 className="h-9 min-w-0"
-                onClick={() => {
-                  setGoing(p.id);
-                  leaveFor(p.id);
-                }}
+                onClick={() => void byProvider(p.id)}
               >
                 <span className="min-w-0 truncate">Continue with {p.name}</span>
               </Button>
             ))}
           </div>
+          {beside && going !== "" && going !== "passkey" && (
+            <p role="status" className="mt-3 text-[12px] text-soft">
+              Sign in on the page that has opened; this one goes on by itself then. If none has, press the button again.
+            </p>
+          )}
           {error !== undefined && (
             <div className="mt-3">
               <Problem error={error} />

@@ -55,7 +55,8 @@ type InvitationServiceClient interface {
 	ListInvitations(context.Context, *connect.Request[v1.ListInvitationsRequest]) (*connect.Response[v1.ListInvitationsResponse], error)
 	// Takes one back.
 	RevokeInvitation(context.Context, *connect.Request[v1.RevokeInvitationRequest]) (*connect.Response[v1.Invitation], error)
-	// Whom one is for, for who holds its string, and options to make a passkey. It is used at /session.
+	// Whom one is for, for who holds its string, and options to make a passkey. It is used at /session, or by signing in at an identity
+	// provider as whom it is for (/oidc/begin).
 	OpenInvitation(context.Context, *connect.Request[v1.OpenInvitationRequest]) (*connect.Response[v1.OpenInvitationResponse], error)
 }
 
@@ -134,7 +135,8 @@ type InvitationServiceHandler interface {
 	ListInvitations(context.Context, *connect.Request[v1.ListInvitationsRequest]) (*connect.Response[v1.ListInvitationsResponse], error)
 	// Takes one back.
 	RevokeInvitation(context.Context, *connect.Request[v1.RevokeInvitationRequest]) (*connect.Response[v1.Invitation], error)
-	// Whom one is for, for who holds its string, and options to make a passkey. It is used at /session.
+	// Whom one is for, for who holds its string, and options to make a passkey. It is used at /session, or by signing in at an identity
+	// provider as whom it is for (/oidc/begin).
 	OpenInvitation(context.Context, *connect.Request[v1.OpenInvitationRequest]) (*connect.Response[v1.OpenInvitationResponse], error)
 }
 

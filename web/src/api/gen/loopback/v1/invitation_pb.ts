@@ -255,6 +255,8 @@ export type OpenInvitationResponse = Message<"loopback.v1.OpenInvitationResponse
   expiresAt?: Timestamp | undefined;
 
   /**
+   * Unset where passkeys cannot be had at the control plane's address.
+   *
    * @generated from field: loopback.v1.PasskeyCeremony ceremony = 3;
    */
   ceremony?: PasskeyCeremony | undefined;
@@ -305,7 +307,8 @@ export const InvitationService: GenService<{
     output: typeof InvitationSchema;
   },
   /**
-   * Whom one is for, for who holds its string, and options to make a passkey. It is used at /session.
+   * Whom one is for, for who holds its string, and options to make a passkey. It is used at /session, or by signing in at an identity
+   * provider as whom it is for (/oidc/begin).
    *
    * @generated from rpc loopback.v1.InvitationService.OpenInvitation
    */
