@@ -72,7 +72,7 @@ async function enter(page, text) {
 test("a wrong code is refused, and the right one still works", async () => {
   const { page } = b;
   await enter(page, "not-the-code");
-  await page.getByRole("button", { name: "With a passkey" }).click();
+  await page.getByRole("button", { name: "With a passkey", exact: true }).click();
   await page.getByRole("alert").waitFor();
 });
 
@@ -83,7 +83,7 @@ test("the code becomes a passkey, and whoever made it owns the deployment", asyn
   await picture(page, "bootstrap");
   const found = await new AxeBuilder({ page }).withTags(["wcag2a", "wcag2aa", "wcag22aa"]).analyze();
   assert.deepEqual(found.violations.map((v) => v.id), []);
-  await page.getByRole("button", { name: "With a passkey" }).click();
+  await page.getByRole("button", { name: "With a passkey", exact: true }).click();
   await page.getByLabel("Name of the passkey").fill("first laptop");
   await picture(page, "bootstrap-passkey");
   await page.getByRole("button", { name: "Make passkey" }).click();
@@ -99,7 +99,7 @@ test("the code is good once; the passkey is the way in from then on", async () =
   const { page } = b;
   await b.context.clearCookies();
   await enter(page, code);
-  await page.getByRole("button", { name: "With an API key" }).click();
+  await page.getByRole("button", { name: "With an API key", exact: true }).click();
   await page.getByRole("alert").waitFor();
   await page.goto(at);
   await page.getByRole("button", { name: "Continue with a passkey" }).click();

@@ -99,8 +99,9 @@ test("what is answered elsewhere is seen here; what the server refuses is said i
   const nils = (await call("AccessReviewService/ListAccessReviewItems", { accessReview: review.id })).items.find((i) => i.subjectName === "nils");
   await call("AccessReviewService/AnswerAccessReview", { accessReview: review.id, bindings: [nils.bindingId], answer: "keep", rationale: "I do" });
   await dialog().getByRole("button", { name: "Revoke", exact: true }).click();
-  await dialog().getByRole("alert").filter({ hasText: "access_review_answered" }).waitFor();
+  await dialog().getByRole("alert").filter({ hasText: "access_review_over" }).waitFor();
   assert.equal(await dialog().getByLabel("Rationale").inputValue(), "nobody knows him");
+  await picture(page, "review-over");
   await dialog().getByRole("button", { name: "Cancel" }).click();
   await page.getByRole("list", { name: "how far it is" }).getByText("3 kept").waitFor();
 });
@@ -131,9 +132,9 @@ test("a hold keeps everything; deleting asks twice", async () => {
   await page.goto(`${url}/audit/retention`);
   await page.getByRole("button", { name: "Change what is kept of everybody else" }).click();
   await dialog().getByRole("radio", { name: "for so many days" }).check();
-  await dialog().getByLabel("Days").fill("29");
+  await dialog().getByLabel("Days", { exact: true }).fill("29");
   await dialog().getByText("at least 30").waitFor();
-  await dialog().getByLabel("Days").fill("400");
+  await dialog().getByLabel("Days", { exact: true }).fill("400");
   const sure = dialog().getByRole("checkbox", { name: /cannot be brought back/ });
   await sure.waitFor();
   assert.ok(await dialog().getByRole("button", { name: "Delete what is older" }).isDisabled());

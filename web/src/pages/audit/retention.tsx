@@ -49,7 +49,7 @@ export function Retention() {
     {
       key: "act",
       head: <span className="sr-only">acts</span>,
-      width: "7rem",
+      width: "8rem",
       cell: (r) => (
         <Button why={why("audit.retain")} aria-label={`Change what is kept of ${r.name || "everybody else"}`} onClick={() => setChanging(r)}>
           Change…
