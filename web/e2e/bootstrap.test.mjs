@@ -50,15 +50,18 @@ before(async () => {
   b = await launchWithPasskeys(at);
   await b.add();
 });
-after(async () => {
-  await b?.close();
-  if (daemon && daemon.exitCode === null) {
-    const ended = new Promise((go) => daemon.on("exit", go));
-    daemon.kill("SIGTERM");
-    await ended;
-  }
-  await rm(dir, { recursive: true, force: true });
-});
+after(
+  async () => {
+    if (daemon && daemon.exitCode === null) {
+      const ended = new Promise((go) => daemon.on("exit", go));
+      daemon.kill("SIGKILL"); // its data goes with it
+      await ended;
+    }
+    await b?.close();
+    await rm(dir, { recursive: true, force: true });
+  },
+  { timeout: 60_000 },
+);
 afterEach(async (t) => {
   if (t.error && b) await picture(b.page, `failed-bootstrap-${t.name.replace(/[^a-z]+/g, "-").slice(0, 40)}`);
 });
