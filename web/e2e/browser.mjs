@@ -66,7 +66,7 @@ export async function launchWithPasskeys(at = url) {
     socket.on("error", failed);
   });
   const pin = createHash("sha256").update(new X509Certificate(raw).publicKey.export({ type: "spki", format: "der" })).digest("base64");
-  const b = await launch({ ignoreHTTPSErrors: false, args: [...flags, `--ignore-certificate-errors-spki-list=${pin}`] });
+  const b = await launch({ others: [at], ignoreHTTPSErrors: false, args: [...flags, `--ignore-certificate-errors-spki-list=${pin}`] });
   const cdp = await b.context.newCDPSession(b.page);
   await cdp.send("WebAuthn.enable");
   const add = async () =>

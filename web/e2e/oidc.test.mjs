@@ -51,7 +51,7 @@ before(async () => {
     fields: { issuer: idp.issuer, clientId: idp.clientId, secret: idp.secret, ca: idp.ca, createUsers: true, groupsClaim: "groups", groups: { groups: { platform: "on-call", staff: "everybody", leads: "leads" } } },
   });
   await tell("return", { url: corp.returnUrl });
-  b = await launch();
+  b = await launch({ others: [idp.issuer] });
 });
 after(async () => {
   await b?.close();
@@ -88,7 +88,7 @@ test("who is no longer in the group has no longer the role, on pages that are op
   await page.goto(`${url}/hosts`);
   await page.getByRole("navigation", { name: "main" }).getByRole("link", { name: "Enrol a host" }).waitFor();
   await tell("groups", { subject: idp.subject, group: "staff" });
-  const other = await launch();
+  const other = await launch({ others: [idp.issuer] });
   try {
     await come(other.page);
     const nav = other.page.getByRole("navigation", { name: "main" });
@@ -103,7 +103,7 @@ test("who is no longer in the group has no longer the role, on pages that are op
 test("signing out everywhere ends a page that is open elsewhere, and nothing typed is lost", async () => {
   const { page } = b;
   await tell("groups", { subject: idp.subject, group: "leads" });
-  const other = await launch();
+  const other = await launch({ others: [idp.issuer] });
   try {
     await come(other.page, "/account");
     await page.goto(`${url}/keys`);
@@ -142,7 +142,7 @@ test("an invitation lets in whom it is for, as the provider says, and nobody els
   await call("BindingService/CreateBinding", { user: "grete", role: "member" });
   // Known as somebody already, they are nobody else.
   const hers = await call("InvitationService/CreateInvitation", { user: "grete" });
-  const other = await launch();
+  const other = await launch({ others: [idp.issuer] });
   try {
     const { page } = other;
     const follow = async (link) => {
