@@ -282,7 +282,14 @@ var _ link.Host = (*Agent)(nil)
 func (a *Agent) Linking() []section.Status { return a.sections.linking() }
 
 // Stand is for package link.
-func (a *Agent) Stand(s link.Standing, _ string) { a.sections.stand(s) }
+func (a *Agent) Stand(s link.Standing, _ string) {
+	a.sections.stand(s)
+	if s == link.Managed && a.orders != nil {
+		for _, id := range a.orders.Lost() { // said again on each link: who knows it passes over it
+			a.link.OrderKnown(id, string(exec.Indeterminate), 0)
+		}
+	}
+}
 
 // Whole is for package link.
 func (a *Agent) Whole(announced section.Section) { a.sections.whole(announced) }
@@ -308,14 +315,24 @@ func (a *Agent) Order(o link.Order) {
 			func(why *fault.Error) { a.link.OrderRefused(o.ID, why) })
 		return
 	}
-	a.orders.Order(exec.Order{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Command: o.Exec, Stdin: o.Stdin, Dial: o.Dial}, func(r exec.Report) {
-		if r.State == exec.Refused {
+	a.orders.Order(exec.Order{
+		ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Command: o.Exec, Stdin: o.Stdin, Prompt: o.Prompt, Dial: o.Dial,
+	}, func(r exec.Report) {
+		switch r.State {
+		case exec.Refused:
 			a.link.OrderRefused(r.ID, r.Fault)
-			return
+		case exec.Begun:
+			a.link.OrderBegun(r.ID)
+		case exec.Ended:
+			a.link.OrderEnded(r.ID, r.Stdout, r.Stderr, r.Result)
+		default:
+			a.link.OrderKnown(r.ID, string(r.State), r.ExitCode)
 		}
-		a.link.OrderKnown(r.ID, string(r.State), r.ExitCode)
 	})
 }
+
+// Word is for package link.
+func (a *Agent) Word(order string, stored, cancel bool) { a.orders.Word(order, stored, cancel) }
 
 // Inventory is for package link.
 func (a *Agent) Inventory() link.Inventory {

@@ -210,6 +210,12 @@ type Output struct {
 	Data    []byte
 }
 
+// Mark is how far the output of a run was read.
+type Mark struct {
+	Revision int64
+	ID       string // of the piece, among those of the revision
+}
+
 // Channel of a command.
 type Channel string
 

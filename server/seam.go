@@ -142,7 +142,11 @@ func (l links) Online(hostID string) bool { return l.hub.Presence(hostID).Online
 func (l links) Holds(hostID string) bool { return l.hub.Holds(hostID) }
 
 func (l links) Order(hostID string, o exec.Order) bool {
-	return l.hub.Order(hostID, link.Task{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Stream: o.Stream, Credential: o.Credential, Exec: o.Command})
+	return l.hub.Order(hostID, link.Task{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Stream: o.Stream, Credential: o.Credential, Prompt: o.Prompt, Exec: o.Command})
+}
+
+func (l links) Word(hostID, orderID string, stored, cancel bool) {
+	l.hub.Word(hostID, orderID, stored, cancel)
 }
 
 // streams give them the streams.
@@ -200,5 +204,7 @@ func (s *Server) ordered(r link.OrderReport) {
 		s.files.Reported(r.HostID, r.ID, why)
 		return
 	}
-	s.execs.Reported(r.HostID, r.ID, r.State, r.ExitCode, why)
+	s.execs.Reported(exec.Report{
+		HostID: r.HostID, OrderID: r.ID, State: r.State, ExitCode: r.ExitCode, Why: why, Stdout: r.Stdout, Stderr: r.Stderr, Result: r.Result,
+	})
 }

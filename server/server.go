@@ -350,7 +350,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 
 	s.hosts = host.NewService(storage.Bind[host.Reader, host.Tx](s.db), s.tenants, s.directory, presence{s.hub}, now)
 	s.execs = exec.NewService(storage.Bind[exec.Reader, exec.Tx](s.db), s.tenants, s.hosts, s.directory, links{s.hub}, streams{s.streams}, exec.Options{
-		Policy: s.policy, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
+		Policy: s.policy, Keys: s.apikeys, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
 	})
 	s.streams.Adopt(adopt(s.execs))
 	s.files = file.NewService(storage.Bind[file.Reader, file.Tx](s.db), s.tenants, s.hosts, s.directory, fileLinks{links{s.hub}, s.replica, s.streams}, fileStreams{s.streams}, file.Options{

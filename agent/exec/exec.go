@@ -2,6 +2,8 @@
 //
 //	order ──▶ ceiling? ──▶ known? ──▶ in time? ──▶ journal, durably ──▶ stream ──▶ "go" ──▶ command ──▶ journal, result
 //
+// A prompt order needs no "go", and no stream where its command ends soon and writes little (see way).
+//
 // An order's id is in the journal before anything is begun, so that a repeat, by a replica that slept or a message that was
 // kept, is answered from there: done, with how it ended, or indeterminate, where the agent ended in between; never twice.
 // An order that cannot be noted, because the disk is full, is not begun. "In time" is judged by the control plane's clock,
@@ -19,7 +21,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	osexec "os/exec"
@@ -41,15 +42,19 @@ type Order struct {
 	Grant    string    // that it rests on, for the log
 	Command  exec.Command
 	Stdin    bool
+	Prompt   bool // begin at once, and answer by a report where the command ends soon and wrote little
 	Dial     func(context.Context) (stream.Conn, error)
 }
 
-// Report is what becomes of an order that leads to no stream.
+// Report is what becomes of an order, as far as no stream says it.
 type Report struct {
 	ID       string
 	State    State
 	Fault    *fault.Error // of a refused one
 	ExitCode int          // of one that is done
+
+	Stdout, Stderr []byte // of one that ended
+	Result         exec.Result
 }
 
 // State of an order as it is reported.
@@ -60,6 +65,8 @@ const (
 	Refused       State = "refused"
 	Done          State = "done"
 	Indeterminate State = "indeterminate"
+	Begun         State = "begun" // a prompt one, whose stream comes
+	Ended         State = "ended" // a prompt one, with all that its command wrote
 )
 
 // Refusals.
@@ -91,9 +98,10 @@ type Options struct {
 type Executor struct {
 	options Options
 	journal journal
+	lost    []string // orders that an agent before this one began, and did not live to see the end of
 
 	mu      sync.Mutex
-	running map[string]bool
+	running map[string]*order
 	closed  bool
 	work    sync.WaitGroup
 	ctx     context.Context
@@ -108,9 +116,10 @@ func New(o Options) *Executor {
 	if o.Runner == nil {
 		o.Runner = runnerHere()
 	}
-	x := &Executor{options: o, journal: journal{o.Dir}, running: map[string]bool{}}
+	x := &Executor{options: o, journal: journal{o.Dir}, running: map[string]*order{}}
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	x.journal.prune(time.Now())
+	x.lost = x.journal.open(time.Now())
 	return x
 }
 
@@ -123,18 +132,23 @@ func (x *Executor) Close() {
 	x.work.Wait()
 }
 
-// Order takes an order. It does not wait; report is called where the order leads to no stream.
+// Lost are the orders that an agent before this one began and did not live to see the end of: nobody knows it, and they are not
+// begun again.
+func (x *Executor) Lost() []string { return x.lost }
+
+// Order takes an order. It does not wait; report is called where something is to be said of it outside its stream.
 func (x *Executor) Order(o Order, report func(Report)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.running[o.ID] {
+	if x.running[o.ID] != nil {
 		return // a repeat of one whose stream stands
 	}
 	if x.closed {
 		report(Report{ID: o.ID, State: Refused, Fault: ErrStopped})
 		return
 	}
-	x.running[o.ID] = true
+	w := &order{Order: o, report: report, stored: make(chan struct{}), cancelled: make(chan struct{})}
+	x.running[o.ID] = w
 	x.work.Go(func() {
 		defer func() {
 			x.mu.Lock()
@@ -145,8 +159,26 @@ func (x *Executor) Order(o Order, report func(Report)) {
 			report(r)
 			return
 		}
-		x.carry(o)
+		x.carry(w)
 	})
+}
+
+// Word is what the control plane says of an order: that the report of it is stored, or that the command is to end.
+func (x *Executor) Word(id string, stored, cancel bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w := x.running[id]
+	if w == nil {
+		return
+	}
+	if stored && !w.isStored {
+		w.isStored = true
+		close(w.stored)
+	}
+	if cancel && !w.isCancelled {
+		w.isCancelled = true
+		close(w.cancelled)
+	}
 }
 
 // begin decides whether the order is to be done now; else it says what to answer.
@@ -183,36 +215,50 @@ func (x *Executor) begin(o Order) (r Report, answered bool) {
 }
 
 // carry does the order.
-func (x *Executor) carry(o Order) {
+func (x *Executor) carry(o *order) {
 	began := x.options.Now()
 	x.options.Log.Info("a command is ordered", "order", o.ID, "grant", o.Grant, "command", o.Command.String(), "user", o.Command.User)
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	defer cancel(nil)
 	end := stream.New(stream.Options{})
 	var keeping sync.WaitGroup
-	keeping.Go(func() { cancel(orDone(end.Keep(context.WithoutCancel(ctx), patience, o.Dial))) })
 	defer keeping.Wait()
 	defer end.Close(nil)
 	defer context.AfterFunc(ctx, func() { end.Close(fault.Of(context.Cause(ctx))) })()
+	keep := func() {
+		keeping.Go(func() { cancel(orDone(end.Keep(context.WithoutCancel(ctx), patience, o.Dial))) })
+	}
+	way := newWay(o, keep)
+	defer way.close()
 
 	control := bufio.NewReader(end.Reader(exec.ControlNumber))
-	// The control plane says go, once it has authorised the stream and recorded it.
-	waiting := time.AfterFunc(time.Until(time.Now().Add(o.NotAfter.Sub(began))), func() { end.Close(ErrLate) })
-	first, err := order(control)
-	waiting.Stop()
+	var first exec.Control
+	var err error
+	if !o.Prompt {
+		// The control plane says go, once it has authorised the stream and recorded it.
+		waiting := time.AfterFunc(time.Until(time.Now().Add(o.NotAfter.Sub(began))), func() { end.Close(ErrLate) })
+		first, err = word(control)
+		waiting.Stop()
+	}
 	var result exec.Result
 	if first.Cancel {
 		result = exec.Result{ExitCode: -1, Cancelled: true}
 	} else if err != nil {
 		result = exec.Result{ExitCode: -1, ErrorCode: ErrLate.Code, Error: "the control plane did not say go in time: nothing was begun"}
 	} else {
-		result = x.run(ctx, o, end, control)
+		result = x.run(ctx, o, end, control, way)
 	}
 	for _, channel := range []byte{exec.StdoutNumber, exec.StderrNumber} {
 		_ = end.Writer(channel).Close() // also where nothing was begun
 	}
 	if err := x.journal.end(o.ID, began, result); err != nil {
 		x.options.Log.Error("how an order ended cannot be noted", "order", o.ID, "error", err)
+	}
+	defer func() {
+		x.options.Log.Info("a command ended", "order", o.ID, "code", result.ExitCode, "signal", result.Signal, "error", result.Error)
+	}()
+	if way.answer(ctx, result) {
+		return
 	}
 	line, _ := json.Marshal(result) // plain fields
 	w := end.Writer(exec.ControlNumber)
@@ -224,7 +270,6 @@ func (x *Executor) carry(o Order) {
 			x.options.Log.Warn("the result of a command was not taken", "order", o.ID, "error", err)
 		}
 	}
-	x.options.Log.Info("a command ended", "order", o.ID, "code", result.ExitCode, "signal", result.Signal, "error", result.Error)
 }
 
 func orDone(err error) error {
@@ -234,7 +279,8 @@ func orDone(err error) error {
 	return err
 }
 
-func order(r *bufio.Reader) (exec.Control, error) {
+// word is the next that the control plane says by the stream.
+func word(r *bufio.Reader) (exec.Control, error) {
 	line, err := r.ReadBytes('\n')
 	var c exec.Control
 	if err == nil {
@@ -244,7 +290,7 @@ func order(r *bufio.Reader) (exec.Control, error) {
 }
 
 // run is the life of the command itself.
-func (x *Executor) run(ctx context.Context, o Order, end *stream.End, control *bufio.Reader) exec.Result {
+func (x *Executor) run(ctx context.Context, o *order, end *stream.End, control *bufio.Reader, way *way) exec.Result {
 	failed := func(err error) exec.Result {
 		f := fault.Of(err)
 		return exec.Result{ExitCode: -1, ErrorCode: f.Code, Error: f.Message, Hint: f.Hint}
@@ -253,11 +299,11 @@ func (x *Executor) run(ctx context.Context, o Order, end *stream.End, control *b
 	if err != nil {
 		return failed(err)
 	}
-	in, err := stdin(o, end)
+	in, err := stdin(o.Order, end)
 	if err != nil {
 		return failed(err)
 	}
-	outputs, err := newOutputs(end)
+	outputs, err := newOutputs(end, way)
 	if err != nil {
 		_ = in.Close()
 		return failed(err)
@@ -284,6 +330,8 @@ func (x *Executor) run(ctx context.Context, o Order, end *stream.End, control *b
 			why <- "timeout"
 		case <-ctx.Done():
 			why <- "cancel"
+		case <-o.cancelled:
+			why <- "cancel"
 		case <-ended:
 			return
 		}
@@ -291,7 +339,7 @@ func (x *Executor) run(ctx context.Context, o Order, end *stream.End, control *b
 	})
 	go func() { // ends with the session
 		for {
-			c, err := order(control)
+			c, err := word(control)
 			if err != nil {
 				return
 			}
@@ -335,72 +383,3 @@ func program(c exec.Command) ([]string, error) {
 
 // searchPath is where programs are looked for, and a command's PATH.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// stdin is the command's: a pipe that the session feeds, or nothing.
-func stdin(o Order, end *stream.End) (*os.File, error) {
-	if !o.Stdin {
-		return os.Open(os.DevNull)
-	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	go func() { // ends with the command, whose end of the pipe it fills, or with the session
-		from := end.Reader(exec.StdinNumber)
-		_, _ = io.Copy(w, from)
-		_ = w.Close()
-		from.Stop()
-	}()
-	return r, nil
-}
-
-// outputs are the pipes that a command writes to, on their way into the session.
-type outputs struct {
-	ends    [2]*os.File // the command's
-	ours    [2]*os.File
-	copying sync.WaitGroup
-}
-
-func newOutputs(end *stream.End) (*outputs, error) {
-	o := &outputs{}
-	for i := range o.ends {
-		r, w, err := os.Pipe()
-		if err != nil {
-			o.release()
-			return nil, err
-		}
-		o.ours[i], o.ends[i] = r, w
-	}
-	for i, channel := range []byte{exec.StdoutNumber, exec.StderrNumber} {
-		o.copying.Go(func() {
-			w := end.Writer(channel)
-			buffer := make([]byte, 64<<10)
-			for {
-				n, err := o.ours[i].Read(buffer)
-				if n > 0 {
-					if _, failed := w.Write(buffer[:n]); failed != nil {
-						break // the session is over; the command gets SIGPIPE
-					}
-				}
-				if err != nil {
-					break
-				}
-			}
-			_ = o.ours[i].Close()
-			_ = w.Close()
-		})
-	}
-	return o, nil
-}
-
-// release closes the ends that the command has its own copies of.
-func (o *outputs) release() {
-	for _, f := range o.ends {
-		if f != nil {
-			_ = f.Close()
-		}
-	}
-}
-
-// wait waits until all that was written is on its way.
-func (o *outputs) wait() { o.copying.Wait() }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,5 +113,98 @@ func TestTheCeilingComesFirst(t *testing.T) {
 	defer x.Close()
 	if r := answer(t, x, order1(time.Now().Add(time.Minute))); r.State != Refused || !errors.Is(r.Fault, ErrCeiling) || r.Fault.Hint == "" {
 		t.Errorf("got %s, %v", r.State, r.Fault)
+	}
+}
+
+// says is a Runner whose commands write this and end, after so long.
+type says struct {
+	text string
+	wait time.Duration
+}
+
+func (s says) Start(c Spec) (Process, error) {
+	_, _ = c.Stdout.WriteString(s.text)
+	return ended{s.wait}, nil
+}
+
+type ended struct{ after time.Duration }
+
+func (e ended) Wait() exec.Result { time.Sleep(e.after); return exec.Result{ExitCode: 4} }
+func (ended) Kill()               {}
+
+func TestAPromptOrderIsAnsweredByAReport(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		runner says
+		stored bool // the control plane says so
+		states []State
+		dialed bool
+	}{
+		{"soon and little", says{"up\n", 0}, true, []State{Ended}, false},
+		{"soon and little, and nobody says that it is stored", says{"up\n", 0}, false, []State{Ended}, true},
+		{"soon and much", says{strings.Repeat("x", promptBytes+1), 0}, true, []State{Begun}, true},
+		{"late", says{"up\n", 2 * promptWithin}, true, []State{Begun}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			x := executor(t, filepath.Join(t.TempDir(), "orders"), Options{Runner: c.runner})
+			o := order1(time.Now().Add(time.Minute))
+			o.Prompt = true
+			dialed := make(chan struct{}, 100)
+			over := make(chan struct{})
+			o.Dial = func(context.Context) (stream.Conn, error) {
+				select {
+				case dialed <- struct{}{}:
+				default:
+				}
+				return nil, stream.ErrGone // the control plane's word that there is no such session
+			}
+			var states []State
+			x.Order(o, func(r Report) {
+				states = append(states, r.State)
+				if r.State == Ended {
+					if string(r.Stdout) != c.runner.text || r.Result.ExitCode != 4 {
+						t.Errorf("it reports %q and code %d", r.Stdout, r.Result.ExitCode)
+					}
+					if c.stored {
+						go x.Word(o.ID, true, false)
+					}
+				}
+			})
+			go func() { x.work.Wait(); close(over) }()
+			select {
+			case <-over:
+			case <-time.After(20 * time.Second):
+				t.Fatal("it does not end")
+			}
+			if !slices.Equal(states, c.states) || len(dialed) > 0 != c.dialed {
+				t.Errorf("it reported %v and dialled %d times", states, len(dialed))
+			}
+			if e, err := x.journal.read(o.ID); err != nil || e.Result == nil || e.Result.ExitCode != 4 {
+				t.Errorf("the journal has %+v, %v", e, err)
+			}
+		})
+	}
+}
+
+func TestWhatAKilledAgentLeftIsNamed(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "orders")
+	j := journal{dir}
+	now := time.Now()
+	var ids []string
+	for i, begun := range []time.Time{now.Add(-time.Hour), now.Add(-time.Hour), now.Add(-48 * time.Hour)} {
+		o := order1(now)
+		ids = append(ids, o.ID)
+		if _, err := j.begin(o.ID, begun); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := j.end(o.ID, begun, exec.Result{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if lost := executor(t, dir, Options{Runner: never{t}}).Lost(); !slices.Equal(lost, ids[1:2]) {
+		t.Errorf("got %v of %v; wanted the second alone", lost, ids)
 	}
 }

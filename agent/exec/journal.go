@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/loopbackd/loopback/durable"
@@ -68,6 +69,18 @@ func (j journal) write(order string, e entry) error {
 		return errJournal.WithCause(fmt.Errorf("write the journal: %w", err))
 	}
 	return nil
+}
+
+// open are the orders that were begun and whose end is not noted, as far as anybody may still wait for them.
+func (j journal) open(now time.Time) (orders []string) {
+	files, _ := os.ReadDir(j.dir) // one that cannot be read is answered when it is asked for
+	for _, f := range files {
+		order, ok := strings.CutSuffix(f.Name(), ".json")
+		if e, err := j.read(order); ok && err == nil && e.Result == nil && now.Sub(e.Begun) < exec.MaxTimeout+time.Hour {
+			orders = append(orders, order)
+		}
+	}
+	return orders
 }
 
 // prune forgets orders that were begun long ago.

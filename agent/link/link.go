@@ -50,6 +50,7 @@ package link
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -104,6 +105,8 @@ type Host interface {
 	Delta(delta section.Delta)
 	// Order is something to do once.
 	Order(order Order)
+	// Word is what the control plane says of an order that it gave: that what was reported of it is stored, or that it is to end.
+	Word(order string, stored, cancel bool)
 	// Inventory is what the host is now.
 	Inventory() Inventory
 	// Health is that of every module.
@@ -183,7 +186,8 @@ type Client struct {
 	log      *slog.Logger
 	outbox   outbox
 	troubles troubles
-	early    float64 // by what part of a tenth the key is rotated before its time
+	sessions tls.ClientSessionCache // of streams
+	early    float64                // by what part of a tenth the key is rotated before its time
 
 	// The client's goroutine alone uses these.
 	identity state.Identity
@@ -241,8 +245,8 @@ func New(o Options) (*Client, error) {
 	return &Client{
 		options: o, log: o.Log, outbox: newOutbox(), early: rand.Float64(),
 		identity: identity, trust: known, notUntil: map[string]time.Time{},
-		trusting: known,
-		status:   Status{State: Connecting, Since: time.Now(), Keyset: known.Version, Key: identity.Generation},
+		trusting: known, sessions: tls.NewLRUClientSessionCache(endpointSessions),
+		status: Status{State: Connecting, Since: time.Now(), Keyset: known.Version, Key: identity.Generation},
 	}, nil
 }
 

@@ -46,6 +46,7 @@ func (m *machine) Stand(s link.Standing, _ string) {
 func (m *machine) Whole(s section.Section)         { m.do(func() { m.wholes = append(m.wholes, s) }) }
 func (m *machine) Delta(d section.Delta)           { m.do(func() { m.deltas = append(m.deltas, d) }) }
 func (m *machine) Order(o link.Order)              { m.do(func() { m.orders = append(m.orders, o) }) }
+func (m *machine) Word(string, bool, bool)         {}
 func (m *machine) Inventory() (out link.Inventory) { m.do(func() { out = m.inventory }); return }
 func (m *machine) Health() (out []host.Health)     { m.do(func() { out = m.health }); return }
 func (m *machine) HeartbeatBounds() (a, b time.Duration) {

@@ -22,6 +22,7 @@ type Order struct {
 	Exec     exec.Command
 	Stdin    bool
 	File     *file.Task                                 // in place of a command
+	Prompt   bool                                       // it is begun at once, and may be answered on the link
 	Dial     func(context.Context) (stream.Conn, error) // of its stream
 
 	// The same for another process.
@@ -75,8 +76,9 @@ func (s *session) order(m *pb.Order) {
 	known := s.trusting
 	s.mu.Unlock()
 	dialer := NewStreamDialer(s.options.Config, known, s.Status().Endpoint, m.GetStream(), m.GetId(), m.GetCredential())
+	dialer.Sessions = s.sessions // each order has a dialer of its own, and a full handshake costs more than most commands
 	s.options.Host.Order(Order{
-		ID: m.GetId(), NotAfter: m.GetNotAfter().AsTime(), Grant: m.GetGrant(), Stdin: task.GetStdin(), Dial: dialer.Dial,
+		ID: m.GetId(), NotAfter: m.GetNotAfter().AsTime(), Grant: m.GetGrant(), Stdin: task.GetStdin(), Prompt: m.GetPrompt(), Dial: dialer.Dial,
 		File: moved, Stream: m.GetStream(), Credential: m.GetCredential(), Endpoint: s.Status().Endpoint,
 		Exec: exec.Command{Arguments: task.GetArguments(), Shell: task.GetShell(), User: task.GetUser(), Timeout: task.GetTimeout().AsDuration()},
 	})
@@ -97,6 +99,15 @@ func (c *Client) OrderRefused(id string, why *fault.Error) {
 // OrderKnown tells the control plane what the journal says of an order: done, with its exit code, or indeterminate.
 func (c *Client) OrderKnown(id, state string, exitCode int) {
 	c.reportOrder(&pb.OrderReport{Id: id, State: state, ExitCode: int32(exitCode)})
+}
+
+// OrderBegun tells the control plane that a prompt order was begun and takes its time.
+func (c *Client) OrderBegun(id string) { c.reportOrder(&pb.OrderReport{Id: id, State: "begun"}) }
+
+// OrderEnded tells the control plane how a prompt order ended, and all that its command wrote. Word says when that is stored.
+func (c *Client) OrderEnded(id string, stdout, stderr []byte, r exec.Result) {
+	result, _ := json.Marshal(r) // plain fields
+	c.reportOrder(&pb.OrderReport{Id: id, State: "ended", Stdout: stdout, Stderr: stderr, Result: result})
 }
 
 func (c *Client) reportOrder(r *pb.OrderReport) {

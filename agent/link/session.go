@@ -400,6 +400,8 @@ func (s *session) receive(ctx context.Context, f *pb.ServerFrame) (again bool, e
 		return false, s.showSection(ctx, b.SectionWanted.GetName())
 	case *pb.ServerFrame_Order:
 		s.order(b.Order)
+	case *pb.ServerFrame_OrderWord:
+		s.options.Host.Word(b.OrderWord.GetId(), b.OrderWord.GetStored(), b.OrderWord.GetCancel())
 	case *pb.ServerFrame_Shell:
 		s.shell(ctx, b.Shell)
 	case *pb.ServerFrame_Challenge:

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 
 	"google.golang.org/protobuf/proto"
 
@@ -23,6 +24,7 @@ type StreamDialer struct {
 	ID         string
 	Credential []byte
 	Instance   [16]byte
+	Sessions   tls.ClientSessionCache // of the outer TLS
 
 	first int // the endpoint that took the last one
 }
@@ -30,7 +32,7 @@ type StreamDialer struct {
 // NewStreamDialer makes the dialer of a session whose End begins now. first is the endpoint to try before the others, where
 // the link is; it may be empty.
 func NewStreamDialer(c config.Config, t state.Trust, first, name, id string, credential []byte) *StreamDialer {
-	d := &StreamDialer{Config: c, Trust: t, Name: name, ID: id, Credential: credential}
+	d := &StreamDialer{Config: c, Trust: t, Name: name, ID: id, Credential: credential, Sessions: tls.NewLRUClientSessionCache(endpointSessions)}
 	_, _ = rand.Read(d.Instance[:]) // never fails
 	for i, e := range c.Endpoints {
 		if e == first {
@@ -73,7 +75,7 @@ func (d *StreamDialer) dial(ctx context.Context, endpoint string) (*wire.Conn, e
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "stream_undialled", "the stream cannot be dialled").WithCause(err)
 	}
-	dialer.Stream = d.Name
+	dialer.Stream, dialer.TLS.ClientSessionCache = d.Name, d.Sessions
 	conn, err := dialer.Dial(ctx)
 	if err != nil {
 		if isOver(err) {

@@ -8,15 +8,18 @@
 //
 // The database is what they meet in. The bus brings no more than "run exec_… changed"; what is to be done is read from the rows.
 //
-// A host is told an order that is void after a short while. Where no stream of it has come by then, the host is unreachable, and
-// the command will not run there later either. A command that runs is waited for until its timeout, and a little longer; a
+// A host is told an order that is void after a short while. Where nothing was heard of it by then, the host is unreachable, and
+// the command does not begin there later either. A command that runs is waited for until its timeout, and a little longer; a
 // host that says nothing by then has timed out. Neither holds up the others for longer than it takes a place.
+//
+// A command that ends at once and writes little is answered on the host's link (Reported), many hosts' answers in one transaction; all
+// others come by a stream each.
 //
 // Output is stored as it comes, up to a bound for each channel; what is past it is counted and dropped. A byte is acknowledged
 // to the host when it is stored, so that a control plane that is killed goes on where it was, on another replica too.
 //
-// Whether the caller may still run it is asked whenever a stream comes, and whenever rules change: a run whose grant ended is
-// cancelled.
+// Whether the caller may still run it is asked before hosts are told, whenever a stream comes, and whenever rules or credentials
+// change: a run whose grant, or whose API key, ended is cancelled.
 package exec
 
 import (
@@ -46,8 +49,9 @@ type Reader interface {
 	ExecByRequest(ctx context.Context, actorID, requestID string) (exec.Run, error)
 	Execs(ctx context.Context, q exec.Query) ([]exec.Run, string, error)
 	ExecHosts(ctx context.Context, runID string, after int64) ([]exec.Host, error)
+	ReadyExecHosts(ctx context.Context, runID string) ([]exec.Host, error)
 	ExecHost(ctx context.Context, id string) (exec.Host, error)
-	ExecOutput(ctx context.Context, runID string, after int64, limit int) ([]exec.Output, int64, error)
+	ExecOutput(ctx context.Context, runID string, after exec.Mark, limit int) ([]exec.Output, exec.Mark, error)
 }
 
 // Tx changes them.
@@ -92,6 +96,7 @@ type Order struct {
 	Stream     string
 	Credential []byte
 	Command    exec.Command
+	Prompt     bool // the host begins at once, and may answer on its link
 }
 
 // Links reach the hosts.
@@ -102,6 +107,8 @@ type Links interface {
 	Holds(hostID string) bool
 	// Order tells a host of an order; false where its link is not here.
 	Order(hostID string, o Order) bool
+	// Word tells a host of an order that it has: that its report is stored, or that the command is to end.
+	Word(hostID, orderID string, stored, cancel bool)
 }
 
 // Session is a stream that a host is to dial.
@@ -119,9 +126,15 @@ type Streams interface {
 	Expect(Session) (forget func())
 }
 
+// Keys tell whether an API key still opens anything, and what: an error of kind Unauthenticated where it does not.
+type Keys interface {
+	Bound(ctx context.Context, keyID string) (access.Actor, error)
+}
+
 // Options of a Service.
 type Options struct {
 	Policy     *access.Policy
+	Keys       Keys // nil: none is asked about
 	Replica    string
 	Now        func() time.Time
 	Logger     *slog.Logger
@@ -145,6 +158,8 @@ type Service struct {
 	leading  map[string]bool                   // by run
 	changed  map[string]bool                   // runs that may have something for this replica
 	wake     chan struct{}
+	reports  []Report
+	reported chan struct{}
 	work     sync.WaitGroup
 	lifetime context.Context
 }
@@ -154,7 +169,7 @@ func NewService(store Store, tenants Tenants, hosts Hosts, fleet Fleet, links Li
 	return &Service{
 		Options: o, store: store, tenants: tenants, hosts: hosts, fleet: fleet, links: links, streams: streams, metrics: newMetrics(o.Registerer),
 		waiting: map[string]map[chan struct{}]bool{}, carried: map[string]*carried{}, leading: map[string]bool{}, changed: map[string]bool{},
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), reported: make(chan struct{}, 1),
 	}
 }
 
@@ -383,7 +398,8 @@ func (s *Service) Watch(ctx context.Context, runID string, follow, output bool, 
 	defer stop()
 	again := time.NewTicker(5 * time.Second) // what is told by the feed is a hint
 	defer again.Stop()
-	var hosts, outputs, told int64
+	var hosts, told int64
+	var outputs exec.Mark
 	for {
 		r, err := s.Get(ctx, runID)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/loopbackd/loopback/access"
@@ -23,8 +24,6 @@ const (
 	lookEvery   = time.Second
 	gather      = 20 * time.Millisecond // so much is waited for more to change before all of it is looked at
 )
-
-var errNotAllowed = fault.New(fault.Denied, "permission_ended", "whoever started the command may not run it there any more")
 
 // Apply looks at runs that changed.
 func (s *Service) Apply(changes []feed.Change) {
@@ -72,6 +71,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer tick.Stop()
 	defer s.work.Wait()
 	s.work.Go(func() { s.prune(ctx) })
+	s.work.Go(func() { s.hear(ctx) })
 	for {
 		select {
 		case <-s.wake:
@@ -172,8 +172,9 @@ func (s *Service) leadOn(ctx context.Context, r exec.Run) {
 	defer tick.Stop()
 	rules := s.Policy.Changed()
 	ask := true
+	l := &leading{Service: s, run: r.ID, attempt: r.Attempt}
 	for {
-		over, err := s.step(ctx, r, ask)
+		over, err := l.step(ctx, ask)
 		if over || ctx.Err() != nil {
 			return
 		}
@@ -200,20 +201,53 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// leading is a run that is led here, with its hosts as they were last read: each step reads what changed since.
+type leading struct {
+	*Service
+	run     string
+	attempt int64
+	rows    []exec.Host // by place
+	seen    int64       // revision up to which they are
+}
+
+// with is the rows as changes make them.
+func (l *leading) with(changed []exec.Host) []exec.Host {
+	rows := slices.Clone(l.rows)
+	for _, h := range changed {
+		if h.Place < len(rows) {
+			rows[h.Place] = h
+		} else {
+			rows = append(rows, h) // the first time, all come in order
+		}
+	}
+	return rows
+}
+
 // step decides what comes next in a run, and writes it. over tells that there is nothing left to lead, here.
-func (s *Service) step(ctx context.Context, r exec.Run, ask bool) (over bool, err error) {
-	rows, err := s.store.View().ExecHosts(ctx, r.ID, 0)
+func (l *leading) step(ctx context.Context, ask bool) (over bool, err error) {
+	s, attempt := l.Service, l.attempt
+	changed, err := s.store.View().ExecHosts(ctx, l.run, l.seen)
 	if err != nil {
 		return false, err
 	}
-	now, attempt := s.Now().UTC(), r.Attempt
-	if r, err = s.store.View().Exec(ctx, r.ID); err != nil {
+	l.rows = l.with(changed)
+	for _, h := range changed {
+		l.seen = max(l.seen, h.Revision)
+	}
+	rows, now := slices.Clone(l.rows), s.Now().UTC()
+	r, err := s.store.View().Exec(ctx, l.run)
+	if err != nil {
 		return fault.KindOf(err) == fault.NotFound, err
 	}
 	if r.State != exec.Running || r.Attempt != attempt {
 		return true, nil
 	}
-	revoked := ask && !r.Cancelled && s.revoked(r, rows)
+	revoked := false
+	if ask && !r.Cancelled {
+		if revoked, err = s.revoked(ctx, r, rows); err != nil {
+			return false, err
+		}
+	}
 	plan := s.plan(&r, rows, now, revoked)
 	if len(plan) == 0 && !ended(rows) && !revoked && r.LeaseUntil.Sub(now) > lease/2 {
 		return false, nil
@@ -224,24 +258,22 @@ func (s *Service) step(ctx context.Context, r exec.Run, ask bool) (over bool, er
 			over = fault.KindOf(err) == fault.Conflict
 			return err
 		}
+		changed, err := tx.ExecHosts(ctx, r.ID, l.seen)
+		if err != nil {
+			return err
+		}
+		all := l.with(changed)
 		var still []exec.Host
 		for _, h := range plan {
-			stored, err := tx.ExecHost(ctx, h.to.ID)
-			if err != nil {
-				return err
-			}
-			if stored.State == h.from { // else its host has said something meanwhile
+			if at := h.to.Place; all[at].State == h.from { // else its host has said something meanwhile
 				still = append(still, h.to)
+				all[at] = h.to
 			}
 		}
 		if len(still) > 0 {
 			if err := tx.PutExecHosts(ctx, r.ID, r.Scope, still, nil); err != nil {
 				return err
 			}
-		}
-		all, err := tx.ExecHosts(ctx, r.ID, 0)
-		if err != nil {
-			return err
 		}
 		latest, err := tx.Exec(ctx, r.ID)
 		if err != nil {
@@ -352,6 +384,9 @@ func (s *Service) plan(r *exec.Run, rows []exec.Host, now time.Time, revoked boo
 		}
 	}
 	for i := range rows {
+		if stop == exec.Ended && rows[i].State == exec.Ready {
+			to(i, stop, nil) // nobody has told its host
+		}
 		if rows[i].State != exec.Waiting {
 			continue
 		}
@@ -385,29 +420,6 @@ func (s *Service) plan(r *exec.Run, rows []exec.Host, now time.Time, revoked boo
 var (
 	errNotManaged = fault.New(fault.Precondition, "host_not_managed", "the host is not managed, and takes no orders")
 	errOffline    = fault.New(fault.Unavailable, "host_offline", "the host was offline")
-	errNoAnswer   = fault.New(fault.Timeout, "host_silent", "the host did not answer in time; the order is void by now and will not be carried out")
+	errNoAnswer   = fault.New(fault.Timeout, "host_silent", "the host did not answer in time; it does not begin the command any more, and whether it had begun is not known")
 	errSilent     = fault.New(fault.Timeout, "host_lost", "the command began, and nothing was heard of it past its timeout")
 )
-
-// revoked tells whether whoever started the run may not go on with it somewhere.
-func (s *Service) revoked(r exec.Run, rows []exec.Host) bool {
-	for _, row := range rows {
-		if row.State.Over() {
-			continue
-		}
-		if h, ok := s.fleet.Host(row.HostID); ok && !s.allowed(r, h) {
-			return true
-		}
-	}
-	return false
-}
-
-// allowed asks whether whoever started a run may do so on a host now.
-func (s *Service) allowed(r exec.Run, h *host.Host) bool {
-	a := access.Actor{
-		Kind: r.Actor.Kind, ID: r.Actor.ID, Name: r.Actor.Name, Principal: r.Actor.Principal, Address: r.Actor.Address, MFA: r.Actor.MFA,
-		Reason: r.Actor.Reason, Ticket: r.Actor.Ticket, Policy: s.Policy,
-		Grants: []access.Grant{{ID: r.Actor.ID, Permissions: []access.Permission{exec.Start}}},
-	}
-	return a.DecideHost(exec.Start, h.Scope, h.Labels).Allowed
-}

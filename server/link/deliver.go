@@ -32,9 +32,9 @@ type outbox struct {
 	sections bool // some may have changed
 	standing bool
 	key      *pb.KeyAccepted
-	nonces   [][32]byte // of challenges
-	wanted   []string   // sections that the host is asked for
-	orders   []*pb.Order
+	nonces   [][32]byte        // of challenges
+	wanted   []string          // sections that the host is asked for
+	orders   []*pb.ServerFrame // orders, and words on them
 	rekey    bool
 	split    bool
 	shells   []*pb.ShellOrder
@@ -142,7 +142,7 @@ func (p *peer) next() [][]byte {
 			m = &pb.ServerFrame{Body: &pb.ServerFrame_SectionWanted{SectionWanted: &pb.SectionWanted{Name: p.outbox.wanted[0]}}}
 			p.outbox.wanted = p.outbox.wanted[1:]
 		case len(p.outbox.orders) > 0:
-			m = &pb.ServerFrame{Body: &pb.ServerFrame_Order{Order: p.outbox.orders[0]}}
+			m = p.outbox.orders[0]
 			p.outbox.orders = p.outbox.orders[1:]
 		case p.outbox.rekey:
 			p.outbox.rekey = false

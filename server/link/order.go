@@ -18,19 +18,22 @@ type Task struct {
 	Grant      string
 	Stream     string
 	Credential []byte
+	Prompt     bool // the host begins at once, and may answer on the link
 	Exec       exec.Command
 	File       []byte // file.Task as JSON, in place of a command
 }
 
-// OrderReport is a host's word on an order that led to no stream.
+// OrderReport is a host's word on an order, as far as no stream says it.
 type OrderReport struct {
 	HostID   string
 	ID       string
-	State    string // refused, done, indeterminate
+	State    string // refused, done, indeterminate, begun, ended
 	Code     string
 	Message  string
 	Hint     string
 	ExitCode int
+
+	Stdout, Stderr, Result []byte // of one that ended
 }
 
 // maxOrders is how many may wait for one link.
@@ -51,7 +54,7 @@ func (h *Hub) Order(hostID string, o Task) bool {
 	if p.over || !p.seated || p.aside.Load() || len(p.outbox.orders) >= maxOrders {
 		return false
 	}
-	m := &pb.Order{Id: o.ID, NotAfter: timestamppb.New(o.NotAfter), Grant: o.Grant, Stream: o.Stream, Credential: o.Credential}
+	m := &pb.Order{Id: o.ID, NotAfter: timestamppb.New(o.NotAfter), Grant: o.Grant, Stream: o.Stream, Credential: o.Credential, Prompt: o.Prompt}
 	if o.File != nil {
 		m.Task = &pb.Order_File{File: &pb.FileTask{Task: o.File}}
 	} else {
@@ -59,9 +62,25 @@ func (h *Hub) Order(hostID string, o Task) bool {
 			Arguments: o.Exec.Arguments, Shell: o.Exec.Shell, User: o.Exec.User, Timeout: durationpb.New(o.Exec.Timeout), Stdin: len(o.Exec.Stdin) > 0,
 		}}
 	}
-	p.outbox.orders = append(p.outbox.orders, m)
+	p.outbox.orders = append(p.outbox.orders, &pb.ServerFrame{Body: &pb.ServerFrame_Order{Order: m}})
 	p.schedule()
 	return true
+}
+
+// Word tells a host of an order that it has: that its report is stored, or that the command is to end. It does not wait; a host
+// whose link is not here, or is full, comes by the order's stream.
+func (h *Hub) Word(hostID, orderID string, stored, cancel bool) {
+	p := h.table.holder(hostID)
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over || !p.seated || len(p.outbox.orders) >= maxOrders {
+		return
+	}
+	p.outbox.orders = append(p.outbox.orders, &pb.ServerFrame{Body: &pb.ServerFrame_OrderWord{OrderWord: &pb.OrderWord{Id: orderID, Stored: stored, Cancel: cancel}}})
+	p.schedule()
 }
 
 // Holds tells whether a host's link is here.
@@ -82,6 +101,6 @@ func (t *table) holder(id string) *peer {
 func (p *peer) ordered(m *pb.OrderReport) {
 	p.hub.Ordered(OrderReport{
 		HostID: p.id, ID: clip(m.GetId()), State: clip(m.GetState()), Code: clip(m.GetDetail().GetCode()), Message: clip(m.GetMessage()),
-		Hint: clip(m.GetDetail().GetHint()), ExitCode: int(m.GetExitCode()),
+		Hint: clip(m.GetDetail().GetHint()), ExitCode: int(m.GetExitCode()), Stdout: m.GetStdout(), Stderr: m.GetStderr(), Result: m.GetResult(),
 	})
 }

@@ -363,6 +363,7 @@ func (unlinkedFiles) Order(string, files.Order) bool       { return false }
 func (unlinkedFiles) Expect(files.Session) (forget func()) { return func() {} }
 
 func (unlinked) Order(string, exec.Order) bool       { return false }
+func (unlinked) Word(string, string, bool, bool)     {}
 func (unlinked) Name(id string) string               { return id }
 func (unlinked) Credential(string) []byte            { return nil }
 func (unlinked) Expect(exec.Session) (forget func()) { return func() {} }

@@ -76,17 +76,23 @@ func (v *View) ExecHosts(ctx context.Context, runID string, after int64) ([]exec
 	return execHostsTable.list(ctx, v.session, "WHERE run_id = $1 AND revision > $2 ORDER BY place", runID, after)
 }
 
+// ReadyExecHosts are those of a run that wait to be told.
+func (v *View) ReadyExecHosts(ctx context.Context, runID string) ([]exec.Host, error) {
+	return execHostsTable.list(ctx, v.session, "WHERE run_id = $1 AND state = 'ready' ORDER BY place", runID)
+}
+
 // ExecHost is what came of an order.
 func (v *View) ExecHost(ctx context.Context, id string) (exec.Host, error) {
 	return execHostsTable.one(ctx, v.session, "order "+id, "id = $1", id)
 }
 
-// ExecOutput is what was stored of a run's output after a revision, in the order in which it was, and the revision of the last of it.
-func (v *View) ExecOutput(ctx context.Context, runID string, after int64, limit int) ([]exec.Output, int64, error) {
-	rows, err := execOutputTable.list(ctx, v.session, "WHERE run_id = $1 AND revision > $2 ORDER BY revision, id LIMIT $3", runID, after, limit)
+// ExecOutput is what was stored of a run's output after a mark, in the order in which it was, and the mark of the last of it.
+func (v *View) ExecOutput(ctx context.Context, runID string, after exec.Mark, limit int) ([]exec.Output, exec.Mark, error) {
+	rows, err := execOutputTable.list(ctx, v.session, "WHERE run_id = $1 AND revision >= $2 AND (revision > $2 OR id > $3) ORDER BY revision, id LIMIT $4",
+		runID, after.Revision, after.ID, limit)
 	out := make([]exec.Output, len(rows))
 	for i, r := range rows {
-		out[i], after = r.Output, r.revision
+		out[i], after = r.Output, exec.Mark{Revision: r.revision, ID: r.id}
 	}
 	return out, after, err
 }

@@ -208,22 +208,11 @@ func TestDeadHostsHoldNobodyUp(t *testing.T) {
 }
 
 // machine gives an agent the executor of real agents.
-func machine(t *testing.T, allow host.Ceiling) func(context.Context, fleet.Order) {
+func machine(t *testing.T, a *fleet.Agent, allow host.Ceiling) {
 	t.Helper()
 	x := agentexec.New(agentexec.Options{Dir: filepath.Join(t.TempDir(), "orders"), Allow: allow, Now: time.Now, Runner: agentexec.Plain{}})
 	t.Cleanup(x.Close)
-	return func(ctx context.Context, o fleet.Order) {
-		e := o.GetExec()
-		x.Order(agentexec.Order{ID: o.GetId(), NotAfter: o.GetNotAfter().AsTime(), Stdin: e.GetStdin(), Dial: o.Dial, Command: exec.Command{
-			Arguments: e.GetArguments(), Shell: e.GetShell(), User: e.GetUser(), Timeout: e.GetTimeout().AsDuration(),
-		}}, func(r agentexec.Report) {
-			m := &pb.OrderReport{State: string(r.State), ExitCode: int32(r.ExitCode)}
-			if r.Fault != nil {
-				m.Message, m.Detail = r.Fault.Message, &pb.ErrorDetail{Code: r.Fault.Code, Hint: r.Fault.Hint}
-			}
-			_ = o.Report(ctx, m) // a link that ended has no use for it
-		})
-	}
+	a.Carry(x)
 }
 
 func sh(line string) *pb.ExecCommand {
@@ -233,7 +222,7 @@ func sh(line string) *pb.ExecCommand {
 func TestRealCommands(t *testing.T) {
 	d := start(t)
 	c, binding := operator(t, d)
-	hosts(t, d, 2, func(i int, a *fleet.Agent) { a.Exec = machine(t, host.Ceiling{Exec: i == 0}) })
+	hosts(t, d, 2, func(i int, a *fleet.Agent) { machine(t, a, host.Ceiling{Exec: i == 0}) })
 	exec1 := func(t *testing.T, command *pb.ExecCommand) (*pb.ExecHost, string, string) {
 		t.Helper()
 		run := must(c.Execs.StartExec(t.Context(), because(&pb.StartExecRequest{Workspace: "default", Hosts: []string{"host-00000"}, Command: command})))

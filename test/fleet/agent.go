@@ -61,6 +61,8 @@ type Agent struct {
 	Inventory *pb.Inventory
 	// Ceiling is what the machine allows; nil: no more than shells, where it has any.
 	Ceiling *pb.Ceiling
+	// Word hears what is said of an order that it was given; nil: it does not listen.
+	Word func(*pb.OrderWord)
 	// Old agents are of a build that knows no challenge.
 	Old bool
 	// Met is what stood in the agent's way, as it says once it got through; nil: nothing did.

@@ -56,6 +56,11 @@ func (o Order) Report(ctx context.Context, r *pb.OrderReport) error {
 // Say is a machine that writes this for every command and ends with this code.
 func Say(text string, code int) func(context.Context, Order) {
 	return func(ctx context.Context, o Order) {
+		result, _ := json.Marshal(exec.Result{ExitCode: code}) // plain fields
+		if o.GetPrompt() {
+			_ = o.Report(ctx, &pb.OrderReport{State: "ended", Stdout: []byte(text), Result: result}) // whoever waits for it sees that it fails
+			return
+		}
 		e := stream.New(stream.Options{})
 		ended := make(chan struct{})
 		go func() {
@@ -69,8 +74,7 @@ func Say(text string, code int) func(context.Context, Order) {
 		_, _ = e.Writer(exec.StdoutNumber).Write([]byte(text))
 		_ = e.Writer(exec.StdoutNumber).Close()
 		_ = e.Writer(exec.StderrNumber).Close()
-		line, _ := json.Marshal(exec.Result{ExitCode: code}) // plain fields
-		_, _ = e.Writer(exec.ControlNumber).Write(append(line, '\n'))
+		_, _ = e.Writer(exec.ControlNumber).Write(append(result, '\n'))
 		_ = e.Writer(exec.ControlNumber).Close()
 		_ = e.Flush(ctx)
 	}

@@ -25,6 +25,10 @@ func (s *Session) take(ctx context.Context, f *pb.ServerFrame) error {
 		if a.Shell != nil {
 			go a.Shell(ShellOrder{body.Shell, a.Dialer, s})
 		}
+	case *pb.ServerFrame_OrderWord:
+		if a.Word != nil {
+			a.Word(body.OrderWord)
+		}
 	case *pb.ServerFrame_SectionWanted:
 		held := a.Holds(body.SectionWanted.GetName())
 		m := &pb.SectionWhole{Name: held.Name, Revision: revisionOut(held.Revision), Digest: held.Digest[:]}

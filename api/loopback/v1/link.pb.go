@@ -339,6 +339,7 @@ type ServerFrame struct {
 	//	*ServerFrame_Order
 	//	*ServerFrame_SectionPart
 	//	*ServerFrame_Shell
+	//	*ServerFrame_OrderWord
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -516,6 +517,15 @@ func (x *ServerFrame) GetShell() *ShellOrder {
 	return nil
 }
 
+func (x *ServerFrame) GetOrderWord() *OrderWord {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_OrderWord); ok {
+			return x.OrderWord
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -580,6 +590,10 @@ type ServerFrame_Shell struct {
 	Shell *ShellOrder `protobuf:"bytes,40,opt,name=shell,proto3,oneof"`
 }
 
+type ServerFrame_OrderWord struct {
+	OrderWord *OrderWord `protobuf:"bytes,41,opt,name=order_word,json=orderWord,proto3,oneof"`
+}
+
 func (*ServerFrame_Enrolled) isServerFrame_Body() {}
 
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
@@ -609,6 +623,8 @@ func (*ServerFrame_Order) isServerFrame_Body() {}
 func (*ServerFrame_SectionPart) isServerFrame_Body() {}
 
 func (*ServerFrame_Shell) isServerFrame_Body() {}
+
+func (*ServerFrame_OrderWord) isServerFrame_Body() {}
 
 // Proof of possession of the identity key: Ed25519 over "loopback identity 1\0" ‖ role ‖ 0 ‖ host id ‖ 0 ‖ handshake hash,
 // where role is "enrol" (host id empty) or "hello".
@@ -2725,7 +2741,10 @@ type Order struct {
 	//
 	//	*Order_Exec
 	//	*Order_File
-	Task          isOrder_Task `protobuf_oneof:"task"`
+	Task isOrder_Task `protobuf_oneof:"task"`
+	// Nothing more is waited for: the host begins at once. Where the command ends soon and wrote little, all of it comes in an
+	// OrderReport; else the host dials the stream as ever.
+	Prompt        bool `protobuf:"varint,7,opt,name=prompt,proto3" json:"prompt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2820,6 +2839,13 @@ func (x *Order) GetFile() *FileTask {
 	return nil
 }
 
+func (x *Order) GetPrompt() bool {
+	if x != nil {
+		return x.Prompt
+	}
+	return false
+}
+
 type isOrder_Task interface {
 	isOrder_Task()
 }
@@ -2836,6 +2862,69 @@ func (*Order_Exec) isOrder_Task() {}
 
 func (*Order_File) isOrder_Task() {}
 
+// What a host is told of an order that it was given.
+type OrderWord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its report is stored. A host that is not told so soon brings what it has by the stream.
+	Stored bool `protobuf:"varint,2,opt,name=stored,proto3" json:"stored,omitempty"`
+	// The command is to end, with all that it started.
+	Cancel        bool `protobuf:"varint,3,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderWord) Reset() {
+	*x = OrderWord{}
+	mi := &file_loopback_v1_link_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderWord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderWord) ProtoMessage() {}
+
+func (x *OrderWord) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderWord.ProtoReflect.Descriptor instead.
+func (*OrderWord) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *OrderWord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *OrderWord) GetStored() bool {
+	if x != nil {
+		return x.Stored
+	}
+	return false
+}
+
+func (x *OrderWord) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
 type ExecTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Arguments     []string               `protobuf:"bytes,1,rep,name=arguments,proto3" json:"arguments,omitempty"`
@@ -2849,7 +2938,7 @@ type ExecTask struct {
 
 func (x *ExecTask) Reset() {
 	*x = ExecTask{}
-	mi := &file_loopback_v1_link_proto_msgTypes[35]
+	mi := &file_loopback_v1_link_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +2950,7 @@ func (x *ExecTask) String() string {
 func (*ExecTask) ProtoMessage() {}
 
 func (x *ExecTask) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[35]
+	mi := &file_loopback_v1_link_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +2963,7 @@ func (x *ExecTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecTask.ProtoReflect.Descriptor instead.
 func (*ExecTask) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{35}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExecTask) GetArguments() []string {
@@ -2922,7 +3011,7 @@ type FileTask struct {
 
 func (x *FileTask) Reset() {
 	*x = FileTask{}
-	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	mi := &file_loopback_v1_link_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3023,7 @@ func (x *FileTask) String() string {
 func (*FileTask) ProtoMessage() {}
 
 func (x *FileTask) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[36]
+	mi := &file_loopback_v1_link_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3036,7 @@ func (x *FileTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileTask.ProtoReflect.Descriptor instead.
 func (*FileTask) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{36}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FileTask) GetTask() []byte {
@@ -2957,23 +3046,28 @@ func (x *FileTask) GetTask() []byte {
 	return nil
 }
 
-// What became of an order that leads to no stream: it was refused, or was known. A host that takes it dials the stream.
+// What became of an order, as far as no stream says it.
 type OrderReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// refused, done, indeterminate
+	// refused; done, indeterminate: it was known before; begun: a prompt one, whose stream comes; ended: a prompt one, with all that
+	// the command wrote.
 	State   string       `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Detail  *ErrorDetail `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	Message string       `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// Of one that is done.
-	ExitCode      int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	ExitCode int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// Of one that ended. The result is exec.Result as JSON.
+	Stdout        []byte `protobuf:"bytes,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	Stderr        []byte `protobuf:"bytes,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Result        []byte `protobuf:"bytes,8,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OrderReport) Reset() {
 	*x = OrderReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[37]
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3079,7 @@ func (x *OrderReport) String() string {
 func (*OrderReport) ProtoMessage() {}
 
 func (x *OrderReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[37]
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3092,7 @@ func (x *OrderReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderReport.ProtoReflect.Descriptor instead.
 func (*OrderReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{37}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OrderReport) GetId() string {
@@ -3036,6 +3130,27 @@ func (x *OrderReport) GetExitCode() int32 {
 	return 0
 }
 
+func (x *OrderReport) GetStdout() []byte {
+	if x != nil {
+		return x.Stdout
+	}
+	return nil
+}
+
+func (x *OrderReport) GetStderr() []byte {
+	if x != nil {
+		return x.Stderr
+	}
+	return nil
+}
+
+func (x *OrderReport) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
 // Begins a shell. A session is begun once: the same order again is answered from what became of the first.
 type ShellOrder struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -3053,7 +3168,7 @@ type ShellOrder struct {
 
 func (x *ShellOrder) Reset() {
 	*x = ShellOrder{}
-	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	mi := &file_loopback_v1_link_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3180,7 @@ func (x *ShellOrder) String() string {
 func (*ShellOrder) ProtoMessage() {}
 
 func (x *ShellOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	mi := &file_loopback_v1_link_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3193,7 @@ func (x *ShellOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellOrder.ProtoReflect.Descriptor instead.
 func (*ShellOrder) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShellOrder) GetSession() string {
@@ -3130,7 +3245,7 @@ type ShellAnswer struct {
 
 func (x *ShellAnswer) Reset() {
 	*x = ShellAnswer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[39]
+	mi := &file_loopback_v1_link_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3257,7 @@ func (x *ShellAnswer) String() string {
 func (*ShellAnswer) ProtoMessage() {}
 
 func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[39]
+	mi := &file_loopback_v1_link_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3270,7 @@ func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellAnswer.ProtoReflect.Descriptor instead.
 func (*ShellAnswer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{39}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShellAnswer) GetSession() string {
@@ -3216,7 +3331,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\fsection_held\x18\r \x01(\v2\x19.loopback.v1.SectionWholeH\x00R\vsectionHeld\x12=\n" +
 	"\forder_report\x18\x0e \x01(\v2\x18.loopback.v1.OrderReportH\x00R\vorderReport\x120\n" +
 	"\x05shell\x18( \x01(\v2\x18.loopback.v1.ShellAnswerH\x00R\x05shellB\x06\n" +
-	"\x04body\"\xb8\x06\n" +
+	"\x04body\"\xf1\x06\n" +
 	"\vServerFrame\x123\n" +
 	"\benrolled\x18\x01 \x01(\v2\x15.loopback.v1.EnrolledH\x00R\benrolled\x120\n" +
 	"\awelcome\x18\x02 \x01(\v2\x14.loopback.v1.WelcomeH\x00R\awelcome\x120\n" +
@@ -3233,7 +3348,9 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\x0esection_wanted\x18\f \x01(\v2\x1a.loopback.v1.SectionWantedH\x00R\rsectionWanted\x12*\n" +
 	"\x05order\x18\r \x01(\v2\x12.loopback.v1.OrderH\x00R\x05order\x12=\n" +
 	"\fsection_part\x18\x10 \x01(\v2\x18.loopback.v1.SectionPartH\x00R\vsectionPart\x12/\n" +
-	"\x05shell\x18( \x01(\v2\x17.loopback.v1.ShellOrderH\x00R\x05shellB\x06\n" +
+	"\x05shell\x18( \x01(\v2\x17.loopback.v1.ShellOrderH\x00R\x05shell\x127\n" +
+	"\n" +
+	"order_word\x18) \x01(\v2\x16.loopback.v1.OrderWordH\x00R\torderWordB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Proof\x12\x1d\n" +
 	"\n" +
@@ -3402,7 +3519,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"credential\x18\x02 \x01(\fR\n" +
 	"credential\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\fR\binstance\"\x0e\n" +
-	"\fStreamOpened\"\x80\x02\n" +
+	"\fStreamOpened\"\x98\x02\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x14\n" +
@@ -3412,8 +3529,13 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"credential\x18\x05 \x01(\fR\n" +
 	"credential\x12+\n" +
 	"\x04exec\x18\x06 \x01(\v2\x15.loopback.v1.ExecTaskH\x00R\x04exec\x12+\n" +
-	"\x04file\x18\x14 \x01(\v2\x15.loopback.v1.FileTaskH\x00R\x04fileB\x06\n" +
-	"\x04task\"\x9d\x01\n" +
+	"\x04file\x18\x14 \x01(\v2\x15.loopback.v1.FileTaskH\x00R\x04file\x12\x16\n" +
+	"\x06prompt\x18\a \x01(\bR\x06promptB\x06\n" +
+	"\x04task\"K\n" +
+	"\tOrderWord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06stored\x18\x02 \x01(\bR\x06stored\x12\x16\n" +
+	"\x06cancel\x18\x03 \x01(\bR\x06cancel\"\x9d\x01\n" +
 	"\bExecTask\x12\x1c\n" +
 	"\targuments\x18\x01 \x03(\tR\targuments\x12\x14\n" +
 	"\x05shell\x18\x02 \x01(\bR\x05shell\x12\x12\n" +
@@ -3421,13 +3543,16 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
 	"\x05stdin\x18\x05 \x01(\bR\x05stdin\"\x1e\n" +
 	"\bFileTask\x12\x12\n" +
-	"\x04task\x18\x01 \x01(\fR\x04task\"\x9c\x01\n" +
+	"\x04task\x18\x01 \x01(\fR\x04task\"\xe4\x01\n" +
 	"\vOrderReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
 	"\x06detail\x18\x03 \x01(\v2\x18.loopback.v1.ErrorDetailR\x06detail\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1b\n" +
-	"\texit_code\x18\x05 \x01(\x05R\bexitCode\"\xad\x01\n" +
+	"\texit_code\x18\x05 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06stdout\x18\x06 \x01(\fR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\a \x01(\fR\x06stderr\x12\x16\n" +
+	"\x06result\x18\b \x01(\fR\x06result\"\xad\x01\n" +
 	"\n" +
 	"ShellOrder\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
@@ -3456,7 +3581,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -3493,18 +3618,19 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*StreamOpen)(nil),            // 32: loopback.v1.StreamOpen
 	(*StreamOpened)(nil),          // 33: loopback.v1.StreamOpened
 	(*Order)(nil),                 // 34: loopback.v1.Order
-	(*ExecTask)(nil),              // 35: loopback.v1.ExecTask
-	(*FileTask)(nil),              // 36: loopback.v1.FileTask
-	(*OrderReport)(nil),           // 37: loopback.v1.OrderReport
-	(*ShellOrder)(nil),            // 38: loopback.v1.ShellOrder
-	(*ShellAnswer)(nil),           // 39: loopback.v1.ShellAnswer
-	nil,                           // 40: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 41: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 42: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 45: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 46: loopback.v1.ModuleHealth
+	(*OrderWord)(nil),             // 35: loopback.v1.OrderWord
+	(*ExecTask)(nil),              // 36: loopback.v1.ExecTask
+	(*FileTask)(nil),              // 37: loopback.v1.FileTask
+	(*OrderReport)(nil),           // 38: loopback.v1.OrderReport
+	(*ShellOrder)(nil),            // 39: loopback.v1.ShellOrder
+	(*ShellAnswer)(nil),           // 40: loopback.v1.ShellAnswer
+	nil,                           // 41: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 42: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 43: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 46: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 47: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -3520,8 +3646,8 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	28, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
 	31, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
 	15, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
-	37, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
-	39, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
+	38, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
+	40, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
 	4,  // 15: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
 	9,  // 16: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
 	10, // 17: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
@@ -3536,50 +3662,51 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	19, // 26: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
 	34, // 27: loopback.v1.ServerFrame.order:type_name -> loopback.v1.Order
 	16, // 28: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	38, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
-	2,  // 30: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	41, // 31: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	42, // 32: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	40, // 33: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
-	2,  // 34: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
-	7,  // 35: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	43, // 36: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
-	6,  // 37: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
-	8,  // 38: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	44, // 39: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	43, // 40: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	44, // 41: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	45, // 42: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	43, // 43: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	43, // 44: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
-	7,  // 45: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
-	8,  // 46: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
-	8,  // 47: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
-	17, // 48: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
-	8,  // 49: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
-	17, // 50: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
-	8,  // 51: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
-	8,  // 52: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
-	17, // 53: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	41, // 54: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	42, // 55: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	46, // 56: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
-	25, // 57: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
-	44, // 58: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
-	2,  // 59: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	41, // 60: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	42, // 61: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	44, // 62: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
-	35, // 63: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
-	36, // 64: loopback.v1.Order.file:type_name -> loopback.v1.FileTask
-	43, // 65: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
-	45, // 66: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
-	44, // 67: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	39, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
+	35, // 30: loopback.v1.ServerFrame.order_word:type_name -> loopback.v1.OrderWord
+	2,  // 31: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
+	42, // 32: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	43, // 33: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	41, // 34: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	2,  // 35: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
+	7,  // 36: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
+	44, // 37: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	6,  // 38: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
+	8,  // 39: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
+	45, // 40: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	44, // 41: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	45, // 42: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	46, // 43: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	44, // 44: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	44, // 45: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	7,  // 46: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
+	8,  // 47: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
+	8,  // 48: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
+	17, // 49: loopback.v1.SectionWhole.items:type_name -> loopback.v1.SectionItem
+	8,  // 50: loopback.v1.SectionPart.revision:type_name -> loopback.v1.SectionRevision
+	17, // 51: loopback.v1.SectionPart.items:type_name -> loopback.v1.SectionItem
+	8,  // 52: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
+	8,  // 53: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
+	17, // 54: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
+	42, // 55: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	43, // 56: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	47, // 57: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	25, // 58: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
+	45, // 59: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	2,  // 60: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
+	42, // 61: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	43, // 62: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	45, // 63: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
+	36, // 64: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
+	37, // 65: loopback.v1.Order.file:type_name -> loopback.v1.FileTask
+	44, // 66: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
+	46, // 67: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
+	45, // 68: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -3622,6 +3749,7 @@ func file_loopback_v1_link_proto_init() {
 		(*ServerFrame_Order)(nil),
 		(*ServerFrame_SectionPart)(nil),
 		(*ServerFrame_Shell)(nil),
+		(*ServerFrame_OrderWord)(nil),
 	}
 	file_loopback_v1_link_proto_msgTypes[34].OneofWrappers = []any{
 		(*Order_Exec)(nil),
@@ -3633,7 +3761,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

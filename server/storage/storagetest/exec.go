@@ -71,12 +71,49 @@ var execs = []test{
 		if err != nil || len(hosts) != 1 || hosts[0].ExitCode != 7 || !hosts[0].Exited || !hosts[0].EndedAt.Equal(changed.EndedAt) {
 			t.Errorf("got %+v, %v", hosts, err)
 		}
-		out, to, err := b.DB.View().ExecOutput(t.Context(), r.ID, 0, 10)
-		if err != nil || len(out) != 1 || !bytes.Equal(out[0].Data, piece.Data) || to != hosts[0].Revision {
-			t.Errorf("got %+v up to %d, %v", out, to, err)
+		out, to, err := b.DB.View().ExecOutput(t.Context(), r.ID, exec.Mark{}, 10)
+		if err != nil || len(out) != 1 || !bytes.Equal(out[0].Data, piece.Data) || to.Revision != hosts[0].Revision {
+			t.Errorf("got %+v up to %v, %v", out, to, err)
 		}
 		if out, _, _ := b.DB.View().ExecOutput(t.Context(), r.ID, to, 10); len(out) != 0 {
 			t.Errorf("got %d pieces after the last", len(out))
+		}
+	}},
+	{"output that was stored at a time is read in pages without a gap", func(t *testing.T, b *bench) {
+		r := b.run(t, "")
+		var pieces []exec.Output
+		for i := range 7 {
+			pieces = append(pieces, exec.Output{OrderID: r.ID + "1", RunID: r.ID, HostID: "hst_1", Channel: exec.Stdout, Offset: int64(i), Data: []byte{byte(i)}})
+		}
+		for _, part := range [][]exec.Output{pieces[:5], pieces[5:]} {
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error { return tx.PutExecHosts(ctx, r.ID, r.Scope, nil, part) })
+		}
+		var got []byte
+		for at := (exec.Mark{}); ; {
+			page, to, err := b.DB.View().ExecOutput(t.Context(), r.ID, at, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(page) == 0 {
+				break
+			}
+			for _, o := range page {
+				got = append(got, o.Data...)
+			}
+			at = to
+		}
+		if !bytes.Equal(got, []byte{0, 1, 2, 3, 4, 5, 6}) {
+			t.Errorf("got the pieces %v", got)
+		}
+	}},
+	{"hosts whose turn has come are found", func(t *testing.T, b *bench) {
+		r := b.run(t, "")
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+			return tx.PutExecHosts(ctx, r.ID, r.Scope, []exec.Host{{ID: r.ID + "2", RunID: r.ID, HostID: "hst_2", Name: "two", Place: 1, State: exec.Ready}}, nil)
+		})
+		ready, err := b.DB.View().ReadyExecHosts(t.Context(), r.ID)
+		if err != nil || len(ready) != 1 || ready[0].Name != "two" {
+			t.Errorf("got %+v, %v; wanted the second", ready, err)
 		}
 	}},
 	{"a run that ended long ago is deleted with what it wrote, and no other", func(t *testing.T, b *bench) {
