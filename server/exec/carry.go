@@ -22,7 +22,8 @@ type carried struct {
 	end       *stream.End
 	came      chan struct{} // closes when its stream has
 	once      sync.Once
-	cancelled bool // guarded by Service.mu
+	told      time.Time // guarded by Service.mu, as cancelled is
+	cancelled bool
 }
 
 // dispatch tells the hosts that are linked here and whose turn has come, and ends what was cancelled.
@@ -34,8 +35,8 @@ func (s *Service) dispatch(ctx context.Context, runID string) error {
 	if r.Cancelled {
 		s.cancel(runID)
 	}
-	ready, err := s.store.View().ReadyExecHosts(ctx, runID)
-	if err != nil || len(ready) == 0 {
+	rows, err := s.store.View().UnansweredExecHosts(ctx, runID)
+	if err != nil || len(rows) == 0 {
 		return err
 	}
 	actor, err := s.actor(ctx, r)
@@ -44,10 +45,15 @@ func (s *Service) dispatch(ctx context.Context, runID string) error {
 	}
 	var here []exec.Host
 	now := s.Now().UTC()
-	for _, h := range ready {
+	for _, h := range rows {
 		// A host begins on the order alone: that the stream is authorised comes too late for it.
-		if now.Before(h.NotAfter) && s.links.Holds(h.HostID) && s.may(actor, h.HostID) == nil {
+		if !now.Before(h.NotAfter) || !s.links.Holds(h.HostID) || s.may(actor, h.HostID) != nil {
+			continue
+		}
+		if h.State == exec.Ready {
 			here = append(here, h)
+		} else if s.silent(h, now) {
+			s.tell(r, h, now)
 		}
 	}
 	if len(here) == 0 {
@@ -75,15 +81,37 @@ func (s *Service) dispatch(ctx context.Context, runID string) error {
 	if err != nil {
 		return err
 	}
-	r.Command.Stdin = r.Stdin
 	for _, h := range taken {
-		s.carry(r, h)
-		s.links.Order(h.HostID, Order{
-			ID: h.ID, NotAfter: h.NotAfter, Grant: r.Actor.Rule, Stream: s.streams.Name(h.ID), Credential: s.streams.Credential(h.ID), Command: r.Command,
-			Prompt: len(r.Stdin) == 0,
-		}) // where the link has gone meanwhile, the host is silent, and said to be
+		s.tell(r, h, now)
 	}
 	return nil
+}
+
+// again is how long a host that was told may say nothing before it is told again: its link may have been dead, and another stand now.
+// A host that has the order passes over it.
+const again = 2 * time.Second
+
+func (s *Service) silent(h exec.Host, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.carried[h.ID]
+	return now.Sub(h.Since) >= again && (c == nil || now.Sub(c.told) >= again)
+}
+
+// tell sends a host the order that its row, which says so, is about.
+func (s *Service) tell(r exec.Run, h exec.Host, now time.Time) {
+	s.carry(r, h)
+	s.mu.Lock()
+	if c := s.carried[h.ID]; c != nil {
+		c.told = now
+	}
+	s.mu.Unlock()
+	command := r.Command
+	command.Stdin = r.Stdin
+	s.links.Order(h.HostID, Order{
+		ID: h.ID, NotAfter: h.NotAfter, Grant: r.Actor.Rule, Stream: s.streams.Name(h.ID), Credential: s.streams.Credential(h.ID), Command: command,
+		Prompt: len(r.Stdin) == 0,
+	}) // where the link has gone meanwhile, it is told again by the next
 }
 
 // cancel tells the hosts that carry a run here to end it: by the link, and by the stream for those whose link has gone.

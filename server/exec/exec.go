@@ -49,7 +49,8 @@ type Reader interface {
 	ExecByRequest(ctx context.Context, actorID, requestID string) (exec.Run, error)
 	Execs(ctx context.Context, q exec.Query) ([]exec.Run, string, error)
 	ExecHosts(ctx context.Context, runID string, after int64) ([]exec.Host, error)
-	ReadyExecHosts(ctx context.Context, runID string) ([]exec.Host, error)
+	// UnansweredExecHosts are those whose turn has come, and those that were told and have said nothing.
+	UnansweredExecHosts(ctx context.Context, runID string) ([]exec.Host, error)
 	ExecHost(ctx context.Context, id string) (exec.Host, error)
 	ExecOutput(ctx context.Context, runID string, after exec.Mark, limit int) ([]exec.Output, exec.Mark, error)
 }

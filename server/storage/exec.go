@@ -76,9 +76,9 @@ func (v *View) ExecHosts(ctx context.Context, runID string, after int64) ([]exec
 	return execHostsTable.list(ctx, v.session, "WHERE run_id = $1 AND revision > $2 ORDER BY place", runID, after)
 }
 
-// ReadyExecHosts are those of a run that wait to be told.
-func (v *View) ReadyExecHosts(ctx context.Context, runID string) ([]exec.Host, error) {
-	return execHostsTable.list(ctx, v.session, "WHERE run_id = $1 AND state = 'ready' ORDER BY place", runID)
+// UnansweredExecHosts are those of a run whose turn has come, and those that were told and have said nothing.
+func (v *View) UnansweredExecHosts(ctx context.Context, runID string) ([]exec.Host, error) {
+	return execHostsTable.list(ctx, v.session, "WHERE run_id = $1 AND state IN ('ready', 'sent') ORDER BY place", runID)
 }
 
 // ExecHost is what came of an order.

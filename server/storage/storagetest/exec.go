@@ -106,14 +106,18 @@ var execs = []test{
 			t.Errorf("got the pieces %v", got)
 		}
 	}},
-	{"hosts whose turn has come are found", func(t *testing.T, b *bench) {
+	{"hosts whose turn has come, or that were told, are found", func(t *testing.T, b *bench) {
 		r := b.run(t, "")
 		b.write(t, func(ctx context.Context, tx *storage.Tx) error {
-			return tx.PutExecHosts(ctx, r.ID, r.Scope, []exec.Host{{ID: r.ID + "2", RunID: r.ID, HostID: "hst_2", Name: "two", Place: 1, State: exec.Ready}}, nil)
+			return tx.PutExecHosts(ctx, r.ID, r.Scope, []exec.Host{
+				{ID: r.ID + "1", RunID: r.ID, HostID: "hst_1", Name: "one", Place: 0, State: exec.Sent},
+				{ID: r.ID + "2", RunID: r.ID, HostID: "hst_2", Name: "two", Place: 1, State: exec.Ready},
+				{ID: r.ID + "3", RunID: r.ID, HostID: "hst_3", Name: "three", Place: 2, State: exec.OnHost},
+			}, nil)
 		})
-		ready, err := b.DB.View().ReadyExecHosts(t.Context(), r.ID)
-		if err != nil || len(ready) != 1 || ready[0].Name != "two" {
-			t.Errorf("got %+v, %v; wanted the second", ready, err)
+		rows, err := b.DB.View().UnansweredExecHosts(t.Context(), r.ID)
+		if err != nil || len(rows) != 2 || rows[0].Name != "one" || rows[1].Name != "two" {
+			t.Errorf("got %+v, %v; wanted the first two", rows, err)
 		}
 	}},
 	{"a run that ended long ago is deleted with what it wrote, and no other", func(t *testing.T, b *bench) {
