@@ -77,7 +77,7 @@ type Approver struct {
 }
 
 // tiers of permissions that wildcards never match, by name. Shells are the way round everything else.
-var tierZeroNames = []Permission{"exec.run", "file.put", "file.get", "shell_sessions.open", "shell_sessions.join"}
+var tierZeroNames = []Permission{"exec.run", "commands.approve", "file.put", "file.get", "shell_sessions.open", "shell_sessions.join"}
 
 func tierZero(p Permission) bool { return slices.Contains(tierZeroNames, p) }
 

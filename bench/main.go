@@ -109,6 +109,7 @@ var areas = []struct {
 	{"console", (*bench).console},
 	{"access", (*bench).access},
 	{"shell", (*bench).shell},
+	{"exec", (*bench).exec},
 }
 
 const limit = 29 * time.Minute // for all areas
@@ -122,7 +123,7 @@ func main() {
 		return
 	}
 	b := &bench{}
-	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, audit, install, console, access or shell")
+	area := flag.String("area", "", "run only this `AREA`: enrolment, link, fleet, storage, audit, install, console, access, shell or exec")
 	out := flag.String("out", filepath.Join("bench", "results.json"), "`FILE` for the results")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each figure")
 	flag.IntVar(&b.agents, "agents", 2000, "simulated agents")

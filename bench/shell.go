@@ -491,8 +491,8 @@ func (b *bench) startSSHD(ctx context.Context) (*sshServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no sshd to measure against (run build/prepare.sh): %w", err)
 	}
-	s := &sshServer{dir: filepath.Join(b.dir, "ssh")}
-	if err := os.Mkdir(s.dir, 0o700); err != nil {
+	s := &sshServer{}
+	if s.dir, err = os.MkdirTemp(b.dir, "ssh-*"); err != nil {
 		return nil, err
 	}
 	for _, key := range []string{"host", "user"} {
@@ -534,9 +534,17 @@ func (b *bench) startSSHD(ctx context.Context) (*sshServer, error) {
 
 // client is a shell by it, without the files of who runs this.
 func (s *sshServer) client(ctx context.Context) *exec.Cmd {
-	args := append([]string{"-tt", "-F", "none", "-i", filepath.Join(s.dir, "user"), "-p", s.port, "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no",
-		"-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes"}, s.quirks...)
-	return exec.CommandContext(ctx, "ssh", append(args, "127.0.0.1", "exec /bin/sh")...)
+	return s.with(ctx, append(append([]string{"-tt"}, s.quirks...), "127.0.0.1", "exec /bin/sh")...)
+}
+
+// run is a command by it, without a terminal.
+func (s *sshServer) run(ctx context.Context, command ...string) *exec.Cmd {
+	return s.with(ctx, append([]string{"-T", "127.0.0.1"}, command...)...)
+}
+
+func (s *sshServer) with(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ssh", append([]string{"-F", "none", "-i", filepath.Join(s.dir, "user"), "-p", s.port, "-o", "UserKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=no",
+		"-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes"}, args...)...)
 }
 
 func (s *sshServer) close() error {

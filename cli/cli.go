@@ -195,7 +195,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		a.orgCommand(), a.projectCommand(), a.workspaceCommand(),
-		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.fileCommand(), a.settingsCommand(), a.operationCommand(),
+		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.fileCommand(), a.commandCommand(), a.checkCommand(), a.settingsCommand(), a.operationCommand(),
 		a.releaseCommand(), a.apiKeyCommand(), a.auditCommand(), a.sinkCommand(), a.replicaCommand(),
 		a.userCommand(), a.groupCommand(), a.serviceAccountCommand(), a.roleCommand(), a.bindingCommand(), a.grantCommand(), a.grantPolicyCommand(), a.reviewCommand(), a.accessCommand(), a.signInCommand(), a.passkeyCommand(), a.invitationCommand(), a.providerCommand(),
 		a.shellCommand(), a.sessionCommand(),

@@ -37,6 +37,7 @@ type api struct {
 	operations    loopbackv1connect.OperationServiceClient
 	execs         loopbackv1connect.ExecServiceClient
 	files         loopbackv1connect.FileServiceClient
+	commands      loopbackv1connect.CommandServiceClient
 	sessions      loopbackv1connect.SessionServiceClient
 	keys          loopbackv1connect.ApiKeyServiceClient
 	audit         loopbackv1connect.AuditServiceClient
@@ -109,6 +110,7 @@ func newAPI(s account, version string) (*api, error) {
 		operations:    loopbackv1connect.NewOperationServiceClient(c, u, o),
 		execs:         loopbackv1connect.NewExecServiceClient(c, u, o),
 		files:         loopbackv1connect.NewFileServiceClient(c, u, o),
+		commands:      loopbackv1connect.NewCommandServiceClient(c, u, o),
 		sessions:      loopbackv1connect.NewSessionServiceClient(c, u, o),
 		keys:          loopbackv1connect.NewApiKeyServiceClient(c, u, o),
 		audit:         loopbackv1connect.NewAuditServiceClient(c, u, o),

@@ -12,6 +12,7 @@
 package exec
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -76,7 +77,8 @@ func (c Command) String() string {
 	return s
 }
 
-func (c Command) validate(v *fault.Check) {
+// Check collects what is wrong with a command.
+func (c Command) Check(v *fault.Check) {
 	size := 0
 	for i, a := range c.Arguments {
 		size += len(a)
@@ -133,12 +135,18 @@ type Actor struct {
 	Reason    string      `json:"reason"`
 	Ticket    string      `json:"ticket,omitempty"`
 	Rule      string      `json:"rule"` // that allowed it
+	// Permission that they start it by; empty: Start. As is the saved command, or the check, that it is then.
+	Permission access.Permission `json:"permission,omitempty"`
+	As         string            `json:"as,omitempty"`
 }
+
+// By is the permission that a run rests on.
+func (r Run) By() access.Permission { return cmp.Or(r.Actor.Permission, Start) }
 
 // Validate collects what is wrong with what was asked for.
 func (r Run) Validate() error {
 	var v fault.Check
-	r.Command.validate(&v)
+	r.Command.Check(&v)
 	v.That(r.Concurrency >= 1 && r.Concurrency <= MaxConcurrency, "concurrency", "is %d; allowed are 1 to %d", r.Concurrency, MaxConcurrency)
 	v.That(r.MaxFailures >= 0, "maxFailures", "is %d; 0 never stops", r.MaxFailures)
 	v.That(r.Canary >= 0 && r.Canary <= MaxHosts, "canary", "is %d; allowed are 0 to %d", r.Canary, MaxHosts)

@@ -41,6 +41,7 @@ func (s *Server) handler() http.Handler {
 		Changes:         rpc.Changes{Service: s.changes},
 		Execs:           rpc.Execs{Service: s.execs},
 		Files:           rpc.Files{Service: s.files},
+		Commands:        rpc.Commands{Service: s.commands},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Invitations:     rpc.Invitations{Service: s.invitations, Passkeys: s.passkeys, PublicURL: s.options.Settings.PublicURL, Now: s.options.Clock, Refused: s.credentials.uninvited},
 		Operations:      rpc.Operations{Service: s.jobs},

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/access"
+	noun "github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
 	hosts "github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/operation"
 	rules "github.com/loopbackd/loopback/server/access"
+	"github.com/loopbackd/loopback/server/command"
 	"github.com/loopbackd/loopback/server/enrol"
 	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/file"
@@ -147,6 +149,17 @@ func (l links) Order(hostID string, o exec.Order) bool {
 
 func (l links) Word(hostID, orderID string, stored, cancel bool) {
 	l.hub.Word(hostID, orderID, stored, cancel)
+}
+
+// runs have saved commands and checks run.
+type runs struct{ *exec.Service }
+
+var _ command.Runs = runs{}
+
+func (r runs) StartAs(ctx context.Context, c noun.Command, p access.Permission, as string, t command.Target) (noun.Run, error) {
+	return r.Start(ctx, exec.Request{Workspace: t.Workspace, Hosts: t.Hosts, Selector: t.Selector, All: t.All, Run: noun.Run{
+		Command: c, Concurrency: t.Concurrency, MaxFailures: t.MaxFailures, Canary: t.Canary, RequestID: t.RequestID, Actor: noun.Actor{Permission: p, As: as},
+	}})
 }
 
 // streams give them the streams.

@@ -33,6 +33,7 @@ import (
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/bus"
 	"github.com/loopbackd/loopback/server/change"
+	"github.com/loopbackd/loopback/server/command"
 	"github.com/loopbackd/loopback/server/config"
 	"github.com/loopbackd/loopback/server/console"
 	"github.com/loopbackd/loopback/server/enrol"
@@ -133,6 +134,7 @@ type Server struct {
 	expiry      *host.Expiry
 	execs       *exec.Service
 	files       *file.Service
+	commands    *command.Service
 	settings    *settings.Service
 	jobs        *operation.Service
 	worker      *operation.Worker
@@ -356,6 +358,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.files = file.NewService(storage.Bind[file.Reader, file.Tx](s.db), s.tenants, s.hosts, s.directory, fileLinks{links{s.hub}, s.replica, s.streams}, fileStreams{s.streams}, file.Options{
 		Policy: s.policy, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
 	})
+	s.commands = command.NewService(storage.Bind[command.Reader, command.Tx](s.db), s.tenants, runs{s.execs}, now)
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s}, shell.Options{

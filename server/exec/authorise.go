@@ -22,7 +22,7 @@ func (s *Service) actor(ctx context.Context, r exec.Run) (access.Actor, error) {
 	a := access.Actor{
 		Kind: r.Actor.Kind, ID: r.Actor.ID, Name: r.Actor.Name, Principal: r.Actor.Principal, Address: r.Actor.Address,
 		Reason: r.Actor.Reason, Ticket: r.Actor.Ticket, Policy: s.Policy,
-		Grants: []access.Grant{{ID: r.Actor.ID, Permissions: []access.Permission{exec.Start}}},
+		Grants: []access.Grant{{ID: r.Actor.ID, Permissions: []access.Permission{r.By()}}},
 	}
 	if !r.Actor.MFA.IsZero() {
 		a.MFA = r.Actor.MFA.Add(max(0, s.Now().Sub(r.CreatedAt)))
@@ -41,13 +41,13 @@ func (s *Service) actor(ctx context.Context, r exec.Run) (access.Actor, error) {
 	return a, err
 }
 
-// may is nil where an actor may have commands run on a host now.
-func (s *Service) may(a access.Actor, hostID string) error {
+// may is nil where an actor may have a run of this permission go on on a host now.
+func (s *Service) may(a access.Actor, by access.Permission, hostID string) error {
 	h, ok := s.fleet.Host(hostID)
 	if !ok || h.Lifecycle != host.LifecycleActive {
 		return errNotManaged
 	}
-	if !a.DecideHost(exec.Start, h.Scope, h.Labels).Allowed {
+	if !a.DecideHost(by, h.Scope, h.Labels).Allowed {
 		return errNotAllowed
 	}
 	return nil
@@ -72,7 +72,7 @@ func (s *Service) authorise(ctx context.Context, h exec.Host) error {
 	if err != nil {
 		return err
 	}
-	return s.may(actor, h.HostID)
+	return s.may(actor, r.By(), h.HostID)
 }
 
 // revoked tells whether whoever started the run may not go on with it somewhere.
@@ -82,7 +82,7 @@ func (s *Service) revoked(ctx context.Context, r exec.Run, rows []exec.Host) (bo
 		return fault.KindOf(err) == fault.Denied, ignoreEnded(err)
 	}
 	for _, row := range rows {
-		if !row.State.Over() && s.may(actor, row.HostID) == errNotAllowed {
+		if !row.State.Over() && s.may(actor, r.By(), row.HostID) == errNotAllowed {
 			return true, nil
 		}
 	}

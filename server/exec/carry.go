@@ -47,7 +47,7 @@ func (s *Service) dispatch(ctx context.Context, runID string) error {
 	now := s.Now().UTC()
 	for _, h := range rows {
 		// A host begins on the order alone: that the stream is authorised comes too late for it.
-		if !now.Before(h.NotAfter) || !s.links.Holds(h.HostID) || s.may(actor, h.HostID) != nil {
+		if !now.Before(h.NotAfter) || !s.links.Holds(h.HostID) || s.may(actor, r.By(), h.HostID) != nil {
 			continue
 		}
 		if h.State == exec.Ready {

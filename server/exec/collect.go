@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,8 @@ import (
 
 // How output is stored.
 const (
-	storeBytes = 256 << 10
+	storeBytes = 512 << 10 // half of what a host has on its way, so that it goes on meanwhile
+	readBytes  = 32 << 10
 	storeEvery = 100 * time.Millisecond
 	showAfter  = time.Second // a command that lasts longer is shown as running
 	partWithin = 10 * time.Second
@@ -23,7 +25,8 @@ const (
 // piece is something that came.
 type piece struct {
 	channel exec.Channel // empty: the result
-	data    []byte
+	size    int
+	data    []byte // of it, what is kept
 	result  exec.Result
 	err     error // the channel is over: io.EOF, or the session is
 }
@@ -42,11 +45,20 @@ func (s *Service) consume(ctx context.Context, r exec.Run, h exec.Host, end *str
 		}
 	}
 	for channel, reader := range map[exec.Channel]*stream.Reader{exec.Stdout: out, exec.Stderr: errs} {
+		at := h.Stdout
+		if channel == exec.Stderr {
+			at = h.Stderr
+		}
 		s.work.Go(func() {
+			buffer := make([]byte, readBytes)
 			for {
-				data := make([]byte, 4<<10)
-				n, err := reader.Next(ctx, data)
-				if !give(piece{channel: channel, data: data[:n], err: err}) || err != nil {
+				n, err := reader.Next(ctx, buffer)
+				p := piece{channel: channel, size: n, err: err}
+				if at < exec.MaxKept {
+					p.data = bytes.Clone(buffer[:min(n, int(exec.MaxKept-at))])
+				}
+				at += int64(n)
+				if !give(p) || err != nil {
 					return
 				}
 			}
@@ -175,7 +187,7 @@ func part(ctx context.Context, end *stream.End) {
 
 // add takes a piece into what is to be stored, as far as it is kept.
 func (c *collector) add(p piece) {
-	if len(p.data) == 0 {
+	if p.size == 0 {
 		return
 	}
 	at := &c.host.Stdout
@@ -183,11 +195,11 @@ func (c *collector) add(p piece) {
 		at = &c.host.Stderr
 	}
 	offset := *at
-	*at += int64(len(p.data))
-	c.size += len(p.data)
+	*at += int64(p.size)
+	c.size += p.size
 	c.dirty = true
-	kept := p.data[:max(0, min(int64(len(p.data)), exec.MaxKept-offset))]
-	if n := len(p.data) - len(kept); n > 0 {
+	kept := p.data
+	if n := p.size - len(kept); n > 0 {
 		c.host.Dropped += int64(n)
 		c.service.metrics.dropped.Add(float64(n))
 	}

@@ -184,7 +184,8 @@ type Request struct {
 	exec.Run
 }
 
-// Start records a run. It is begun behind it.
+// Start records a run. It is begun behind it. Where the run names a permission and what it is (exec.Actor), whoever has the caller
+// start it has made sure that the command is what that permission is for.
 func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 	actor := access.ActorFrom(ctx)
 	r := q.Run
@@ -197,7 +198,7 @@ func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 	if err := r.Validate(); err != nil {
 		return exec.Run{}, err
 	}
-	if strings.TrimSpace(actor.Reason) == "" {
+	if r.By() == exec.Start && strings.TrimSpace(actor.Reason) == "" {
 		return exec.Run{}, fault.New(fault.Invalid, "reason_required", "running a command needs a reason").
 			WithHint("say why: loopback --reason 'what for' exec …, or the header %s", access.ReasonHeader)
 	}
@@ -215,7 +216,7 @@ func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 	}
 	r.Actor = exec.Actor{
 		Kind: actor.Kind, ID: actor.ID, Name: actor.Name, Principal: actor.Principal, Address: actor.Address, MFA: actor.MFA,
-		Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant,
+		Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant, Permission: r.Actor.Permission, As: r.Actor.As,
 	}
 	r.LeaseOwner, r.LeaseUntil, r.Attempt = s.Replica, now.Add(lease), 1
 	rows := make([]exec.Host, len(targets))
@@ -234,7 +235,8 @@ func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 		if err := tx.PutExecHosts(ctx, r.ID, r.Scope, rows, nil); err != nil {
 			return err
 		}
-		return tx.Audit(ctx, audit.Of(actor, exec.Start, r.Scope, r.ID, r.Name).By(decision).Change(nil, record{
+		return tx.Audit(ctx, audit.Of(actor, r.By(), r.Scope, r.ID, r.Name).By(decision).Change(nil, record{
+			As:        r.Actor.As,
 			Arguments: r.Command.Arguments, Shell: r.Command.Shell, User: r.Command.User, Hosts: len(rows), Names: names, Stdin: len(r.Stdin),
 		}))
 	})
@@ -248,6 +250,7 @@ func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 
 // record is what the audit log shows of a run.
 type record struct {
+	As        string                 `json:"as,omitempty"`
 	Arguments []string               `json:"arguments"`
 	Shell     bool                   `json:"shell,omitempty"`
 	User      string                 `json:"user,omitempty"`
@@ -288,7 +291,7 @@ func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([
 	if len(q.Hosts) > 0 {
 		seen := map[string]bool{}
 		for _, name := range q.Hosts {
-			h, err := s.hosts.Find(ctx, name, q.Workspace, exec.Start)
+			h, err := s.hosts.Find(ctx, name, q.Workspace, q.By())
 			if err != nil {
 				return nil, decision, err
 			}
@@ -313,7 +316,7 @@ func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([
 		all, _ := s.fleet.Snapshot(within)
 		for _, h := range all {
 			if h.Lifecycle == host.LifecycleActive && selector.Matches(h.Labels) && actor.DecideHost(host.Read, h.Scope, h.Labels).Allowed {
-				if err := actor.RequireHost(exec.Start, h.Scope, h.Labels, host.Read, "host "+h.Name); err != nil {
+				if err := actor.RequireHost(q.By(), h.Scope, h.Labels, host.Read, "host "+h.Name); err != nil {
 					return nil, decision, err // a part of what was asked for is not what was asked for
 				}
 				out = append(out, *h)
@@ -327,7 +330,7 @@ func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([
 	case len(out) > exec.MaxHosts:
 		return nil, decision, fault.New(fault.Invalid, "exec_too_many_hosts", "%d hosts match; at most %d are allowed in one run", len(out), exec.MaxHosts)
 	}
-	return out, actor.DecideHost(exec.Start, out[0].Scope, out[0].Labels), nil
+	return out, actor.DecideHost(q.By(), out[0].Scope, out[0].Labels), nil
 }
 
 // Get is one run.

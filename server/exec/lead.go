@@ -301,7 +301,7 @@ func (l *leading) step(ctx context.Context, ask bool) (over bool, err error) {
 		}
 		r = latest
 		return tx.Audit(ctx, audit.Of(access.Actor{Kind: access.System, ID: "system", Name: "exec"}, exec.End, r.Scope, r.ID, r.Name).
-			Because(r.Actor.Reason).Change(nil, record{Arguments: r.Command.Arguments, Shell: r.Command.Shell, User: r.Command.User, Hosts: len(all), State: r.State, Outcome: r.Counts}))
+			Because(r.Actor.Reason).Change(nil, record{As: r.Actor.As, Arguments: r.Command.Arguments, Shell: r.Command.Shell, User: r.Command.User, Hosts: len(all), State: r.State, Outcome: r.Counts}))
 	})
 	if err == nil && over {
 		s.metrics.ended.WithLabelValues(string(r.State)).Inc()

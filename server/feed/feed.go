@@ -29,6 +29,7 @@ const (
 	Release      Kind = "release"
 	Exec         Kind = "exec"      // a command on hosts, or what came of it
 	File         Kind = "file"      // a file on its way to or from a host
+	Command      Kind = "command"   // a saved one
 	Principal    Kind = "principal" // a user or a service account
 	Group        Kind = "group"
 	Role         Kind = "role"

@@ -34,11 +34,12 @@ var references = map[protoreflect.Name]string{
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
 	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "invitation": "invitation", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
-	"subject": "user", "remove_bindings": "binding", "session": "session", "exec": "run", "transfer": "transfer",
+	"subject": "user", "remove_bindings": "binding", "session": "session", "exec": "run", "command": "command", "transfer": "transfer",
 }
 
 // plain are the other fields that hold text or bytes, with something that they accept.
 var plain = map[protoreflect.Name]string{
+	"check": "disk", "pattern": "x",
 	"path": "/x", "owner": "", "term": "", "arguments": "", "stdin": "",
 	"name": "intruder", "description": "x", "reason": "x", "request_id": "r-1", "address": "192.0.2.1", "provider": "manual",
 	"selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
@@ -381,7 +382,7 @@ func TestWhoMayFindsWhatTheReferencesName(t *testing.T) {
 					}
 				}
 			}
-			nobodys := []protoreflect.Name{"WatchChanges", "ListPermissions"} // what they say has nothing of anybody's in it
+			nobodys := []protoreflect.Name{"WatchChanges", "ListPermissions", "ListChecks"} // what they say has nothing of anybody's in it
 			if lists(m) && m.Permission != release.Read && !slices.Contains(nobodys, m.Descriptor.Name()) {
 				if _, got := w.call(t, m, "administrator", `{}`); !strings.Contains(got, marker) && !strings.Contains(got, w.a.Workspace) {
 					t.Errorf("got %s, want what is there in it", got)

@@ -18,10 +18,7 @@ func (h Execs) StartExec(ctx context.Context, r *connect.Request[v1.StartExecReq
 	var f fields
 	m := r.Msg
 	q := exec.Request{Workspace: m.GetWorkspace(), Hosts: m.GetHosts(), Selector: m.GetSelector(), All: m.GetAll(), Run: noun.Run{
-		Command: noun.Command{
-			Arguments: m.GetCommand().GetArguments(), Shell: m.GetCommand().GetShell(), User: m.GetCommand().GetUser(),
-			Stdin: m.GetCommand().GetStdin(), Timeout: f.duration("command.timeout", m.GetCommand().GetTimeout()),
-		},
+		Command:     execCommand(&f, m.GetCommand()),
 		Concurrency: int(m.GetConcurrency()), MaxFailures: int(m.GetMaxFailures()), Canary: int(m.GetCanary()), RequestID: m.GetRequestId(),
 	}}
 	if err := f.err(); err != nil {
@@ -68,8 +65,8 @@ func (h Execs) CancelExec(ctx context.Context, r *connect.Request[v1.CancelExecR
 func execMessage(r noun.Run) *v1.Exec {
 	out := &v1.Exec{
 		Id: r.ID, Name: r.Name, Labels: r.Labels, CreatedAt: timestamp(r.CreatedAt), UpdatedAt: timestamp(r.UpdatedAt), Revision: r.Revision, Scope: scope(r.Scope),
-		Command: &v1.ExecCommand{Arguments: r.Command.Arguments, Shell: r.Command.Shell, User: r.Command.User, Timeout: duration(r.Command.Timeout)},
-		State:   string(r.State), Reason: r.Reason, Concurrency: int32(r.Concurrency), MaxFailures: int32(r.MaxFailures), Canary: int32(r.Canary),
+		Command: execCommandMessage(r.Command), As: r.Actor.As,
+		State: string(r.State), Reason: r.Reason, Concurrency: int32(r.Concurrency), MaxFailures: int32(r.MaxFailures), Canary: int32(r.Canary),
 		Actor: r.Actor.ID, EndedAt: timestamp(r.EndedAt), Hosts: map[string]int32{},
 	}
 	for state, n := range r.Counts {

@@ -15,6 +15,7 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_apikey_proto,
 	v1.File_loopback_v1_audit_proto,
 	v1.File_loopback_v1_change_proto,
+	v1.File_loopback_v1_command_proto,
 	v1.File_loopback_v1_exec_proto,
 	v1.File_loopback_v1_file_proto,
 	v1.File_loopback_v1_grant_proto,

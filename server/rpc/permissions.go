@@ -4,6 +4,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/audit"
+	"github.com/loopbackd/loopback/command"
 	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/file"
 	"github.com/loopbackd/loopback/grant"
@@ -69,6 +70,12 @@ var Permissions = []Permission{
 	{file.Read, "see which files were put and got, where, by whom and why"},
 	{file.Cancel, "end transfers of files that others began"},
 	{file.Diagnose, "have hosts tell what they know of themselves, without secrets"},
+	{command.Save, "save commands, which others approve"},
+	{command.Approve, "approve commands that others saved; tier 0: named in a role and given for a time only"},
+	{command.Read, "see saved commands"},
+	{command.Delete, "delete saved commands"},
+	{command.Run, "run saved commands that were approved, on hosts where one holds it"},
+	{command.RunOne, "see the checks that are built in, and run them on hosts where one holds it"},
 	{operation.Read, "see operations and wait for them"},
 	{operation.Cancel, "cancel operations"},
 	{release.Read, "see the catalogue of releases and the install command"},

@@ -45,6 +45,7 @@ type Services struct {
 	Changes         loopbackv1connect.ChangeServiceHandler
 	Execs           loopbackv1connect.ExecServiceHandler
 	Files           loopbackv1connect.FileServiceHandler
+	Commands        loopbackv1connect.CommandServiceHandler
 	Hosts           loopbackv1connect.HostServiceHandler
 	Invitations     loopbackv1connect.InvitationServiceHandler
 	Operations      loopbackv1connect.OperationServiceHandler
@@ -123,6 +124,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount := func(path string, h http.Handler) { mux.Handle(path, h) }
 	mount(loopbackv1connect.NewApiKeyServiceHandler(or[loopbackv1connect.ApiKeyServiceHandler](s.ApiKeys, loopbackv1connect.UnimplementedApiKeyServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAccessReviewServiceHandler(or[loopbackv1connect.AccessReviewServiceHandler](s.AccessReviews, loopbackv1connect.UnimplementedAccessReviewServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewCommandServiceHandler(or[loopbackv1connect.CommandServiceHandler](s.Commands, loopbackv1connect.UnimplementedCommandServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewExecServiceHandler(or[loopbackv1connect.ExecServiceHandler](s.Execs, loopbackv1connect.UnimplementedExecServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewFileServiceHandler(or[loopbackv1connect.FileServiceHandler](s.Files, loopbackv1connect.UnimplementedFileServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))

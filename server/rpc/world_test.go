@@ -15,6 +15,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	noun "github.com/loopbackd/loopback/apikey"
 	act "github.com/loopbackd/loopback/audit"
+	saved "github.com/loopbackd/loopback/command"
 	ran "github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
 	carried "github.com/loopbackd/loopback/file"
@@ -33,6 +34,7 @@ import (
 	"github.com/loopbackd/loopback/server/apikey"
 	"github.com/loopbackd/loopback/server/audit"
 	"github.com/loopbackd/loopback/server/change"
+	"github.com/loopbackd/loopback/server/command"
 	"github.com/loopbackd/loopback/server/exec"
 	"github.com/loopbackd/loopback/server/feed"
 	files "github.com/loopbackd/loopback/server/file"
@@ -112,6 +114,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	runs := exec.NewService(storage.Bind[exec.Reader, exec.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinked{}, unlinked{}, exec.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})
 	w.services = rpc.Services{
 		Passkeys: rpc.Passkeys{Service: pairs},
 		Invitations: rpc.Invitations{Service: invitation.NewService(storage.Bind[invitation.Reader, invitation.Tx](p.DB), people, []byte("pepper"), now), Passkeys: pairs, Now: now,
@@ -128,7 +131,7 @@ func newWorld(t *testing.T) *world {
 		Changes:       rpc.Changes{Service: change.NewService(rpc.Grantable())},
 		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
-		Execs:  rpc.Execs{Service: exec.NewService(storage.Bind[exec.Reader, exec.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinked{}, unlinked{}, exec.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
+		Execs: rpc.Execs{Service: runs}, Commands: rpc.Commands{Service: command.NewService(storage.Bind[command.Reader, command.Tx](p.DB), p.Tenants, startAs{runs}, now)},
 		Files:  rpc.Files{Service: files.NewService(storage.Bind[files.Reader, files.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinkedFiles{}, unlinkedFiles{}, files.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
 		Shells: rpc.Shells{Service: shells(t, p, policies, rules)},
 		Roles:  rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
@@ -221,6 +224,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	run := ran.Run{Meta: place.Meta{ID: id.New("exe", w.plane.Clock.Now()), Name: name}, Scope: at, Command: ran.Command{Arguments: []string{name}}, State: ran.Succeeded}
 	moved := carried.Transfer{Meta: place.Meta{ID: id.New("file", w.plane.Clock.Now()), Name: "/" + name}, Scope: at, HostID: machine.ID, HostName: name,
 		Task: carried.Task{Kind: carried.ToHost, Path: "/" + name}, State: carried.Succeeded}
+	script := saved.Saved{Meta: place.Meta{ID: id.New("cmd", w.plane.Clock.Now()), Name: name}, Scope: at, Version: 1, Command: ran.Command{Arguments: []string{name}}, State: saved.Pending, By: user.ID}
 	entry := act.Entry{ID: id.New("aud", w.plane.Clock.Now()), Scope: at, Action: host.Label, Target: machine.ID, Name: name}
 	try(w.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, e1 := tx.PutPrincipal(t.Context(), user)
@@ -274,6 +278,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutShellSession(t.Context(), session); err != nil {
 			return err
 		}
+		if _, err := tx.PutSavedCommand(t.Context(), script); err != nil {
+			return err
+		}
 		if _, err := tx.PutExec(t.Context(), run); err != nil {
 			return err
 		}
@@ -310,8 +317,16 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"session":      {"id": session.ID},
 		"run":          {"id": run.ID},
 		"transfer":     {"id": moved.ID},
+		"command":      {"id": script.ID},
 		"idp":          {"id": login.ID, "name": name},
 	}
+}
+
+// startAs has saved commands run, as the server does.
+type startAs struct{ *exec.Service }
+
+func (s startAs) StartAs(ctx context.Context, c ran.Command, p access.Permission, as string, t command.Target) (ran.Run, error) {
+	return s.Start(ctx, exec.Request{Workspace: t.Workspace, Hosts: t.Hosts, Selector: t.Selector, All: t.All, Run: ran.Run{Command: c, RequestID: t.RequestID, Actor: ran.Actor{Permission: p, As: as}}})
 }
 
 // places and hosts are what questions about access go by, as the server gives it to them.

@@ -34,6 +34,7 @@ type Client struct {
 	Grants     loopbackv1connect.GrantServiceClient
 	Offers     loopbackv1connect.GrantPolicyServiceClient
 	Execs      loopbackv1connect.ExecServiceClient
+	Commands   loopbackv1connect.CommandServiceClient
 	Shells     loopbackv1connect.ShellServiceClient
 	Files      loopbackv1connect.FileServiceClient
 
@@ -80,6 +81,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Shells:    loopbackv1connect.NewShellServiceClient(h, u),
 		Execs:     loopbackv1connect.NewExecServiceClient(h, u),
 		Files:     loopbackv1connect.NewFileServiceClient(h, u),
+		Commands:  loopbackv1connect.NewCommandServiceClient(h, u),
 		Workspace: "default", Key: key, HTTP: h,
 	}
 }

@@ -72,8 +72,18 @@ func Build(ctx context.Context, dir string) (string, error) {
 
 // Tree is the source tree that this was built from.
 func Tree() string {
-	_, here, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(here), "..", "..")
+	if _, here, _, _ := runtime.Caller(0); filepath.IsAbs(here) {
+		return filepath.Join(filepath.Dir(here), "..", "..")
+	}
+	// Built with -trimpath: tests run in the folder of their package.
+	at, _ := os.Getwd() // where there is none, nothing can be built either
+	for at != "/" {
+		if _, err := os.Stat(filepath.Join(at, "go.mod")); err == nil {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	return at
 }
 
 // BuildFrom builds loopbackd of some source tree as a version, into a folder.

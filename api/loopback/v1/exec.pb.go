@@ -239,7 +239,9 @@ type Exec struct {
 	Actor   string                 `protobuf:"bytes,14,opt,name=actor,proto3" json:"actor,omitempty"`
 	EndedAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	// How many hosts, by state.
-	Hosts         map[string]int32 `protobuf:"bytes,16,rep,name=hosts,proto3" json:"hosts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Hosts map[string]int32 `protobuf:"bytes,16,rep,name=hosts,proto3" json:"hosts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The saved command or the check that it is; empty: somebody's own.
+	As            string `protobuf:"bytes,17,opt,name=as,proto3" json:"as,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +386,13 @@ func (x *Exec) GetHosts() map[string]int32 {
 		return x.Hosts
 	}
 	return nil
+}
+
+func (x *Exec) GetAs() string {
+	if x != nil {
+		return x.As
+	}
+	return ""
 }
 
 // What came of a command on one host.
@@ -981,7 +990,7 @@ const file_loopback_v1_exec_proto_rawDesc = "" +
 	"\fmax_failures\x18\a \x01(\x05R\vmaxFailures\x12\x16\n" +
 	"\x06canary\x18\b \x01(\x05R\x06canary\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\t \x01(\tR\trequestId\"\xd2\x05\n" +
+	"request_id\x18\t \x01(\tR\trequestId\"\xe2\x05\n" +
 	"\x04Exec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1001,7 +1010,8 @@ const file_loopback_v1_exec_proto_rawDesc = "" +
 	"\x06canary\x18\r \x01(\x05R\x06canary\x12\x14\n" +
 	"\x05actor\x18\x0e \x01(\tR\x05actor\x125\n" +
 	"\bended_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x122\n" +
-	"\x05hosts\x18\x10 \x03(\v2\x1c.loopback.v1.Exec.HostsEntryR\x05hosts\x1a9\n" +
+	"\x05hosts\x18\x10 \x03(\v2\x1c.loopback.v1.Exec.HostsEntryR\x05hosts\x12\x0e\n" +
+	"\x02as\x18\x11 \x01(\tR\x02as\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
