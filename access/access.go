@@ -4,7 +4,7 @@
 // one workspace, and where it acts on a host, over that host. Who holds what is written as Rules: a subject (a user, a
 // group, a service account) is allowed or denied permissions over a scope, on all hosts or on those that a selector
 // matches, under conditions, for a time. Nothing is allowed that no rule allows; a rule that denies wins over all that
-// allow. An actor who may not even read a thing is told that it does not exist.
+// allow, and a Lock wins over all. An actor who may not even read a thing is told that it does not exist.
 //
 // Rules are compiled into a Snapshot, which never changes. A Policy holds the current one behind an atomic pointer: a
 // change of the rules makes a new snapshot and swaps it in, and whoever decides next decides by it. Every Decision names
@@ -16,6 +16,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -146,14 +147,23 @@ func Everybody(p Permission) bool { return p == BootstrapRedeem || p == SignInBe
 func Built(p Permission) bool { return Everybody(p) || p == SelfRead || p == SelfManage }
 
 // Decide tells whether the actor holds the permission at the scope, on all that lies there.
-func (a Actor) Decide(p Permission, at Scope) Decision { return a.decide(p, &at, false, nil) }
+func (a Actor) Decide(p Permission, at Scope) Decision { return a.decide(p, &at, "", nil) }
 
-// DecideHost tells whether the actor holds the permission on a host with these labels at the scope.
-func (a Actor) DecideHost(p Permission, at Scope, labels label.Set) Decision {
-	return a.decide(p, &at, true, labels)
+// DecideOn tells whether the actor holds the permission on the host of an id with these labels at the scope.
+func (a Actor) DecideOn(p Permission, at Scope, hostID string, labels label.Set) Decision {
+	return a.decide(p, &at, cmp.Or(hostID, someHost), labels)
 }
 
-func (a *Actor) decide(p Permission, at *Scope, host bool, labels label.Set) Decision {
+// DecideHost is DecideOn for whichever host has these labels, locked or not.
+func (a Actor) DecideHost(p Permission, at Scope, labels label.Set) Decision {
+	return a.decide(p, &at, someHost, labels)
+}
+
+// someHost stands for one that has no id yet.
+const someHost = "-"
+
+// decide is about a host where its id is given.
+func (a *Actor) decide(p Permission, at *Scope, host string, labels label.Set) Decision {
 	if Everybody(p) || p == SelfRead && a.Kind != Anonymous || p == SelfManage && a.Kind == SignIn || a.Kind == System {
 		return Decision{Allowed: true, Grant: builtIn}
 	}
@@ -234,21 +244,24 @@ func (a Actor) Touches(p Permission) bool {
 // permission's name; one who may not is told NotFound, in the words that an unknown id gets: what names the thing
 // ("token tok_01…"). An anonymous actor is Unauthenticated.
 func (a Actor) Require(p Permission, at Scope, read Permission, what string) error {
-	return a.require(p, at, false, nil, read, what)
+	return a.require(p, at, "", nil, read, what)
 }
 
 // RequireHost is Require for a host.
-func (a Actor) RequireHost(p Permission, at Scope, labels label.Set, read Permission, what string) error {
-	return a.require(p, at, true, labels, read, what)
+func (a Actor) RequireHost(p Permission, at Scope, hostID string, labels label.Set, read Permission, what string) error {
+	return a.require(p, at, cmp.Or(hostID, someHost), labels, read, what)
 }
 
-func (a *Actor) require(p Permission, at Scope, host bool, labels label.Set, read Permission, what string) error {
+func (a *Actor) require(p Permission, at Scope, host string, labels label.Set, read Permission, what string) error {
 	d := a.decide(p, &at, host, labels)
 	switch {
 	case d.Allowed:
 		return nil
 	case a.Kind == Anonymous || a.Kind == "":
 		return ErrUnauthenticated
+	}
+	if l := a.lock(d.Denial); l != nil {
+		return l.refusal()
 	}
 	if pattern := a.ticketFor(p, &at, host, labels); pattern != "" && d.Denial == "" {
 		return TicketRequired(pattern, a.Ticket)
@@ -259,6 +272,13 @@ func (a *Actor) require(p Permission, at Scope, host bool, labels label.Set, rea
 	default:
 		return NotFound(what)
 	}
+}
+
+func (a *Actor) lock(id string) *Lock {
+	if id == "" || a.Policy == nil {
+		return nil
+	}
+	return a.Policy.Snapshot().locks[id]
 }
 
 // Denied is the answer to who may know of a thing but lacks the permission for what they want of it.
@@ -277,7 +297,10 @@ func (a Actor) Refused(p Permission) error {
 	if a.Kind == Anonymous || a.Kind == "" {
 		return ErrUnauthenticated
 	}
-	if pattern := a.ticketFor(p, nil, true, nil); pattern != "" {
+	if l := a.keptFrom(p); l != nil {
+		return l.refusal()
+	}
+	if pattern := a.ticketFor(p, nil, someHost, nil); pattern != "" {
 		return TicketRequired(pattern, a.Ticket)
 	}
 	return Denied(p)

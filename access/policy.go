@@ -156,7 +156,7 @@ func (p *Policy) Active(principal string) bool {
 
 func (p *Policy) circumstances(a *Actor) circumstances { return circumstances{p.now, a} }
 
-func (p *Policy) decide(a *Actor, permission Permission, at *Scope, host bool, labels label.Set) Decision {
+func (p *Policy) decide(a *Actor, permission Permission, at *Scope, host string, labels label.Set) Decision {
 	s := p.current.Load()
 	n, ok := p.catalogue.index[permission]
 	sheet := s.sheets[a.Principal]
@@ -164,7 +164,12 @@ func (p *Policy) decide(a *Actor, permission Permission, at *Scope, host bool, l
 		return Decision{Snapshot: s.version}
 	}
 	c := p.circumstances(a)
-	return s.decide(sheet, n, at, host, labels, &c)
+	if s.shut != nil && host != "" && p.catalogue.reach.Has(n) {
+		if l := s.shut.lock(at, host, labels, p.now()); l != nil {
+			return Decision{Denial: l.ID, Snapshot: s.version}
+		}
+	}
+	return s.decide(sheet, n, at, host != "", labels, &c)
 }
 
 // sight is where the actor's principal holds a permission now.
@@ -205,7 +210,7 @@ func (p *Policy) sight(a *Actor, permission Permission) Sight {
 
 // ticketFor is the pattern of a ticket that would let the actor do it, by a rule that applies but for that; empty where there is
 // none. at is nil for a rule over whatever scope, on whatever hosts.
-func (a *Actor) ticketFor(permission Permission, at *Scope, host bool, labels label.Set) string {
+func (a *Actor) ticketFor(permission Permission, at *Scope, host string, labels label.Set) string {
 	if a.Policy == nil {
 		return ""
 	}
@@ -217,7 +222,7 @@ func (a *Actor) ticketFor(permission Permission, at *Scope, host bool, labels la
 	}
 	c := a.Policy.circumstances(a)
 	for _, r := range sheet.rules {
-		if r.Deny || r.Conditions.Ticket == "" || !r.set.Has(n) || at != nil && (!r.Scope.Contains(*at) || !r.matches(host, labels)) {
+		if r.Deny || r.Conditions.Ticket == "" || !r.set.Has(n) || at != nil && (!r.Scope.Contains(*at) || !r.matches(host != "", labels)) {
 			continue
 		}
 		within := slices.ContainsFunc(a.Grants, func(g Grant) bool {

@@ -40,7 +40,7 @@ func drawRule(t *rapid.T, id string) Rule {
 		t.Fatal(err)
 	}
 	r := Rule{ID: id, Subject: drawWho.Draw(t, "who"), Permissions: rapid.SliceOfN(drawName, 0, 3).Draw(t, "permissions"), Scope: drawScope.Draw(t, "scope"),
-		Hosts: hosts, Deny: rapid.IntRange(0, 3).Draw(t, "deny") == 0, NotBefore: drawTime.Draw(t, "before"), NotAfter: drawTime.Draw(t, "after")}
+		Hosts: hosts, Deny: rapid.IntRange(0, 3).Draw(t, "deny") == 0, RoleID: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "role"), NotBefore: drawTime.Draw(t, "before"), NotAfter: drawTime.Draw(t, "after")}
 	switch rapid.IntRange(0, 8).Draw(t, "condition") {
 	case 0:
 		r.Conditions.MFAWithin = time.Minute
@@ -57,6 +57,7 @@ type world struct {
 	active map[string]bool
 	groups map[string][]string // members
 	rules  map[string]Rule
+	locks  map[string]Lock
 }
 
 func (w world) about(r Rule, principal string) bool {
@@ -86,6 +87,28 @@ func says(r Rule, p Permission, at Scope, host bool, labels label.Set, a Actor) 
 	return named && selected && met && r.Scope.Contains(at) && !noon.Before(r.NotBefore) && (r.NotAfter.IsZero() || noon.Before(r.NotAfter))
 }
 
+// kept tells whether a lock of whoever it is, or of a role that they hold, keeps them from this.
+func (w world) kept(a Actor, p Permission, at Scope, host bool, labels label.Set) bool {
+	for _, l := range w.locks {
+		if !l.Scope.Contains(at) || !l.NotAfter.IsZero() && !noon.Before(l.NotAfter) {
+			continue
+		}
+		if l.Role == "" && w.about(Rule{Subject: l.Subject}, a.Principal) {
+			return true
+		}
+		for _, r := range w.rules {
+			r.Conditions = Conditions{}
+			if l.Role != "" && r.RoleID == l.Role && !r.Deny && w.about(r, a.Principal) {
+				r.Deny = true // what the role gives, tier 0 whether it is given or not
+				if says(r, p, at, host, labels, a) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 func (w world) allows(a Actor, p Permission, at Scope, host bool, labels label.Set) (allowed, denied bool) {
 	if !w.active[a.Principal] {
 		return false, false
@@ -95,6 +118,7 @@ func (w world) allows(a Actor, p Permission, at Scope, host bool, labels label.S
 			allowed, denied = allowed || !r.Deny, denied || r.Deny
 		}
 	}
+	denied = denied || w.kept(a, p, at, host, labels)
 	return allowed && !denied, denied
 }
 
@@ -103,7 +127,7 @@ func TestDecisionsAndSightsAgreeWithTheRulesReadOneByOne(t *testing.T) {
 		catalogue := testCatalogue()
 		policy := NewPolicy(catalogue, func() time.Time { return noon })
 		rules := NewRules(catalogue)
-		w := world{active: map[string]bool{}, groups: map[string][]string{}, rules: map[string]Rule{}}
+		w := world{active: map[string]bool{}, groups: map[string][]string{}, rules: map[string]Rule{}, locks: map[string]Lock{}}
 		for version := range rapid.IntRange(1, 4).Draw(t, "versions") {
 			for range rapid.IntRange(1, 8).Draw(t, "changes") {
 				switch rapid.IntRange(0, 9).Draw(t, "change") {
@@ -123,6 +147,14 @@ func TestDecisionsAndSightsAgreeWithTheRulesReadOneByOne(t *testing.T) {
 					id := fmt.Sprint("b", rapid.IntRange(0, 9).Draw(t, "gone"))
 					delete(w.rules, id)
 					rules.DeleteRule(id)
+				case 4:
+					l := drawLock(t, fmt.Sprint(LockPrefix, rapid.IntRange(0, 2).Draw(t, "lock")), false)
+					w.locks[l.ID] = l
+					rules.PutLock(l)
+				case 5:
+					id := fmt.Sprint(LockPrefix, rapid.IntRange(0, 2).Draw(t, "lifted"))
+					delete(w.locks, id)
+					rules.DeleteLock(id)
 				default:
 					r := drawRule(t, fmt.Sprint("b", rapid.IntRange(0, 9).Draw(t, "rule")))
 					w.rules[r.ID] = r
@@ -144,11 +176,11 @@ func TestDecisionsAndSightsAgreeWithTheRulesReadOneByOne(t *testing.T) {
 				for _, host := range []bool{false, true} {
 					labels := drawLabels.Draw(t, "labels")
 					want, denied := w.allows(a, p, at, host, labels)
-					got := a.decide(p, &at, host, labels)
+					got := a.decide(p, &at, map[bool]string{true: "h1"}[host], labels)
 					if got.Allowed != want || (got.Denial != "") != denied || got.Allowed != (got.Grant != "") {
-						t.Fatalf("%s may %s at %v (host %v %v): got %+v, want %v, denied %v; rules %+v", a.Principal, p, at, host, labels, got, want, denied, w.rules)
+						t.Fatalf("%s may %s at %v (host %v %v): got %+v, want %v, denied %v; rules %+v, locks %+v", a.Principal, p, at, host, labels, got, want, denied, w.rules, w.locks)
 					}
-					if got.Grant != "" && !says(w.rules[got.Grant], p, at, host, labels, a) || got.Denial != "" && !w.rules[got.Denial].Deny {
+					if got.Grant != "" && !says(w.rules[got.Grant], p, at, host, labels, a) || got.Denial != "" && !w.rules[got.Denial].Deny && w.locks[got.Denial].ID == "" {
 						t.Fatalf("the decision names %+v, which does not say so", got)
 					}
 					if seen := host && sight.SeesHost(at, labels) || !host && sight.Sees(at); seen != want {
@@ -163,6 +195,7 @@ func TestDecisionsAndSightsAgreeWithTheRulesReadOneByOne(t *testing.T) {
 // Questions are answered as decisions fall: host by host.
 func TestAnswersAgreeWithDecisions(t *testing.T) {
 	type machine struct {
+		id     string
 		at     Scope
 		labels label.Set
 	}
@@ -178,15 +211,18 @@ func TestAnswersAgreeWithDecisions(t *testing.T) {
 			r.Conditions = Conditions{}
 			rules.PutRule(r)
 		}
+		for i := range rapid.IntRange(0, 3).Draw(t, "locks") {
+			rules.PutLock(drawLock(t, fmt.Sprint(LockPrefix, i), true))
+		}
 		policy.Swap(rules.Snapshot(1))
 		var fleet []machine
 		hosts := NewHosts()
 		at := rapid.SampledFrom([]Scope{{}, {Organisation: "o1"}, {"o1", "p1", "w1"}}).Draw(t, "at")
-		for range rapid.IntRange(0, 70).Draw(t, "hosts") {
-			m := machine{rapid.SampledFrom([]Scope{{"o1", "p1", "w1"}, {"o1", "p1", "w2"}, {"o2", "p2", "w3"}}).Draw(t, "place"), drawLabels.Draw(t, "labels")}
+		for i := range rapid.IntRange(0, 70).Draw(t, "hosts") {
+			m := machine{fmt.Sprint("h", i), rapid.SampledFrom([]Scope{{"o1", "p1", "w1"}, {"o1", "p1", "w2"}, {"o2", "p2", "w3"}}).Draw(t, "place"), drawLabels.Draw(t, "labels")}
 			if at.Contains(m.at) {
 				fleet = append(fleet, m)
-				hosts.Group(m.at, m.labels, 1)
+				hosts.GroupOf(m.at, m.labels, 1, policy.Snapshot().HostLock(m.at, m.id, m.labels, noon) != "")
 			}
 		}
 		for _, p := range all {
@@ -198,7 +234,7 @@ func TestAnswersAgreeWithDecisions(t *testing.T) {
 				a := Actor{Kind: APIKey, Principal: who, Policy: policy, Grants: []Grant{{ID: "k", Permissions: []Permission{All, zero}}}}
 				want := 0
 				for _, m := range fleet {
-					if a.DecideHost(p, m.at, m.labels).Allowed {
+					if a.DecideOn(p, m.at, m.id, m.labels).Allowed {
 						want++
 					}
 				}
@@ -241,7 +277,7 @@ func TestNobodyGivesWhatTheyDoNotHold(t *testing.T) {
 					taker.Principal, taker.MFA = "u2", policy.now()
 					giver.MFA = policy.now()
 					tier0 := p == zero && slices.Contains(given.Permissions, zero) // lent by who holds all the rest
-					if taker.DecideHost(p, at, labels).Allowed && !giver.DecideHost(p, at, labels).Allowed && !tier0 {
+					if taker.DecideOn(p, at, "h1", labels).Allowed && !giver.DecideOn(p, at, "h1", labels).Allowed && !tier0 {
 						t.Fatalf("u1 gave %s at %v on %v, %s later, and does not hold it: %+v", p, at, labels, time.Duration(later)*45*time.Minute, given)
 					}
 				}
@@ -337,7 +373,7 @@ func TestADecisionAllocatesNothing(t *testing.T) {
 	a := Actor{Kind: APIKey, Principal: "u1", Policy: policy, Grants: []Grant{{ID: "k", Permissions: []Permission{All}}}}
 	labels := label.Set{"env": "prod", "tier": "a"}
 	if n := testing.AllocsPerRun(1000, func() {
-		if !a.DecideHost("x.read", at, labels).Allowed || a.Decide("x.read", at).Allowed {
+		if !a.DecideOn("x.read", at, "h1", labels).Allowed || a.Decide("x.read", at).Allowed {
 			t.Fatal("decided wrong")
 		}
 	}); n != 0 {

@@ -14,7 +14,7 @@ type Query struct {
 	Principal  string
 	Permission Permission
 	At         Scope
-	Host       bool // whether it is about a host with these labels
+	Host       string // id of the host with these labels that it is about; empty: it is about none
 	Labels     label.Set
 	Now        time.Time
 	Address    string
@@ -47,9 +47,9 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 		switch {
 		case !r.Scope.Contains(q.At):
 			reason.Why = "it holds elsewhere"
-		case len(r.Hosts) > 0 && !q.Host:
+		case len(r.Hosts) > 0 && q.Host == "":
 			reason.Why = "it is about selected hosts only"
-		case !r.matches(q.Host, q.Labels):
+		case !r.matches(q.Host != "", q.Labels):
 			reason.Why = "the host's labels do not match " + r.Hosts.String()
 		case !r.NotBefore.IsZero() && q.Now.Before(r.NotBefore):
 			reason.Why = "it does not hold yet"
@@ -64,8 +64,15 @@ func (s *Snapshot) Explain(c *Catalogue, q Query) (d Decision, reasons []Reason,
 		}
 		reasons = append(reasons, reason)
 	}
+	if q.Host != "" && c.reach.Has(n) {
+		if l := s.shut.lock(&q.At, q.Host, q.Labels, q.Now); l != nil {
+			reasons = append(reasons, Reason{Rule: Rule{ID: l.ID, Role: "lock", Deny: true, Scope: l.Scope, Hosts: l.Hosts, NotAfter: l.NotAfter}, Applies: true})
+			d.Denial = l.ID
+			return d, reasons, true
+		}
+	}
 	if sheet.active && !s.closed {
-		d = s.decide(sheet, n, &q.At, q.Host, q.Labels, why)
+		d = s.decide(sheet, n, &q.At, q.Host != "", q.Labels, why)
 	}
 	return d, reasons, true
 }
@@ -77,6 +84,7 @@ type Hosts struct {
 	total     int
 	scopes    []hostSet // by their number, nil where nobody asked yet
 	selectors []hostSet
+	locked    hostSet // nil: not known yet
 
 	reached, denied hostSet // room to work in
 	rules           []bool
@@ -86,6 +94,7 @@ type hostGroup struct {
 	at     Scope
 	labels label.Set
 	count  int
+	locked bool
 }
 
 // hostSet is a set of groups.
@@ -97,10 +106,13 @@ func NewHosts() *Hosts {
 }
 
 // Group is hosts of one place that have the same labels. What Hosts was asked before is forgotten.
-func (h *Hosts) Group(at Scope, labels label.Set, count int) {
-	h.groups = append(h.groups, hostGroup{at, labels, count})
+func (h *Hosts) Group(at Scope, labels label.Set, count int) { h.GroupOf(at, labels, count, false) }
+
+// GroupOf is Group of hosts that are locked, or are not.
+func (h *Hosts) GroupOf(at Scope, labels label.Set, count int, locked bool) {
+	h.groups = append(h.groups, hostGroup{at, labels, count, locked})
 	h.total += count
-	h.scopes, h.selectors = nil, nil
+	h.scopes, h.selectors, h.locked = nil, nil, nil
 }
 
 // Total is how many hosts there are.
@@ -144,6 +156,14 @@ func (h *Hosts) selected(e *entry) hostSet {
 	return h.known(&h.selectors, e.hosts.n, func(g *hostGroup) bool { return e.hosts.Matches(g.labels) })
 }
 
+// shut are the hosts that are locked.
+func (h *Hosts) shut() hostSet {
+	if h.locked == nil {
+		h.locked = append(h.where(func(g *hostGroup) bool { return g.locked }), 0)
+	}
+	return h.locked
+}
+
 // known is a set that was found out before, or is now.
 func (h *Hosts) known(sets *[]hostSet, n uint32, matches func(*hostGroup) bool) hostSet {
 	for uint32(len(*sets)) <= n {
@@ -180,7 +200,7 @@ type Reach struct {
 func (r Reach) none() bool { return !r.Everything && r.Hosts == 0 }
 
 // reach is how far a sheet reaches.
-func (s *Snapshot) reach(of *sheet, n uint16, at Scope, hosts *Hosts, now time.Time) Reach {
+func (s *Snapshot) reach(c *Catalogue, of *sheet, n uint16, at Scope, hosts *Hosts, now time.Time) Reach {
 	out := Reach{Principal: of.Principal}
 	if !of.active || !of.allow.Has(n) {
 		return out
@@ -214,6 +234,11 @@ func (s *Snapshot) reach(of *sheet, n uint16, at Scope, hosts *Hosts, now time.T
 		out.Conditional = out.Conditional || e.asks
 	}
 	out.Everything = out.Everything && all
+	if s.shut != nil && c.reach.Has(n) {
+		for i, locked := range hosts.shut()[:words] {
+			reached[i] &^= locked
+		}
+	}
 	for i := range denied {
 		reached[i] &^= denied[i]
 	}
@@ -251,7 +276,7 @@ func (s *Snapshot) WhoCan(c *Catalogue, p Permission, at Scope, hosts *Hosts, no
 		if !sheet.allow.Has(n) {
 			continue
 		}
-		if r := s.reach(sheet, n, at, hosts, now); !r.none() {
+		if r := s.reach(c, sheet, n, at, hosts, now); !r.none() {
 			r.Permission = p
 			out = append(out, r)
 		}
@@ -270,7 +295,7 @@ func (s *Snapshot) WhatCan(c *Catalogue, principal string, at Scope, hosts *Host
 	}
 	var out []Reach
 	for i, p := range c.names {
-		if r := s.reach(sheet, uint16(i), at, hosts, now); !r.none() {
+		if r := s.reach(c, sheet, uint16(i), at, hosts, now); !r.none() {
 			r.Permission = p
 			out = append(out, r)
 		}
@@ -306,11 +331,11 @@ func (s *Snapshot) Diff(c *Catalogue, to *Snapshot, at Scope, hosts *Hosts, now 
 		for i, p := range c.names {
 			var b, a Reach
 			if before != nil {
-				b = s.reach(before, uint16(i), at, hosts, now)
+				b = s.reach(c, before, uint16(i), at, hosts, now)
 				b.set = slices.Clone(b.set)
 			}
 			if after != nil {
-				a = to.reach(after, uint16(i), at, hosts, now)
+				a = to.reach(c, after, uint16(i), at, hosts, now)
 			}
 			d := Difference{Principal: a.Principal, Permission: p, Before: b.Everything, After: a.Everything, BeforeN: b.Hosts, AfterN: a.Hosts}
 			if after == nil {

@@ -50,7 +50,8 @@ func (c Conditions) Equal(o Conditions) bool {
 type Rule struct {
 	ID          string // of the binding
 	Subject     Subject
-	Role        string       // name of the role, for people
+	Role        string // name of the role, for people
+	RoleID      string
 	Permissions []Permission // All and "noun.*" are wildcards; tier 0 needs to be named, and an end
 	Scope       Scope
 	Hosts       label.Selector
@@ -106,6 +107,7 @@ type Catalogue struct {
 	index  map[Permission]uint16
 	tier0  Set
 	places Set
+	reach  Set // into hosts
 }
 
 // NewCatalogue numbers permissions. tierZero are those that wildcards do not match and that no rule without an end gives;
@@ -117,6 +119,9 @@ func NewCatalogue(all, zero, places []Permission) *Catalogue {
 			panic("access: the catalogue has " + string(p) + " twice, or too many permissions")
 		}
 		c.index[p] = uint16(len(c.names))
+		if Reaches(p) || slices.Contains(zero, p) {
+			c.reach.add(uint16(len(c.names)))
+		}
 		c.names = append(c.names, p)
 	}
 	for _, p := range zero {

@@ -19,6 +19,8 @@ type Snapshot struct {
 	sheets  map[string]*sheet // by user or service account
 	numbers map[string]uint32 // of scopes that rules are over, by the id that names them
 	places  []place           // by number
+	locks   map[string]*Lock
+	shut    *shut // nil: no host is locked
 }
 
 // place is a scope that rules are over, or that holds one.
@@ -48,6 +50,7 @@ type sheet struct {
 	ids     []string // of rules, in order
 	Principal
 	rules []*compiled // denials first, then by id
+	locks []*Lock     // of the principal, or of groups
 }
 
 // entry is of a rule what decides.
@@ -215,6 +218,8 @@ type Rules struct {
 	numbered   map[string]uint32 // numbers as the last snapshot has them: never written to
 	hosts      map[string]*hosts // by the selector's text
 	sets       map[Set]*Set
+	locks      map[string]*Lock // never written to: snapshots have it
+	shut       *shut
 }
 
 // NewRules is no rules.
@@ -331,7 +336,7 @@ func (r *Rules) soil(s Subject) {
 func (r *Rules) Clone() *Rules {
 	c := &Rules{catalogue: r.catalogue, principals: maps.Clone(r.principals), members: maps.Clone(r.members), groups: map[string][]string{},
 		bySubject: map[Subject]map[string][]*compiled{}, subjects: maps.Clone(r.subjects), sheets: maps.Clone(r.sheets), dirty: maps.Clone(r.dirty),
-		numbers: maps.Clone(r.numbers), places: slices.Clone(r.places), numbered: r.numbered, hosts: maps.Clone(r.hosts), sets: maps.Clone(r.sets)}
+		numbers: maps.Clone(r.numbers), places: slices.Clone(r.places), numbered: r.numbered, hosts: maps.Clone(r.hosts), sets: maps.Clone(r.sets), locks: r.locks, shut: r.shut}
 	for k, v := range r.groups {
 		c.groups[k] = slices.Clone(v)
 	}
@@ -353,7 +358,9 @@ func (r *Rules) Snapshot(version uint64) *Snapshot {
 			continue
 		}
 		var rules []*compiled
+		var subjects []Subject
 		gather := func(s Subject) {
+			subjects = append(subjects, s)
 			for _, parts := range r.bySubject[s] {
 				rules = append(rules, parts...)
 			}
@@ -364,18 +371,25 @@ func (r *Rules) Snapshot(version uint64) *Snapshot {
 				gather(Subject{Group, g})
 			}
 		}
-		r.sheets[id] = newSheet(p, rules)
+		denied, locks := r.denials(subjects, rules)
+		r.sheets[id] = newSheet(p, append(rules, denied...))
+		r.sheets[id].locks = locks
 	}
 	clear(r.dirty)
 	if len(r.numbered) != len(r.numbers) {
 		r.numbered = maps.Clone(r.numbers)
 	}
-	return &Snapshot{version: version, sheets: r.sheets, numbers: r.numbered, places: slices.Clip(r.places)}
+	return &Snapshot{version: version, sheets: r.sheets, numbers: r.numbered, places: slices.Clip(r.places), locks: r.locks, shut: r.shut}
 }
 
 // Next is the first moment after now at which a rule begins or ends to apply; zero where there is none.
 func (r *Rules) Next(now time.Time) time.Time {
 	var next time.Time
+	for _, l := range r.locks {
+		if l.NotAfter.After(now) && (next.IsZero() || l.NotAfter.Before(next)) {
+			next = l.NotAfter
+		}
+	}
 	for _, rules := range r.bySubject {
 		for _, parts := range rules {
 			for _, t := range []time.Time{parts[0].NotBefore, parts[0].NotAfter} {

@@ -24,7 +24,7 @@ var ErrStepUp = fault.New(fault.Denied, "step_up_required", "this needs a passke
 // reads the message, once, at the beginning; a stream that goes on is not asked again. Whatever lets people in by another way (a
 // WebSocket) calls it where it would have called Touches, at the beginning of what the person does, and not when it resumes:
 //
-//	if err := actor.RequireHost(shell.Open, at, labels, host.Read, what); err != nil { return err }
+//	if err := actor.RequireHost(shell.Open, at, h.ID, labels, host.Read, what); err != nil { return err }
 //	if err := actor.StepUp(shell.Open); err != nil { return err }
 //
 // An act that takes a passkey though its permission is of no tier calls RequireStepUp instead. MFA is read anew by the edge

@@ -197,7 +197,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not signed in, 4 not permitted, 5 not f
 		a.orgCommand(), a.projectCommand(), a.workspaceCommand(),
 		a.tokenCommand(), a.hostCommand(), a.execCommand(), a.fileCommand(), a.commandCommand(), a.checkCommand(), a.settingsCommand(), a.operationCommand(),
 		a.releaseCommand(), a.apiKeyCommand(), a.auditCommand(), a.sinkCommand(), a.replicaCommand(),
-		a.userCommand(), a.groupCommand(), a.serviceAccountCommand(), a.roleCommand(), a.bindingCommand(), a.grantCommand(), a.grantPolicyCommand(), a.reviewCommand(), a.accessCommand(), a.signInCommand(), a.passkeyCommand(), a.invitationCommand(), a.providerCommand(),
+		a.userCommand(), a.groupCommand(), a.serviceAccountCommand(), a.roleCommand(), a.bindingCommand(), a.grantCommand(), a.grantPolicyCommand(), a.reviewCommand(), a.lockCommand(), a.accessCommand(), a.signInCommand(), a.passkeyCommand(), a.invitationCommand(), a.providerCommand(),
 		a.shellCommand(), a.sessionCommand(),
 		a.loginCommand(), a.logoutCommand(), a.contextCommand(), a.whoamiCommand(), a.versionCommand(), a.completionCommand(),
 	)

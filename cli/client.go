@@ -51,6 +51,7 @@ type api struct {
 	access        loopbackv1connect.AccessServiceClient
 	grants        loopbackv1connect.GrantServiceClient
 	reviews       loopbackv1connect.AccessReviewServiceClient
+	locks         loopbackv1connect.LockServiceClient
 	grantPolicies loopbackv1connect.GrantPolicyServiceClient
 	sinks         loopbackv1connect.SinkServiceClient
 	replicas      loopbackv1connect.ReplicaServiceClient
@@ -123,6 +124,7 @@ func newAPI(s account, version string) (*api, error) {
 		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
 		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
 		grants:        loopbackv1connect.NewGrantServiceClient(c, u, o),
+		locks:         loopbackv1connect.NewLockServiceClient(c, u, o),
 		reviews:       loopbackv1connect.NewAccessReviewServiceClient(c, u, o),
 		grantPolicies: loopbackv1connect.NewGrantPolicyServiceClient(c, u, o),
 		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),

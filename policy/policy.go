@@ -68,7 +68,7 @@ func BuiltIn() []Role {
 		role(Admin, "everything but making and deleting organisations, and tier 0",
 			"organisations.read", "projects.*", "workspaces.*", "agent_tokens.*", "hosts.*", "settings.*", "operations.*", "releases.*",
 			"api_keys.*", "audit.*", "users.*", "groups.*", "service_accounts.*", "roles.*", "bindings.*", "access.*", "grants.*", "grant_policies.*", "access_reviews.*", "replicas.read", "sign_ins.*", "passkeys.*", "invitations.*", "providers.read",
-			"shell_sessions.*"),
+			"shell_sessions.*", "locks.*"),
 		role(Operator, "runs hosts: enrols, labels, moves, quarantines and removes them, and sets how agents behave",
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.*", "hosts.*", "settings.*", "operations.*", "releases.read",
 			"grants.request", "grants.read", "grants.approve", "grant_policies.read"),
@@ -79,7 +79,7 @@ func BuiltIn() []Role {
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.list", "hosts.read", "settings.read", "operations.read", "releases.read",
 			"api_keys.read", "audit.read", "audit.verify", "sinks.read", "users.read", "groups.read", "service_accounts.read", "roles.read", "bindings.read", "access.explain",
 			"replicas.read", "grants.read", "grant_policies.read", "access_reviews.read", "sign_ins.read", "passkeys.read", "invitations.read", "providers.read",
-			"shell_sessions.read", "shell_sessions.replay"),
+			"shell_sessions.read", "shell_sessions.replay", "locks.read"),
 	}
 }
 
@@ -152,7 +152,7 @@ func (b Binding) Validate(now time.Time, r Role, known *access.Catalogue) error 
 func (b Binding) Rule(r Role) access.Rule {
 	hosts, _ := label.Parse(b.Hosts) // checked when it was written
 	return access.Rule{
-		ID: b.ID, Subject: b.Subject, Role: r.Name, Permissions: r.Permissions, Scope: b.Scope, Hosts: hosts, Conditions: b.Conditions,
+		ID: b.ID, Subject: b.Subject, Role: r.Name, RoleID: b.RoleID, Permissions: r.Permissions, Scope: b.Scope, Hosts: hosts, Conditions: b.Conditions,
 		Deny: b.Deny, NotBefore: b.NotBefore, NotAfter: b.NotAfter, Basis: b.Basis,
 	}
 }

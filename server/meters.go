@@ -33,7 +33,7 @@ type meters struct {
 	sinkDelivered, sinkFailures, sinkAside           *prometheus.CounterVec
 	sinkLag, sinkFailing, sinkLetters                *prometheus.GaugeVec
 	operations, operationsOldest                     *prometheus.GaugeVec
-	grants, reviews, witnesses                       *prometheus.GaugeVec
+	grants, locks, reviews, witnesses                *prometheus.GaugeVec
 	dataFree, dataSize, dataInodes                   prometheus.Gauge
 	certificates, releases                           *prometheus.GaugeVec
 	backup                                           prometheus.Gauge
@@ -94,6 +94,7 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.operations = gauges("operations", "Operations that have not ended, by state.", "state")
 	m.operationsOldest = gauges("operation_oldest_timestamp_seconds", "When the oldest operation that has not ended was asked for, by state; 0: there is none.", "state")
 	m.grants = gauges("grants", "Grants that wait for approval or are in force, by state.", "state")
+	m.locks = gauges("locks", "Locks that are in force, by what they keep out: user, group, service_account, role, host or hosts.", "target")
 	m.reviews = gauges("access_reviews", "Reviews of standing access that are open and in time, those that are overdue, and bindings that wait for an answer in both.", "what")
 	m.witnesses = gauges("audit_witnesses", "Hosts that remember checkpoints of the audit log, by what they say to the last: pending, applied, degraded (a backup was restored) or failed (it is refused).", "state")
 	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")

@@ -101,6 +101,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("keeping shell sessions", s.shells.Run)
 	work("noting the ends of grants", s.grants.Run)
 	work("ending reviews of access", s.reviews.Run)
+	work("noting the ends of locks", s.locks.Run)
 	work("shipping the audit log", s.shipper.Run)
 	work("looking at vital signs", s.keepVitals)
 	work("keeping room for garbage", keepRoom(s.hub.Links))

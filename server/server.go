@@ -49,6 +49,7 @@ import (
 	"github.com/loopbackd/loopback/server/ledger"
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/link"
+	"github.com/loopbackd/loopback/server/lock"
 	"github.com/loopbackd/loopback/server/operation"
 	"github.com/loopbackd/loopback/server/passkey"
 	"github.com/loopbackd/loopback/server/policy"
@@ -115,6 +116,7 @@ type Server struct {
 	changes   *change.Service
 	grants    *grant.Service
 	reviews   *review.Service
+	locks     *lock.Service
 	witnesses *witness.Service
 	tenants   *tenant.Service
 	tokens    *token.Service
@@ -359,6 +361,9 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Policy: s.policy, Replica: s.replica, Now: now, Logger: o.Logger, Registerer: o.Registry,
 	})
 	s.commands = command.NewService(storage.Bind[command.Reader, command.Tx](s.db), s.tenants, runs{s.execs}, now)
+	s.locks = lock.NewService(storage.Bind[lock.Reader, lock.Tx](s.db), lock.Options{
+		Places: places{s.policies}, Subjects: s.people, Roles: s.policies, Hosts: s.hosts, Policy: s.policy, Now: now, Logger: o.Logger,
+	})
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s}, shell.Options{

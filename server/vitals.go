@@ -67,6 +67,11 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 		m.reviews.WithLabelValues("overdue").Set(float64(overdue))
 		m.reviews.WithLabelValues("unanswered").Set(float64(items))
 	}
+	if counts, err := s.locks.Count(ctx); err == nil {
+		for kind, n := range counts {
+			m.locks.WithLabelValues(string(kind)).Set(float64(n))
+		}
+	}
 	for _, state := range []grant.State{grant.Pending, grant.Active} {
 		if n, err := s.grants.Count(ctx, state); err == nil {
 			m.grants.WithLabelValues(string(state)).Set(float64(n))

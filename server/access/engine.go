@@ -18,6 +18,7 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/server/feed"
@@ -40,6 +41,13 @@ type Reader interface {
 	Role(ctx context.Context, id string) (policy.Role, error)
 	Binding(ctx context.Context, id string) (policy.Binding, error)
 	Bindings(ctx context.Context, q policy.Query) ([]policy.Binding, string, error)
+	Locks
+}
+
+// Locks reads what keeps out.
+type Locks interface {
+	Lock(ctx context.Context, id string) (lock.Lock, error)
+	Locks(ctx context.Context, q lock.Query) ([]lock.Lock, string, error)
 }
 
 // Store is where that is kept.
@@ -218,6 +226,17 @@ func (e *Engine) Load(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	locks := lock.Query{Readable: access.Everywhere(), States: []lock.State{lock.Active}, Page: tenant.Page{Size: tenant.MaxPage}}
+	if err := pages(func(token string) (string, error) {
+		locks.Page.Token = token
+		list, next, err := view.Locks(ctx, locks)
+		for _, l := range list {
+			rules.PutLock(l.Rule())
+		}
+		return next, err
+	}); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.rules, e.bindings, e.roles, e.byRole, e.groups = rules, fresh.bindings, fresh.roles, fresh.byRole, fresh.groups
@@ -288,6 +307,8 @@ func (e *Engine) Apply(ctx context.Context, changes []feed.Change) error {
 			err = e.role(ctx, view, c.ID)
 		case feed.Binding:
 			err = e.binding(ctx, view, c.ID)
+		case feed.Lock:
+			err = e.lock(ctx, view, c.ID)
 		default:
 			continue
 		}
@@ -346,6 +367,19 @@ func (e *Engine) binding(ctx context.Context, view Reader, id string) error {
 		return err
 	default:
 		return e.putBinding(ctx, view, b)
+	}
+	return nil
+}
+
+func (e *Engine) lock(ctx context.Context, view Reader, id string) error {
+	l, err := view.Lock(ctx, id)
+	switch {
+	case fault.KindOf(err) == fault.NotFound || err == nil && l.State != lock.Active:
+		e.rules.DeleteLock(id)
+	case err != nil:
+		return err
+	default:
+		e.rules.PutLock(l.Rule())
 	}
 	return nil
 }

@@ -73,14 +73,16 @@ func (s *Service) locate(ctx context.Context, w Where) (located, error) {
 // hosts are those of a place, grouped.
 func (s *Service) hosts(l located, selector label.Selector) *access.Hosts {
 	out := access.NewHosts()
+	snapshot, now := s.engine.options.Policy.Snapshot(), s.engine.options.Now()
 	if l.host != nil {
-		out.Group(l.at, l.host.Labels, 1)
+		out.GroupOf(l.at, l.host.Labels, 1, snapshot.HostLock(l.at, l.host.ID, l.host.Labels, now) != "")
 		return out
 	}
 	type group struct {
 		at     access.Scope
 		labels label.Set
 		count  int
+		locked bool
 	}
 	groups := map[string]*group{}
 	all, _ := s.fleet.Snapshot(l.at)
@@ -97,15 +99,19 @@ func (s *Service) hosts(l located, selector label.Selector) *access.Hosts {
 			key.WriteByte('=')
 			key.WriteString(h.Labels[k])
 		}
+		locked := snapshot.HostLock(h.Scope, h.ID, h.Labels, now) != ""
+		if locked {
+			key.WriteString("\x00\x00")
+		}
 		g := groups[key.String()]
 		if g == nil {
-			g = &group{at: h.Scope, labels: h.Labels}
+			g = &group{at: h.Scope, labels: h.Labels, locked: locked}
 			groups[key.String()] = g
 		}
 		g.count++
 	}
 	for _, g := range groups {
-		out.Group(g.at, g.labels, g.count)
+		out.GroupOf(g.at, g.labels, g.count, g.locked)
 	}
 	return out
 }
@@ -171,7 +177,7 @@ func (s *Service) Explain(ctx context.Context, q ExplainQuery) (Explanation, err
 	}
 	out := Explanation{Subject: subject, Scope: where.at}
 	if where.host != nil {
-		in.Host, in.Labels, out.HostID = true, where.host.Labels, where.host.ID
+		in.Host, in.Labels, out.HostID = where.host.ID, where.host.Labels, where.host.ID
 	}
 	policy := s.engine.options.Policy
 	known := false
@@ -190,6 +196,8 @@ func summary(q ExplainQuery, e Explanation, known bool) string {
 			}
 		}
 		return who + " may"
+	case strings.HasPrefix(e.Decision.Denial, access.LockPrefix):
+		return fmt.Sprintf("%s may not: lock %s keeps it out, whatever is allowed", who, e.Decision.Denial)
 	case e.Decision.Denial != "":
 		return fmt.Sprintf("%s may not: binding %s denies it, and a denial wins", who, e.Decision.Denial)
 	case !known:

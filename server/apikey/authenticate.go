@@ -69,6 +69,9 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 	case !known:
 		return access.Actor{}, s.refused(ctx, keyID, from, apikey.ErrOwner)
 	}
+	if locked := policy.Locked(k.OwnerID); locked != nil {
+		return access.Actor{}, s.refused(ctx, keyID, from, locked)
+	}
 	actor.Policy = policy
 	return actor, nil
 }

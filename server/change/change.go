@@ -18,6 +18,7 @@ import (
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/grant"
+	"github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/policy"
 	"github.com/loopbackd/loopback/principal"
@@ -52,6 +53,7 @@ var readers = map[feed.Kind][]access.Permission{
 	feed.GrantPolicy:  {grant.PoliciesRead},
 	feed.Provider:     {provider.Read},
 	feed.AccessReview: {review.Read},
+	feed.Lock:         {lock.Read},
 }
 
 // Told is what a caller hears.

@@ -47,7 +47,7 @@ func (s *Service) may(a access.Actor, by access.Permission, hostID string) error
 	if !ok || h.Lifecycle != host.LifecycleActive {
 		return errNotManaged
 	}
-	if !a.DecideHost(by, h.Scope, h.Labels).Allowed {
+	if !a.DecideOn(by, h.Scope, h.ID, h.Labels).Allowed {
 		return errNotAllowed
 	}
 	return nil

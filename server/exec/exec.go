@@ -315,8 +315,8 @@ func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([
 		}
 		all, _ := s.fleet.Snapshot(within)
 		for _, h := range all {
-			if h.Lifecycle == host.LifecycleActive && selector.Matches(h.Labels) && actor.DecideHost(host.Read, h.Scope, h.Labels).Allowed {
-				if err := actor.RequireHost(q.By(), h.Scope, h.Labels, host.Read, "host "+h.Name); err != nil {
+			if h.Lifecycle == host.LifecycleActive && selector.Matches(h.Labels) && actor.DecideOn(host.Read, h.Scope, h.ID, h.Labels).Allowed {
+				if err := actor.RequireHost(q.By(), h.Scope, h.ID, h.Labels, host.Read, "host "+h.Name); err != nil {
 					return nil, decision, err // a part of what was asked for is not what was asked for
 				}
 				out = append(out, *h)
@@ -330,7 +330,7 @@ func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([
 	case len(out) > exec.MaxHosts:
 		return nil, decision, fault.New(fault.Invalid, "exec_too_many_hosts", "%d hosts match; at most %d are allowed in one run", len(out), exec.MaxHosts)
 	}
-	return out, actor.DecideHost(q.By(), out[0].Scope, out[0].Labels), nil
+	return out, actor.DecideOn(q.By(), out[0].Scope, out[0].ID, out[0].Labels), nil
 }
 
 // Get is one run.

@@ -44,6 +44,7 @@ const (
 	Identity     Kind = "identity" // who somebody is at a provider
 	Passkey      Kind = "passkey"
 	Invitation   Kind = "invitation"
+	Lock         Kind = "lock"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

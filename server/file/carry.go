@@ -49,7 +49,7 @@ func (s *Service) begin(ctx context.Context, transfer string, kinds []file.Kind,
 	}
 	actor.Reason, actor.Ticket = t.Actor.Reason, t.Actor.Ticket // with which it was begun
 	need := t.Task.Kind.Permission()
-	if err := actor.RequireHost(need, t.Scope, h.Labels, file.Read, "file transfer "+transfer); err != nil {
+	if err := actor.RequireHost(need, t.Scope, h.ID, h.Labels, file.Read, "file transfer "+transfer); err != nil {
 		return nil, err
 	}
 	ofKind := false
@@ -139,7 +139,7 @@ func (a *attempt) allowed() bool {
 		Kind: by.Kind, ID: by.ID, Name: by.Name, Principal: by.Principal, Address: by.Address, MFA: by.MFA, Reason: by.Reason, Ticket: by.Ticket,
 		Policy: a.s.Policy, Grants: []access.Grant{{ID: by.ID, Permissions: []access.Permission{need}}},
 	}
-	return actor.DecideHost(need, h.Scope, h.Labels).Allowed
+	return actor.DecideOn(need, h.Scope, h.ID, h.Labels).Allowed
 }
 
 // guard ends the attempt once the right to it has, or its host is lost, and notes how far it has come.

@@ -169,7 +169,7 @@ func (s *Service) Start(ctx context.Context, q Request) (file.Transfer, error) {
 	if err := s.able(h, q.Task.Kind); err != nil {
 		return file.Transfer{}, err
 	}
-	now, decision := s.Now().UTC(), actor.DecideHost(need, h.Scope, h.Labels)
+	now, decision := s.Now().UTC(), actor.DecideOn(need, h.Scope, h.ID, h.Labels)
 	t := file.Transfer{Meta: tenant.Meta{ID: id.New("file", now), Name: q.Task.Path}, Scope: h.Scope, HostID: h.ID, HostName: h.Name, State: file.Waiting,
 		Task: q.Task, RequestID: q.RequestID, Actor: exec.Actor{
 			Kind: actor.Kind, ID: actor.ID, Name: actor.Name, Principal: actor.Principal, Address: actor.Address, MFA: actor.MFA,

@@ -57,7 +57,7 @@ func (s *Service) Label(ctx context.Context, ref Ref, set label.Set, remove []st
 			return false, "", nil
 		}
 		// Whoever may label some hosts only does not hand them to others, nor takes others' rules for them.
-		if !access.ActorFrom(ctx).DecideHost(host.Label, h.Scope, labels).Allowed {
+		if !access.ActorFrom(ctx).DecideOn(host.Label, h.Scope, h.ID, labels).Allowed {
 			return false, "", fault.New(fault.Denied, "permission_denied", "with these labels you might not label the host any more").
 				WithHint("ask somebody whose %s reaches hosts with the new labels as well", host.Label)
 		}
@@ -160,7 +160,7 @@ func (s *Service) Move(ctx context.Context, ref Ref, to, reason string) (Seen, e
 		if _, err := tx.Workspace(ctx, w.ID); err != nil {
 			return false, "", err
 		}
-		if err := access.ActorFrom(ctx).RequireHost(host.Move, w.Scope(), h.Labels, host.Move, "workspace "+to); err != nil {
+		if err := access.ActorFrom(ctx).RequireHost(host.Move, w.Scope(), h.ID, h.Labels, host.Move, "workspace "+to); err != nil {
 			return false, "", err
 		}
 		name, _, err := host.FreeName(h.Name, 0, s.taken(ctx, tx, w.Scope()))

@@ -158,7 +158,7 @@ func (s *Service) find(ctx context.Context, ref Ref, p access.Permission) (host.
 		if !within.Contains(h.Scope) {
 			return host.Host{}, access.NotFound(ref.what())
 		}
-		return h, actor.RequireHost(p, h.Scope, h.Labels, host.Read, ref.what())
+		return h, actor.RequireHost(p, h.Scope, h.ID, h.Labels, host.Read, ref.what())
 	}
 	q := host.Query{Readable: actor.Readable(host.Read), Within: within, Name: ref.Host, Page: tenant.Page{Size: 2}}
 	if p != host.Read {
@@ -174,7 +174,7 @@ func (s *Service) find(ctx context.Context, ref Ref, p access.Permission) (host.
 		return host.Host{}, fault.New(fault.Invalid, "host_ambiguous", "%d hosts are named %s", total, ref.Host).
 			WithHint("say which: name its workspace, or use its id (%s, %s …)", found[0].ID, found[1].ID)
 	}
-	return found[0], actor.RequireHost(p, found[0].Scope, found[0].Labels, host.Read, ref.what())
+	return found[0], actor.RequireHost(p, found[0].Scope, found[0].ID, found[0].Labels, host.Read, ref.what())
 }
 
 // ListQuery selects hosts.
@@ -263,7 +263,7 @@ func (s *Service) permitted(ctx context.Context, tx Tx, hostID string, ref Ref, 
 	if err != nil {
 		return host.Host{}, err
 	}
-	return h, access.ActorFrom(ctx).RequireHost(p, h.Scope, h.Labels, host.Read, ref.what())
+	return h, access.ActorFrom(ctx).RequireHost(p, h.Scope, h.ID, h.Labels, host.Read, ref.what())
 }
 
 // put settles and stores a host.
@@ -275,13 +275,13 @@ func (s *Service) put(ctx context.Context, tx Tx, h host.Host) (host.Host, error
 func (s *Service) entries(ctx context.Context, tx Tx, p access.Permission, before, after host.Host, reason string) error {
 	actor := access.ActorFrom(ctx)
 	e := audit.Of(actor, p, before.Scope, before.ID, before.Name).Change(describe(before), describe(after)).
-		By(actor.DecideHost(p, before.Scope, before.Labels))
+		By(actor.DecideOn(p, before.Scope, before.ID, before.Labels))
 	e.Reason = reason
 	if err := tx.Audit(ctx, e); err != nil || before.Scope == after.Scope {
 		return err
 	}
 	e.Scope = after.Scope
-	return tx.Audit(ctx, e.By(actor.DecideHost(p, after.Scope, after.Labels)))
+	return tx.Audit(ctx, e.By(actor.DecideOn(p, after.Scope, after.ID, after.Labels)))
 }
 
 // record is what the audit log shows of a host.

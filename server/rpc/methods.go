@@ -21,6 +21,7 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_grant_proto,
 	v1.File_loopback_v1_host_proto,
 	v1.File_loopback_v1_invitation_proto,
+	v1.File_loopback_v1_lock_proto,
 	v1.File_loopback_v1_operation_proto,
 	v1.File_loopback_v1_passkey_proto,
 	v1.File_loopback_v1_policy_proto,

@@ -10,6 +10,7 @@ import (
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/invitation"
+	"github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/policy"
@@ -115,6 +116,9 @@ var Permissions = []Permission{
 	{review.Read, "see what is or was under review, who answered and why"},
 	{review.Answer, "keep what others hold under a review, or revoke it; never one's own"},
 	{review.Cancel, "end reviews before their time"},
+	{lock.Create, "lock people, groups, service accounts, roles and hosts out, at once"},
+	{lock.Read, "see what is and was locked, by whom and why"},
+	{lock.Lift, "lift locks, but for those that keep oneself out"},
 	{shell.Open, "open shells on hosts; tier 0: named in a role and given for a time only"},
 	{shell.Join, "type into shells that others opened; tier 0"},
 	{shell.Watch, "watch shells as they happen"},

@@ -66,6 +66,7 @@ type Services struct {
 	GrantPolicies   loopbackv1connect.GrantPolicyServiceHandler
 	Grants          loopbackv1connect.GrantServiceHandler
 	Groups          loopbackv1connect.GroupServiceHandler
+	Locks           loopbackv1connect.LockServiceHandler
 	Replicas        loopbackv1connect.ReplicaServiceHandler
 	Roles           loopbackv1connect.RoleServiceHandler
 	ServiceAccounts loopbackv1connect.ServiceAccountServiceHandler
@@ -130,6 +131,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewChangeServiceHandler(or[loopbackv1connect.ChangeServiceHandler](s.Changes, loopbackv1connect.UnimplementedChangeServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewLockServiceHandler(or[loopbackv1connect.LockServiceHandler](s.Locks, loopbackv1connect.UnimplementedLockServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewInvitationServiceHandler(or[loopbackv1connect.InvitationServiceHandler](s.Invitations, loopbackv1connect.UnimplementedInvitationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOrganisationServiceHandler(or[loopbackv1connect.OrganisationServiceHandler](s.Organisations, loopbackv1connect.UnimplementedOrganisationServiceHandler{}), opts...))

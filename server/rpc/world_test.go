@@ -23,6 +23,7 @@ import (
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
 	invited "github.com/loopbackd/loopback/invitation"
+	barred "github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/operation"
 	keypair "github.com/loopbackd/loopback/passkey"
 	written "github.com/loopbackd/loopback/policy"
@@ -44,6 +45,7 @@ import (
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/invitation"
 	"github.com/loopbackd/loopback/server/ledger"
+	"github.com/loopbackd/loopback/server/lock"
 	"github.com/loopbackd/loopback/server/passkey"
 	"github.com/loopbackd/loopback/server/policy"
 	"github.com/loopbackd/loopback/server/principal"
@@ -128,8 +130,10 @@ func newWorld(t *testing.T) *world {
 		Hosts: rpc.Hosts{Service: p.Hosts}, Settings: rpc.Settings{Service: p.Settings}, Operations: rpc.Operations{Service: p.Operations},
 		Releases: catalogue(t, p), Replicas: rpc.Replicas{Service: members(t, p)}, Sinks: rpc.Sinks{Service: sinks(t, p)},
 		AccessReviews: rpc.AccessReviews{Service: review.NewService(storage.Bind[review.Reader, review.Tx](p.DB), places{policies}, now, slog.New(slog.DiscardHandler))},
-		Changes:       rpc.Changes{Service: change.NewService(rpc.Grantable())},
-		Grants:        rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
+		Locks: rpc.Locks{Service: lock.NewService(storage.Bind[lock.Reader, lock.Tx](p.DB), lock.Options{Places: places{policies}, Subjects: people, Roles: policies, Hosts: p.Hosts,
+			Policy: rules, Now: now, Logger: slog.New(slog.DiscardHandler)})},
+		Changes: rpc.Changes{Service: change.NewService(rpc.Grantable())},
+		Grants:  rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Execs: rpc.Execs{Service: runs}, Commands: rpc.Commands{Service: command.NewService(storage.Bind[command.Reader, command.Tx](p.DB), p.Tenants, startAs{runs}, now)},
 		Files:  rpc.Files{Service: files.NewService(storage.Bind[files.Reader, files.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinkedFiles{}, unlinkedFiles{}, files.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
@@ -219,6 +223,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	look := looked.Review{Meta: place.Meta{ID: id.New("rvw", w.plane.Clock.Now()), Name: name}, Scope: at, Description: name, State: looked.Open, DueAt: w.plane.Clock.Now().Add(time.Hour),
 		Counts: map[looked.Verdict]int{looked.Unasked: 1}}
 	seen := looked.Item{ReviewID: look.ID, BindingID: binding.ID, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Verdict: looked.Unasked}
+	bar := barred.Lock{Meta: place.Meta{ID: id.New("lck", w.plane.Clock.Now()), Name: name}, Scope: at, Target: barred.Target{Kind: barred.Host, ID: machine.ID, Name: name}, Reason: name, State: barred.Active}
 	session := held.Session{Meta: place.Meta{ID: id.New("ses", w.plane.Clock.Now()), Name: name}, Scope: at, HostID: machine.ID, HostName: name, Principal: user.ID, Who: name,
 		Reason: name, State: held.Ended, EndReason: name, Replica: "here"}
 	run := ran.Run{Meta: place.Meta{ID: id.New("exe", w.plane.Clock.Now()), Name: name}, Scope: at, Command: ran.Command{Arguments: []string{name}}, State: ran.Succeeded}
@@ -275,6 +280,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if err := tx.PutReviewItem(t.Context(), seen); err != nil {
 			return err
 		}
+		if _, err := tx.PutLock(t.Context(), bar); err != nil {
+			return err
+		}
 		if _, err := tx.PutShellSession(t.Context(), session); err != nil {
 			return err
 		}
@@ -314,6 +322,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"grant":        {"id": loan.ID},
 		"grant policy": {"id": offer.ID},
 		"review":       {"id": look.ID},
+		"lock":         {"id": bar.ID},
 		"session":      {"id": session.ID},
 		"run":          {"id": run.ID},
 		"transfer":     {"id": moved.ID},

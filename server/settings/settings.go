@@ -137,7 +137,7 @@ func (s *Service) Set(ctx context.Context, at Place, to settings.Settings, revis
 			if err != nil {
 				return err
 			}
-			if err := access.ActorFrom(ctx).RequireHost(settings.Set, h.Scope, h.Labels, settings.Read, "host "+at.Host); err != nil {
+			if err := access.ActorFrom(ctx).RequireHost(settings.Set, h.Scope, h.ID, h.Labels, settings.Read, "host "+at.Host); err != nil {
 				return err
 			}
 			if h.Lifecycle == host.LifecycleRemoved {

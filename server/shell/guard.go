@@ -90,7 +90,7 @@ func (l *live) ask() error {
 	if actor.Policy != nil && actor.Policy.Closed() {
 		return access.ErrClosed
 	}
-	return actor.RequireHost(shell.Open, session.Scope, l.s.labels(session), host.Read, "host "+session.HostID)
+	return actor.RequireHost(shell.Open, session.Scope, session.HostID, l.s.labels(session), host.Read, "host "+session.HostID)
 }
 
 // labels are those of a session's host now.

@@ -182,9 +182,9 @@ func (s *Service) Open(ctx context.Context, n New) (shell.Session, error) {
 	}
 	out.Name = out.ID
 	actor.Reason, actor.Ticket = out.Reason, out.Ticket
-	d := actor.DecideHost(shell.Open, h.Scope, h.Labels)
+	d := actor.DecideOn(shell.Open, h.Scope, h.ID, h.Labels)
 	if !d.Allowed { // the ticket that the request names is another than the call's
-		return shell.Session{}, actor.RequireHost(shell.Open, h.Scope, h.Labels, host.Read, "host "+h.ID)
+		return shell.Session{}, actor.RequireHost(shell.Open, h.Scope, h.ID, h.Labels, host.Read, "host "+h.ID)
 	}
 	out.Rule = d.Grant
 	var c fault.Check
@@ -303,7 +303,7 @@ func (s *Service) permitted(ctx context.Context, r Reader, ref string, p access.
 		return out, nil
 	}
 	labels := s.labels(out)
-	return out, actor.RequireHost(p, out.Scope, labels, shell.Read, "session "+ref)
+	return out, actor.RequireHost(p, out.Scope, out.HostID, labels, shell.Read, "session "+ref)
 }
 
 // List is those that the caller may read, newest first.

@@ -75,7 +75,7 @@ func (s *Service) mayTake(ctx context.Context, t Taking) (session shell.Session,
 	if t.Mode == Owning { // with the reason and ticket that it was opened with
 		actor.Reason, actor.Ticket = session.Reason, session.Ticket
 	}
-	if err := actor.RequireHost(need, session.Scope, s.labels(session), shell.Read, "session "+t.Session); err != nil {
+	if err := actor.RequireHost(need, session.Scope, session.HostID, s.labels(session), shell.Read, "session "+t.Session); err != nil {
 		return session, nil, actor, err
 	}
 	if t.Mode == Owning && session.Principal != actor.Principal {

@@ -140,6 +140,11 @@ func (s *Service) Begin(ctx context.Context, b Start) (_ signin.SignIn, text str
 		Agent: cleaned(b.Agent), ProvedAt: b.ProvedAt, ExpiresAt: b.ProvedAt.Add(s.options.Max), Idle: s.options.Idle, LastUsedAt: now, MFAAt: b.MFAAt,
 	}
 	actor := access.ActorFrom(ctx)
+	if p := s.options.Policy; p != nil {
+		if locked := p.Locked(b.User); locked != nil {
+			return signin.SignIn{}, "", s.refused(ctx, b.User, fromOf(actor), locked)
+		}
+	}
 	in.Address = actor.Address
 	text = signin.NewSecret(in.ID)
 	in.Hash = secret.Hash(s.options.Pepper, text)
@@ -258,6 +263,9 @@ func (s *Service) Authenticate(ctx context.Context, credential string, from neti
 			return access.Actor{}, err
 		case !known:
 			return access.Actor{}, s.refused(ctx, signInID, from, signin.ErrUser)
+		}
+		if locked := policy.Locked(in.UserID); locked != nil {
+			return access.Actor{}, s.refused(ctx, signInID, from, locked)
 		}
 	}
 	if !access.IsAskedAgain(ctx) && s.cache.Used(signInID, now, touchEvery) && now.Sub(in.LastUsedAt) >= touchEvery {

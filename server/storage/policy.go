@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/policy"
@@ -62,7 +63,7 @@ func (v *View) Bindings(ctx context.Context, q policy.Query) ([]policy.Binding, 
 	return page, next, nil
 }
 
-// Owners are the ids of the principals who own the deployment.
+// Owners are the ids of the principals who own the deployment and whom no lock keeps out.
 func (v *View) Owners(ctx context.Context) ([]string, error) {
 	bindings, err := bindingsTable.list(ctx, v.session, "WHERE organisation_id = '' AND project_id = '' AND workspace_id = ''")
 	if err != nil {
@@ -101,7 +102,11 @@ func (v *View) Owners(ctx context.Context) ([]string, error) {
 			}
 		}
 	}
-	return policy.Owners(bindings, roles, groups, principals), nil
+	locked, err := v.keptOut(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(policy.Owners(bindings, roles, groups, principals), func(id string) bool { return locked[id] }), nil
 }
 
 // PutRole inserts or updates.
@@ -140,7 +145,7 @@ func (tx *Tx) forget(ctx context.Context, at access.Scope) error {
 	for _, t := range []struct {
 		kind feed.Kind
 		name string
-	}{{feed.Binding, "bindings"}, {feed.Principal, "principals"}, {feed.Group, "groups"}, {feed.Role, "roles"}, {feed.GrantPolicy, "grant_policies"}} {
+	}{{feed.Binding, "bindings"}, {feed.Principal, "principals"}, {feed.Group, "groups"}, {feed.Role, "roles"}, {feed.GrantPolicy, "grant_policies"}, {feed.Lock, "locks"}} {
 		rows, err := tx.session.query(ctx, "SELECT id FROM "+t.name+f.where(), f.args...)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", t.name, err)

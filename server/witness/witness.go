@@ -229,7 +229,7 @@ func (s *Service) List(ctx context.Context) ([]Remembering, error) {
 	}
 	all, err := s.all(ctx)
 	return slices.DeleteFunc(all, func(r Remembering) bool {
-		return !actor.DecideHost(host.Read, r.Scope, r.labels).Allowed
+		return !actor.DecideOn(host.Read, r.Scope, r.HostID, r.labels).Allowed
 	}), err
 }
 

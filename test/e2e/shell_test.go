@@ -329,6 +329,38 @@ func TestShell(t *testing.T) {
 		})
 	})
 
+	for _, c := range []struct {
+		of   []string
+		says string
+	}{{[]string{"--host", "db-7"}, "the host is locked"}, {[]string{"--service-account", "ada"}, "you are locked out"}} {
+		t.Run("a lock ends it at once and lets no other begin: "+c.of[0], func(t *testing.T) {
+			y := open()
+			y.await("recorded")
+			id := w.last(t).ID
+			var lock struct {
+				ID string `json:"id"`
+			}
+			w.JSON(t, &lock, append([]string{"lock", "create", "--reason", "incident 7"}, c.of...)...)
+			s := w.ended(t, id)
+			if !strings.Contains(s.EndReason, c.says) || !strings.Contains(s.EndReason, "incident 7") {
+				t.Errorf("got %+v", s)
+			}
+			if code := y.ends(); code == 0 {
+				t.Errorf("exit code 0: %s", y.errs.String())
+			}
+			again := open()
+			if code := again.ends(); code != 4 || !strings.Contains(again.errs.String(), c.says) || !strings.Contains(again.errs.String(), "incident 7") {
+				t.Errorf("opened while locked: exit code %d: %s", code, again.errs.String())
+			}
+			w.Must(t, "lock", "lift", lock.ID, "--reason", "over")
+			y = open()
+			y.type_("exit\n")
+			if code := y.ends(); code != 0 {
+				t.Errorf("after the lock: exit code %d: %s", code, y.errs.String())
+			}
+		})
+	}
+
 	t.Run("revocation ends it at once", func(t *testing.T) {
 		y := open()
 		y.await("recorded")

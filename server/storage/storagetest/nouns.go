@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/host"
+	"github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/passkey"
 	"github.com/loopbackd/loopback/policy"
@@ -587,6 +589,79 @@ var nouns = []test{
 		}
 		if roles, err := b.DB.View().RolesNamed(t.Context(), "owner"); err != nil || len(roles) != 1 {
 			t.Errorf("got %v, %v", roles, err)
+		}
+	}},
+	{"lock", func(t *testing.T, b *bench) {
+		kept(t, b, func(l *lock.Lock, id string) { l.ID = id }, func(ctx context.Context, tx *storage.Tx, l lock.Lock) (lock.Lock, error) {
+			return tx.PutLock(ctx, l)
+		}, func(ctx context.Context, id string) (lock.Lock, error) { return b.DB.View().Lock(ctx, id) })
+	}},
+	{"locks are found by state, place and end, and whom they keep out is no owner", func(t *testing.T, b *bench) {
+		now := time.Now()
+		put := func(do func(ctx context.Context, tx *storage.Tx) error) {
+			t.Helper()
+			if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error { return do(t.Context(), tx) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(func(ctx context.Context, tx *storage.Tx) error {
+			for i, name := range []string{"usr_1", "usr_2", "usr_3"} {
+				if _, err := tx.PutPrincipal(ctx, principal.Principal{Meta: tenant.Meta{ID: name, Name: name}, Kind: access.User}); err != nil {
+					return err
+				}
+				subject := access.Subject{Kind: access.User, ID: name}
+				if i == 2 {
+					subject = access.Subject{Kind: access.Group, ID: "grp_1"}
+				}
+				if _, err := tx.PutBinding(ctx, policy.Binding{Meta: tenant.Meta{ID: "bnd_" + name}, Subject: subject, RoleID: policy.Owner}); err != nil {
+					return err
+				}
+			}
+			_, err := tx.PutGroup(ctx, principal.Group{Meta: tenant.Meta{ID: "grp_1", Name: "crew"}, Members: []string{"usr_3"}})
+			return err
+		})
+		owners := func(want ...string) {
+			t.Helper()
+			if got, err := b.DB.View().Owners(t.Context()); err != nil || !slices.Equal(got, want) {
+				t.Errorf("the owners are %v, %v, want %v", got, err, want)
+			}
+		}
+		owners("usr_1", "usr_2", "usr_3")
+		w1 := access.Scope{Organisation: "org_1", Project: "prj_1", Workspace: "ws_1"}
+		lockOf := func(id string, target lock.Target, at access.Scope, end time.Time) {
+			t.Helper()
+			put(func(ctx context.Context, tx *storage.Tx) error {
+				_, err := tx.PutLock(ctx, lock.Lock{Meta: tenant.Meta{ID: id}, Scope: at, Target: target, State: lock.Active, NotAfter: end})
+				return err
+			})
+		}
+		lockOf("lck_1", lock.Target{Kind: lock.User, ID: "usr_1"}, access.Scope{}, now.Add(-time.Minute))
+		owners("usr_2", "usr_3")
+		lockOf("lck_2", lock.Target{Kind: lock.Group, ID: "grp_1"}, w1, now.Add(time.Minute))
+		owners("usr_2")
+		lockOf("lck_3", lock.Target{Kind: lock.Host, ID: "usr_2"}, w1, time.Time{})
+		owners("usr_2")
+		lockOf("lck_4", lock.Target{Kind: lock.Role, ID: policy.Owner}, w1, time.Time{})
+		owners()
+		for _, c := range []struct {
+			q    lock.Query
+			want string
+		}{
+			{lock.Query{Readable: everything}, "lck_4 lck_3 lck_2 lck_1"},
+			{lock.Query{Readable: access.Over(access.Scope{Organisation: "org_1"})}, "lck_4 lck_3 lck_2"},
+			{lock.Query{Readable: everything, Within: w1, Target: policy.Owner}, "lck_4"},
+			{lock.Query{Readable: everything, States: []lock.State{lock.Lifted}}, ""},
+			{lock.Query{Readable: everything, States: []lock.State{lock.Active}, Over: now}, "lck_1"},
+			{lock.Query{}, ""},
+		} {
+			list, _, err := b.DB.View().Locks(t.Context(), c.q)
+			var got []string
+			for _, l := range list {
+				got = append(got, l.ID)
+			}
+			if err != nil || strings.Join(got, " ") != c.want {
+				t.Errorf("%+v: got %v, %v, want %s", c.q, got, err, c.want)
+			}
 		}
 	}},
 	{"access review", func(t *testing.T, b *bench) {

@@ -24,6 +24,7 @@ const keys: Record<string, string[]> = {
   grant: ["grants"],
   grant_policy: ["grant policies"],
   provider: ["providers"],
+  lock: ["locks"],
 };
 
 const rest = 1000;

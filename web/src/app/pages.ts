@@ -24,6 +24,7 @@ export const access: Group = {
     { to: paths.bindings, label: "Bindings", needs: "bindings.read" },
     { to: paths.reviews, label: "Reviews", needs: "access_reviews.read" },
     { to: paths.questions, label: "Questions", needs: "access.explain" },
+    { to: paths.locks, label: "Locks", needs: "locks.read" },
   ],
 };
 

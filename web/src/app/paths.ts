@@ -19,6 +19,7 @@ export const paths = {
   reviews: "/access/reviews",
   review: (id: string) => `/access/reviews/${id}`,
   questions: "/access/questions",
+  locks: "/access/locks",
   shells: "/shells",
   shell: (id: string) => `/shells/${id}`,
   audit: "/audit",

@@ -55,6 +55,10 @@ const looks: Record<string, Look> = {
   left: { tone: "text-soft", shape: "ring", means: "stopped in order" },
   gone: { tone: "text-bad", shape: "cross", means: "its lease ended without a word" },
 
+  "lock active": { tone: "text-bad", shape: "bar", means: "in force: it keeps out whatever is allowed" },
+  "lock lifted": { tone: "text-soft", shape: "ring", means: "lifted by somebody" },
+  "lock ended": { tone: "text-soft", shape: "ring", means: "its time is over" },
+
   "grant pending": { tone: "text-odd", shape: "ring", means: "waits for approval" },
   "grant active": { tone: "text-good", shape: "dot", means: "in force until its end" },
   "grant denied": { tone: "text-bad", shape: "cross", means: "somebody, or the policy's webhook, said no" },
