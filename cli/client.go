@@ -25,41 +25,42 @@ const defaultTimeout = time.Minute
 // api is the control plane's services as one account sees them.
 type api struct {
 	account
-	timeout       time.Duration // of --timeout; 0: none was given
-	http          *http.Client
-	caller        *caller
-	stepUp        *stepUp // nil: nobody is asked for a passkey
-	organisations loopbackv1connect.OrganisationServiceClient
-	projects      loopbackv1connect.ProjectServiceClient
-	workspaces    loopbackv1connect.WorkspaceServiceClient
-	tokens        loopbackv1connect.TokenServiceClient
-	hosts         loopbackv1connect.HostServiceClient
-	operations    loopbackv1connect.OperationServiceClient
-	execs         loopbackv1connect.ExecServiceClient
-	files         loopbackv1connect.FileServiceClient
-	commands      loopbackv1connect.CommandServiceClient
-	sessions      loopbackv1connect.SessionServiceClient
-	keys          loopbackv1connect.ApiKeyServiceClient
-	audit         loopbackv1connect.AuditServiceClient
-	settings      loopbackv1connect.SettingsServiceClient
-	releases      loopbackv1connect.ReleaseServiceClient
-	users         loopbackv1connect.UserServiceClient
-	accounts      loopbackv1connect.ServiceAccountServiceClient
-	groups        loopbackv1connect.GroupServiceClient
-	roles         loopbackv1connect.RoleServiceClient
-	bindings      loopbackv1connect.BindingServiceClient
-	access        loopbackv1connect.AccessServiceClient
-	grants        loopbackv1connect.GrantServiceClient
-	reviews       loopbackv1connect.AccessReviewServiceClient
-	locks         loopbackv1connect.LockServiceClient
-	grantPolicies loopbackv1connect.GrantPolicyServiceClient
-	sinks         loopbackv1connect.SinkServiceClient
-	replicas      loopbackv1connect.ReplicaServiceClient
-	signIns       loopbackv1connect.SignInServiceClient
-	providers     loopbackv1connect.ProviderServiceClient
-	passkeys      loopbackv1connect.PasskeyServiceClient
-	invitations   loopbackv1connect.InvitationServiceClient
-	shells        loopbackv1connect.ShellServiceClient
+	timeout        time.Duration // of --timeout; 0: none was given
+	http           *http.Client
+	caller         *caller
+	stepUp         *stepUp // nil: nobody is asked for a passkey
+	organisations  loopbackv1connect.OrganisationServiceClient
+	projects       loopbackv1connect.ProjectServiceClient
+	workspaces     loopbackv1connect.WorkspaceServiceClient
+	tokens         loopbackv1connect.TokenServiceClient
+	hosts          loopbackv1connect.HostServiceClient
+	operations     loopbackv1connect.OperationServiceClient
+	execs          loopbackv1connect.ExecServiceClient
+	files          loopbackv1connect.FileServiceClient
+	commands       loopbackv1connect.CommandServiceClient
+	sessions       loopbackv1connect.SessionServiceClient
+	keys           loopbackv1connect.ApiKeyServiceClient
+	audit          loopbackv1connect.AuditServiceClient
+	settings       loopbackv1connect.SettingsServiceClient
+	releases       loopbackv1connect.ReleaseServiceClient
+	users          loopbackv1connect.UserServiceClient
+	accounts       loopbackv1connect.ServiceAccountServiceClient
+	groups         loopbackv1connect.GroupServiceClient
+	roles          loopbackv1connect.RoleServiceClient
+	bindings       loopbackv1connect.BindingServiceClient
+	access         loopbackv1connect.AccessServiceClient
+	grants         loopbackv1connect.GrantServiceClient
+	reviews        loopbackv1connect.AccessReviewServiceClient
+	locks          loopbackv1connect.LockServiceClient
+	sessionReviews loopbackv1connect.SessionReviewServiceClient
+	grantPolicies  loopbackv1connect.GrantPolicyServiceClient
+	sinks          loopbackv1connect.SinkServiceClient
+	replicas       loopbackv1connect.ReplicaServiceClient
+	signIns        loopbackv1connect.SignInServiceClient
+	providers      loopbackv1connect.ProviderServiceClient
+	passkeys       loopbackv1connect.PasskeyServiceClient
+	invitations    loopbackv1connect.InvitationServiceClient
+	shells         loopbackv1connect.ShellServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -103,37 +104,38 @@ func newAPI(s account, version string) (*api, error) {
 	u := s.URL + "/api"
 	return &api{
 		account: s, http: c, caller: sign,
-		organisations: loopbackv1connect.NewOrganisationServiceClient(c, u, o),
-		projects:      loopbackv1connect.NewProjectServiceClient(c, u, o),
-		workspaces:    loopbackv1connect.NewWorkspaceServiceClient(c, u, o),
-		tokens:        loopbackv1connect.NewTokenServiceClient(c, u, o),
-		hosts:         loopbackv1connect.NewHostServiceClient(c, u, o),
-		operations:    loopbackv1connect.NewOperationServiceClient(c, u, o),
-		execs:         loopbackv1connect.NewExecServiceClient(c, u, o),
-		files:         loopbackv1connect.NewFileServiceClient(c, u, o),
-		commands:      loopbackv1connect.NewCommandServiceClient(c, u, o),
-		sessions:      loopbackv1connect.NewSessionServiceClient(c, u, o),
-		keys:          loopbackv1connect.NewApiKeyServiceClient(c, u, o),
-		audit:         loopbackv1connect.NewAuditServiceClient(c, u, o),
-		settings:      loopbackv1connect.NewSettingsServiceClient(c, u, o),
-		releases:      loopbackv1connect.NewReleaseServiceClient(c, u, o),
-		users:         loopbackv1connect.NewUserServiceClient(c, u, o),
-		accounts:      loopbackv1connect.NewServiceAccountServiceClient(c, u, o),
-		groups:        loopbackv1connect.NewGroupServiceClient(c, u, o),
-		roles:         loopbackv1connect.NewRoleServiceClient(c, u, o),
-		bindings:      loopbackv1connect.NewBindingServiceClient(c, u, o),
-		access:        loopbackv1connect.NewAccessServiceClient(c, u, o),
-		grants:        loopbackv1connect.NewGrantServiceClient(c, u, o),
-		locks:         loopbackv1connect.NewLockServiceClient(c, u, o),
-		reviews:       loopbackv1connect.NewAccessReviewServiceClient(c, u, o),
-		grantPolicies: loopbackv1connect.NewGrantPolicyServiceClient(c, u, o),
-		sinks:         loopbackv1connect.NewSinkServiceClient(c, u, o),
-		replicas:      loopbackv1connect.NewReplicaServiceClient(c, u, o),
-		providers:     loopbackv1connect.NewProviderServiceClient(c, u, o),
-		invitations:   loopbackv1connect.NewInvitationServiceClient(c, u, o),
-		passkeys:      loopbackv1connect.NewPasskeyServiceClient(c, u, o),
-		signIns:       loopbackv1connect.NewSignInServiceClient(c, u, o),
-		shells:        loopbackv1connect.NewShellServiceClient(c, u, o),
+		organisations:  loopbackv1connect.NewOrganisationServiceClient(c, u, o),
+		projects:       loopbackv1connect.NewProjectServiceClient(c, u, o),
+		workspaces:     loopbackv1connect.NewWorkspaceServiceClient(c, u, o),
+		tokens:         loopbackv1connect.NewTokenServiceClient(c, u, o),
+		hosts:          loopbackv1connect.NewHostServiceClient(c, u, o),
+		operations:     loopbackv1connect.NewOperationServiceClient(c, u, o),
+		execs:          loopbackv1connect.NewExecServiceClient(c, u, o),
+		files:          loopbackv1connect.NewFileServiceClient(c, u, o),
+		commands:       loopbackv1connect.NewCommandServiceClient(c, u, o),
+		sessions:       loopbackv1connect.NewSessionServiceClient(c, u, o),
+		keys:           loopbackv1connect.NewApiKeyServiceClient(c, u, o),
+		audit:          loopbackv1connect.NewAuditServiceClient(c, u, o),
+		settings:       loopbackv1connect.NewSettingsServiceClient(c, u, o),
+		releases:       loopbackv1connect.NewReleaseServiceClient(c, u, o),
+		users:          loopbackv1connect.NewUserServiceClient(c, u, o),
+		accounts:       loopbackv1connect.NewServiceAccountServiceClient(c, u, o),
+		groups:         loopbackv1connect.NewGroupServiceClient(c, u, o),
+		roles:          loopbackv1connect.NewRoleServiceClient(c, u, o),
+		bindings:       loopbackv1connect.NewBindingServiceClient(c, u, o),
+		access:         loopbackv1connect.NewAccessServiceClient(c, u, o),
+		grants:         loopbackv1connect.NewGrantServiceClient(c, u, o),
+		locks:          loopbackv1connect.NewLockServiceClient(c, u, o),
+		sessionReviews: loopbackv1connect.NewSessionReviewServiceClient(c, u, o),
+		reviews:        loopbackv1connect.NewAccessReviewServiceClient(c, u, o),
+		grantPolicies:  loopbackv1connect.NewGrantPolicyServiceClient(c, u, o),
+		sinks:          loopbackv1connect.NewSinkServiceClient(c, u, o),
+		replicas:       loopbackv1connect.NewReplicaServiceClient(c, u, o),
+		providers:      loopbackv1connect.NewProviderServiceClient(c, u, o),
+		invitations:    loopbackv1connect.NewInvitationServiceClient(c, u, o),
+		passkeys:       loopbackv1connect.NewPasskeyServiceClient(c, u, o),
+		signIns:        loopbackv1connect.NewSignInServiceClient(c, u, o),
+		shells:         loopbackv1connect.NewShellServiceClient(c, u, o),
 	}, nil
 }
 

@@ -89,7 +89,7 @@ func (a *app) sessionCommand() *cobra.Command {
 			return a.showSession(one)
 		})}
 	kill.Flags().StringVar(&comment, "comment", "", "why; everybody in the session reads it")
-	return noun("session", "Shell sessions: live and past", ls, show, watch, join, kill, a.sessionReplay(), a.sessionExport())
+	return noun("session", "Shell sessions: live and past", ls, show, watch, join, kill, a.sessionReplay(), a.sessionExport(), a.sessionReviewCommand(), a.sessionReport())
 }
 
 // seenOut is the end of somebody's taking part in what is not theirs: that the session ended is no failure.

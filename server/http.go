@@ -44,6 +44,7 @@ func (s *Server) handler() http.Handler {
 		Commands:        rpc.Commands{Service: s.commands},
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Locks:           rpc.Locks{Service: s.locks},
+		SessionReviews:  rpc.SessionReviews{Service: s.sessionReviews},
 		Invitations:     rpc.Invitations{Service: s.invitations, Passkeys: s.passkeys, PublicURL: s.options.Settings.PublicURL, Now: s.options.Clock, Refused: s.credentials.uninvited},
 		Operations:      rpc.Operations{Service: s.jobs},
 		Organisations:   rpc.Organisations{Service: s.tenants},

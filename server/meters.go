@@ -28,17 +28,19 @@ type meters struct {
 	turns    prometheus.Histogram
 	errors   *prometheus.CounterVec
 
-	databaseUp, databaseProbe, feedLag, auditEntries prometheus.Gauge
-	auditUnsigned, auditSigned, auditHalted          prometheus.Gauge
-	sinkDelivered, sinkFailures, sinkAside           *prometheus.CounterVec
-	sinkLag, sinkFailing, sinkLetters                *prometheus.GaugeVec
-	operations, operationsOldest                     *prometheus.GaugeVec
-	grants, locks, reviews, witnesses                *prometheus.GaugeVec
-	dataFree, dataSize, dataInodes                   prometheus.Gauge
-	certificates, releases                           *prometheus.GaugeVec
-	backup                                           prometheus.Gauge
-	signIns                                          *prometheus.CounterVec
-	signInsLive                                      prometheus.Gauge
+	databaseUp, databaseProbe, feedLag, auditEntries  prometheus.Gauge
+	auditUnsigned, auditSigned, auditHalted           prometheus.Gauge
+	sinkDelivered, sinkFailures, sinkAside            *prometheus.CounterVec
+	sinkLag, sinkFailing, sinkLetters                 *prometheus.GaugeVec
+	operations, operationsOldest                      *prometheus.GaugeVec
+	grants, locks, reviews, sessionReviews, witnesses *prometheus.GaugeVec
+	shells, recordings                                *prometheus.GaugeVec
+	unrecorded                                        prometheus.Gauge
+	dataFree, dataSize, dataInodes                    prometheus.Gauge
+	certificates, releases                            *prometheus.GaugeVec
+	backup                                            prometheus.Gauge
+	signIns                                           *prometheus.CounterVec
+	signInsLive                                       prometheus.Gauge
 }
 
 func newMeters(r *prometheus.Registry) *meters {
@@ -95,6 +97,10 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.operationsOldest = gauges("operation_oldest_timestamp_seconds", "When the oldest operation that has not ended was asked for, by state; 0: there is none.", "state")
 	m.grants = gauges("grants", "Grants that wait for approval or are in force, by state.", "state")
 	m.locks = gauges("locks", "Locks that are in force, by what they keep out: user, group, service_account, role, host or hosts.", "target")
+	m.sessionReviews = gauges("session_reviews", "Recorded shells that wait for somebody to look at them: open and in time, and overdue.", "what")
+	m.shells = gauges("shell_sessions", "Shells that have not ended, in the whole deployment, by state.", "state")
+	m.recordings = gauges("shell_recordings", "Shells that ended within the last day, by how their two recordings compare: agreed, partial, alone or disagreed.", "verdict")
+	m.unrecorded = gauge("shell_unrecorded", "Shells that ended within the last day because the control plane could not record them any further.")
 	m.reviews = gauges("access_reviews", "Reviews of standing access that are open and in time, those that are overdue, and bindings that wait for an answer in both.", "what")
 	m.witnesses = gauges("audit_witnesses", "Hosts that remember checkpoints of the audit log, by what they say to the last: pending, applied, degraded (a backup was restored) or failed (it is refused).", "state")
 	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")

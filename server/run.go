@@ -102,6 +102,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("noting the ends of grants", s.grants.Run)
 	work("ending reviews of access", s.reviews.Run)
 	work("noting the ends of locks", s.locks.Run)
+	work("having sessions looked at", s.sessionReviews.Run)
 	work("shipping the audit log", s.shipper.Run)
 	work("looking at vital signs", s.keepVitals)
 	work("keeping room for garbage", keepRoom(s.hub.Links))

@@ -59,6 +59,7 @@ import (
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/review"
 	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/sessionreview"
 	"github.com/loopbackd/loopback/server/settings"
 	"github.com/loopbackd/loopback/server/shell"
 	signins "github.com/loopbackd/loopback/server/signin"
@@ -117,6 +118,9 @@ type Server struct {
 	grants    *grant.Service
 	reviews   *review.Service
 	locks     *lock.Service
+
+	sessionReviews *sessionreview.Service
+
 	witnesses *witness.Service
 	tenants   *tenant.Service
 	tokens    *token.Service
@@ -372,6 +376,11 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		return err
 	}
 	s.streams.Adopt(adoptShell(s.shells))
+	if s.sessionReviews, err = sessionreview.NewService(storage.Bind[sessionreview.Reader, sessionreview.Tx](s.db), sessionreview.Options{
+		Places: places{s.policies}, Roles: s.policies, Recordings: s.shells, Ledger: s.ledger, Replica: s.replica, Seal: seal, Now: now, Logger: o.Logger,
+	}); err != nil {
+		return err
+	}
 	s.settings = settings.NewService(storage.Bind[settings.Reader, settings.Tx](s.db), s.tenants, s.hosts, now)
 	s.changes = change.NewService(rpc.Grantable())
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)

@@ -72,6 +72,19 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 			m.locks.WithLabelValues(string(kind)).Set(float64(n))
 		}
 	}
+	if live, compared, unrecorded, err := view.CountShells(ctx, s.options.Clock().Add(-24*time.Hour)); err == nil {
+		for state, n := range live {
+			m.shells.WithLabelValues(string(state)).Set(float64(n))
+		}
+		for verdict, n := range compared {
+			m.recordings.WithLabelValues(string(verdict)).Set(float64(n))
+		}
+		m.unrecorded.Set(float64(unrecorded))
+	}
+	if open, overdue, err := s.sessionReviews.Count(ctx); err == nil {
+		m.sessionReviews.WithLabelValues("open").Set(float64(open - overdue))
+		m.sessionReviews.WithLabelValues("overdue").Set(float64(overdue))
+	}
 	for _, state := range []grant.State{grant.Pending, grant.Active} {
 		if n, err := s.grants.Count(ctx, state); err == nil {
 			m.grants.WithLabelValues(string(state)).Set(float64(n))

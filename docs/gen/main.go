@@ -75,6 +75,13 @@ func page(c *cobra.Command) string {
 	} else {
 		fmt.Fprintf(&b, "%s\n", cmp.Or(c.Long, c.Short))
 		for _, verb := range byName(c.Commands()) {
+			if verb.HasSubCommands() {
+				for _, one := range byName(verb.Commands()) {
+					fmt.Fprintf(&b, "\n## %s %s %s\n\n", c.Name(), verb.Name(), one.Name())
+					command(&b, one)
+				}
+				continue
+			}
 			fmt.Fprintf(&b, "\n## %s %s\n\n", c.Name(), verb.Name())
 			command(&b, verb)
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/server/feed"
+	"github.com/loopbackd/loopback/sessionreview"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/signin"
 	"github.com/loopbackd/loopback/sink"
@@ -54,6 +55,9 @@ var readers = map[feed.Kind][]access.Permission{
 	feed.Provider:     {provider.Read},
 	feed.AccessReview: {review.Read},
 	feed.Lock:         {lock.Read},
+
+	feed.SessionReview:       {sessionreview.Read},
+	feed.SessionReviewPolicy: {sessionreview.Read},
 }
 
 // Told is what a caller hears.

@@ -45,6 +45,9 @@ const (
 	Passkey      Kind = "passkey"
 	Invitation   Kind = "invitation"
 	Lock         Kind = "lock"
+
+	SessionReview       Kind = "session_review"
+	SessionReviewPolicy Kind = "session_review_policy"
 )
 
 // Change says that a resource is not what it was; readers load what it is now.

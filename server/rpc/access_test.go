@@ -34,7 +34,7 @@ var references = map[protoreflect.Name]string{
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
 	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "invitation": "invitation", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
-	"lock": "lock", "subject": "user", "remove_bindings": "binding", "session": "session", "exec": "run", "command": "command", "transfer": "transfer",
+	"lock": "lock", "session_review": "session review", "review_roles": "role", "subject": "user", "remove_bindings": "binding", "session": "session", "exec": "run", "command": "command", "transfer": "transfer",
 }
 
 // plain are the other fields that hold text or bytes, with something that they accept.
@@ -42,7 +42,7 @@ var plain = map[protoreflect.Name]string{
 	"check": "disk", "pattern": "x",
 	"path": "/x", "owner": "", "term": "", "arguments": "", "stdin": "",
 	"name": "intruder", "description": "x", "reason": "x", "request_id": "r-1", "address": "192.0.2.1", "provider": "manual",
-	"host_selector": "", "selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
+	"verdict": "fine", "note": "x", "host_selector": "", "selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
 	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",

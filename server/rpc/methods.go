@@ -30,6 +30,7 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_release_proto,
 	v1.File_loopback_v1_replica_proto,
 	v1.File_loopback_v1_review_proto,
+	v1.File_loopback_v1_sessionreview_proto,
 	v1.File_loopback_v1_settings_proto,
 	v1.File_loopback_v1_shell_proto,
 	v1.File_loopback_v1_signin_proto,

@@ -19,6 +19,7 @@ import (
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/review"
+	"github.com/loopbackd/loopback/sessionreview"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/shell"
 	"github.com/loopbackd/loopback/signin"
@@ -125,6 +126,9 @@ var Permissions = []Permission{
 	{shell.Kill, "end shells; one's own are ended by whoever holds it anywhere"},
 	{shell.Read, "see who had a shell where, when and why"},
 	{shell.Replay, "replay and export the recordings of shells"},
+	{sessionreview.Set, "say which recorded shells somebody else has to look at"},
+	{sessionreview.Read, "see which recorded shells wait to be looked at, and the verdicts"},
+	{sessionreview.Answer, "give a verdict on a shell that one took no part in; to look at it takes shell_sessions.replay"},
 	{audit.Verify, "see the audit log's checkpoints, and proofs that it only grew; wherever it is held"},
 	{audit.Retain, "set how long entries of the audit log keep their bodies, and put them on hold"},
 	{sink.Create, "send the audit log somewhere"},

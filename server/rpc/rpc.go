@@ -67,6 +67,7 @@ type Services struct {
 	Grants          loopbackv1connect.GrantServiceHandler
 	Groups          loopbackv1connect.GroupServiceHandler
 	Locks           loopbackv1connect.LockServiceHandler
+	SessionReviews  loopbackv1connect.SessionReviewServiceHandler
 	Replicas        loopbackv1connect.ReplicaServiceHandler
 	Roles           loopbackv1connect.RoleServiceHandler
 	ServiceAccounts loopbackv1connect.ServiceAccountServiceHandler
@@ -131,6 +132,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewAuditServiceHandler(or[loopbackv1connect.AuditServiceHandler](s.Audit, loopbackv1connect.UnimplementedAuditServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewChangeServiceHandler(or[loopbackv1connect.ChangeServiceHandler](s.Changes, loopbackv1connect.UnimplementedChangeServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewHostServiceHandler(or[loopbackv1connect.HostServiceHandler](s.Hosts, loopbackv1connect.UnimplementedHostServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewSessionReviewServiceHandler(or[loopbackv1connect.SessionReviewServiceHandler](s.SessionReviews, loopbackv1connect.UnimplementedSessionReviewServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewLockServiceHandler(or[loopbackv1connect.LockServiceHandler](s.Locks, loopbackv1connect.UnimplementedLockServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewInvitationServiceHandler(or[loopbackv1connect.InvitationServiceHandler](s.Invitations, loopbackv1connect.UnimplementedInvitationServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewOperationServiceHandler(or[loopbackv1connect.OperationServiceHandler](s.Operations, loopbackv1connect.UnimplementedOperationServiceHandler{}), opts...))

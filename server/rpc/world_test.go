@@ -54,6 +54,7 @@ import (
 	"github.com/loopbackd/loopback/server/replica"
 	"github.com/loopbackd/loopback/server/review"
 	"github.com/loopbackd/loopback/server/rpc"
+	"github.com/loopbackd/loopback/server/sessionreview"
 	"github.com/loopbackd/loopback/server/shell"
 	"github.com/loopbackd/loopback/server/signin"
 	"github.com/loopbackd/loopback/server/sink"
@@ -61,6 +62,7 @@ import (
 	"github.com/loopbackd/loopback/server/tenant"
 	"github.com/loopbackd/loopback/server/token"
 	"github.com/loopbackd/loopback/server/witness"
+	looks "github.com/loopbackd/loopback/sessionreview"
 	held "github.com/loopbackd/loopback/shell"
 	visit "github.com/loopbackd/loopback/signin"
 	drain "github.com/loopbackd/loopback/sink"
@@ -132,8 +134,9 @@ func newWorld(t *testing.T) *world {
 		AccessReviews: rpc.AccessReviews{Service: review.NewService(storage.Bind[review.Reader, review.Tx](p.DB), places{policies}, now, slog.New(slog.DiscardHandler))},
 		Locks: rpc.Locks{Service: lock.NewService(storage.Bind[lock.Reader, lock.Tx](p.DB), lock.Options{Places: places{policies}, Subjects: people, Roles: policies, Hosts: p.Hosts,
 			Policy: rules, Now: now, Logger: slog.New(slog.DiscardHandler)})},
-		Changes: rpc.Changes{Service: change.NewService(rpc.Grantable())},
-		Grants:  rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
+		SessionReviews: rpc.SessionReviews{Service: sessionReviews(t, p, policies)},
+		Changes:        rpc.Changes{Service: change.NewService(rpc.Grantable())},
+		Grants:         rpc.Grants{Service: loans}, GrantPolicies: rpc.GrantPolicies{Service: loans},
 		Users: rpc.Users{Service: people}, ServiceAccounts: rpc.ServiceAccounts{Service: people}, Groups: rpc.Groups{Service: people},
 		Execs: rpc.Execs{Service: runs}, Commands: rpc.Commands{Service: command.NewService(storage.Bind[command.Reader, command.Tx](p.DB), p.Tenants, startAs{runs}, now)},
 		Files:  rpc.Files{Service: files.NewService(storage.Bind[files.Reader, files.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinkedFiles{}, unlinkedFiles{}, files.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
@@ -224,6 +227,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		Counts: map[looked.Verdict]int{looked.Unasked: 1}}
 	seen := looked.Item{ReviewID: look.ID, BindingID: binding.ID, Scope: at, Subject: user.Subject(), Who: name, RoleID: role.ID, RoleName: name, Verdict: looked.Unasked}
 	bar := barred.Lock{Meta: place.Meta{ID: id.New("lck", w.plane.Clock.Now()), Name: name}, Scope: at, Target: barred.Target{Kind: barred.Host, ID: machine.ID, Name: name}, Reason: name, State: barred.Active}
+	watched := looks.Policy{Meta: place.Meta{ID: id.New("srp", w.plane.Clock.Now())}, Scope: at, By: name, Within: time.Hour}
 	session := held.Session{Meta: place.Meta{ID: id.New("ses", w.plane.Clock.Now()), Name: name}, Scope: at, HostID: machine.ID, HostName: name, Principal: user.ID, Who: name,
 		Reason: name, State: held.Ended, EndReason: name, Replica: "here"}
 	run := ran.Run{Meta: place.Meta{ID: id.New("exe", w.plane.Clock.Now()), Name: name}, Scope: at, Command: ran.Command{Arguments: []string{name}}, State: ran.Succeeded}
@@ -283,6 +287,12 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutLock(t.Context(), bar); err != nil {
 			return err
 		}
+		if _, err := tx.PutSessionReviewPolicy(t.Context(), watched); err != nil {
+			return err
+		}
+		if _, err := tx.PutSessionReview(t.Context(), looks.Review{Meta: place.Meta{ID: looks.ID(session.ID)}, Scope: at, SessionID: session.ID, HostName: name, Principal: user.ID, Who: name, Reason: name, State: looks.Open}); err != nil {
+			return err
+		}
 		if _, err := tx.PutShellSession(t.Context(), session); err != nil {
 			return err
 		}
@@ -302,32 +312,33 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		return err
 	}))
 	return at, map[string]map[string]string{
-		"organisation": {"id": o.ID, "name": name},
-		"project":      {"id": p.ID, "name": name, "path": name + "/" + name},
-		"workspace":    {"id": ws.ID, "name": name, "path": name + "/" + name + "/" + name},
-		"token":        {"id": minted.Token.ID, "name": name},
-		"host":         {"id": machine.ID, "name": name},
-		"operation":    {"id": op.ID},
-		"key":          {"id": key.ID},
-		"user":         {"id": user.ID, "name": name},
-		"account":      {"id": account.ID, "name": name},
-		"group":        {"id": group.ID, "name": name},
-		"role":         {"id": role.ID, "name": name},
-		"binding":      {"id": binding.ID},
-		"entry":        {"id": entry.ID},
-		"sink":         {"id": receiver.ID},
-		"sign-in":      {"id": stay.ID},
-		"passkey":      {"id": pair.ID},
-		"invitation":   {"id": letter.ID},
-		"grant":        {"id": loan.ID},
-		"grant policy": {"id": offer.ID},
-		"review":       {"id": look.ID},
-		"lock":         {"id": bar.ID},
-		"session":      {"id": session.ID},
-		"run":          {"id": run.ID},
-		"transfer":     {"id": moved.ID},
-		"command":      {"id": script.ID},
-		"idp":          {"id": login.ID, "name": name},
+		"organisation":   {"id": o.ID, "name": name},
+		"project":        {"id": p.ID, "name": name, "path": name + "/" + name},
+		"workspace":      {"id": ws.ID, "name": name, "path": name + "/" + name + "/" + name},
+		"token":          {"id": minted.Token.ID, "name": name},
+		"host":           {"id": machine.ID, "name": name},
+		"operation":      {"id": op.ID},
+		"key":            {"id": key.ID},
+		"user":           {"id": user.ID, "name": name},
+		"account":        {"id": account.ID, "name": name},
+		"group":          {"id": group.ID, "name": name},
+		"role":           {"id": role.ID, "name": name},
+		"binding":        {"id": binding.ID},
+		"entry":          {"id": entry.ID},
+		"sink":           {"id": receiver.ID},
+		"sign-in":        {"id": stay.ID},
+		"passkey":        {"id": pair.ID},
+		"invitation":     {"id": letter.ID},
+		"grant":          {"id": loan.ID},
+		"grant policy":   {"id": offer.ID},
+		"review":         {"id": look.ID},
+		"lock":           {"id": bar.ID},
+		"session review": {"id": looks.ID(session.ID), "session": session.ID},
+		"session":        {"id": session.ID},
+		"run":            {"id": run.ID},
+		"transfer":       {"id": moved.ID},
+		"command":        {"id": script.ID},
+		"idp":            {"id": login.ID, "name": name},
 	}
 }
 
@@ -352,6 +363,16 @@ type hosts struct {
 
 func (h hosts) Snapshot(within access.Scope) ([]*host.Host, int64) {
 	return h.directory.Snapshot(within)
+}
+
+func sessionReviews(t *testing.T, p *plane.Plane, s *policy.Service) *sessionreview.Service {
+	t.Helper()
+	out, err := sessionreview.NewService(storage.Bind[sessionreview.Reader, sessionreview.Tx](p.DB), sessionreview.Options{Places: places{s}, Roles: s, Replica: "here", Seal: make([]byte, 32),
+		Now: p.Clock.Now, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func grants(t *testing.T, p *plane.Plane, s *policy.Service, people *principal.Service, rules *access.Policy) *grant.Service {

@@ -145,7 +145,7 @@ func (tx *Tx) forget(ctx context.Context, at access.Scope) error {
 	for _, t := range []struct {
 		kind feed.Kind
 		name string
-	}{{feed.Binding, "bindings"}, {feed.Principal, "principals"}, {feed.Group, "groups"}, {feed.Role, "roles"}, {feed.GrantPolicy, "grant_policies"}, {feed.Lock, "locks"}} {
+	}{{feed.Binding, "bindings"}, {feed.Principal, "principals"}, {feed.Group, "groups"}, {feed.Role, "roles"}, {feed.GrantPolicy, "grant_policies"}, {feed.Lock, "locks"}, {feed.SessionReviewPolicy, "session_review_policies"}} {
 		rows, err := tx.session.query(ctx, "SELECT id FROM "+t.name+f.where(), f.args...)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", t.name, err)

@@ -31,6 +31,7 @@ import (
 	"github.com/loopbackd/loopback/release"
 	"github.com/loopbackd/loopback/review"
 	"github.com/loopbackd/loopback/server/storage"
+	"github.com/loopbackd/loopback/sessionreview"
 	"github.com/loopbackd/loopback/settings"
 	"github.com/loopbackd/loopback/shell"
 	"github.com/loopbackd/loopback/signin"
@@ -589,6 +590,113 @@ var nouns = []test{
 		}
 		if roles, err := b.DB.View().RolesNamed(t.Context(), "owner"); err != nil || len(roles) != 1 {
 			t.Errorf("got %v, %v", roles, err)
+		}
+	}},
+	{"session review", func(t *testing.T, b *bench) {
+		kept(t, b, func(r *sessionreview.Review, id string) { r.ID = id }, func(ctx context.Context, tx *storage.Tx, r sessionreview.Review) (sessionreview.Review, error) {
+			return tx.PutSessionReview(ctx, r)
+		}, func(ctx context.Context, id string) (sessionreview.Review, error) {
+			return b.DB.View().SessionReview(ctx, id)
+		})
+	}},
+	{"session review policy", func(t *testing.T, b *bench) {
+		kept(t, b, func(p *sessionreview.Policy, id string) { p.ID = id; p.Scope = access.Scope{Organisation: id} }, func(ctx context.Context, tx *storage.Tx, p sessionreview.Policy) (sessionreview.Policy, error) {
+			return tx.PutSessionReviewPolicy(ctx, p)
+		}, func(ctx context.Context, id string) (sessionreview.Policy, error) {
+			all, err := b.DB.View().SessionReviewPolicies(ctx)
+			for _, p := range all {
+				if p.ID == id {
+					return p, err
+				}
+			}
+			if err == nil {
+				err = access.NotFound("session review policy " + id)
+			}
+			return sessionreview.Policy{}, err
+		})
+	}},
+	{"sessions that ended are found with their reviews, draws and commands", func(t *testing.T, b *bench) {
+		noon := time.Date(2026, 10, 31, 12, 0, 0, 0, time.UTC)
+		put := func(do func(ctx context.Context, tx *storage.Tx) error) {
+			t.Helper()
+			if err := b.DB.Observe(t.Context(), func(tx *storage.Tx) error { return do(t.Context(), tx) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w1 := access.Scope{Organisation: "org_1", Project: "prj_1", Workspace: "ws_1"}
+		put(func(ctx context.Context, tx *storage.Tx) error {
+			for i, s := range []shell.Session{{State: shell.Running}, {State: shell.Ended, Verdict: shell.Disagreed}, {State: shell.Ended, Verdict: shell.Agreed},
+				{State: shell.Ended, Verdict: shell.Agreed, EndReason: "the control plane could not record it any further: full"}} {
+				s.ID, s.Scope, s.EndedAt = fmt.Sprint("ses_", i), w1, noon.Add(time.Duration(i)*time.Hour)
+				if s.State != shell.Ended {
+					s.EndedAt = time.Time{}
+				}
+				if _, err := tx.PutShellSession(ctx, s); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.PutSessionReview(ctx, sessionreview.Review{Meta: tenant.Meta{ID: "srv_2"}, Scope: w1, SessionID: "ses_2", State: sessionreview.Open, DueAt: noon}); err != nil {
+				return err
+			}
+			if err := tx.PutSessionDraw(ctx, sessionreview.Month{ID: "2026-10", Committed: [32]byte{1, 31: 2}, Sealed: []byte{3}}); err != nil {
+				return err
+			}
+			return tx.PutShellCommands(ctx, "ses_1", []sessionreview.Commanded{{SessionID: "ses_1", Scope: w1, Principal: "usr_1", HostID: "hst_1", At: noon, Command: "ls", Times: 2},
+				{SessionID: "ses_1", Scope: w1, Principal: "usr_1", HostID: "hst_1", At: noon, Command: "df -h", Times: 1}})
+		})
+		view := b.DB.View()
+		for _, c := range []struct {
+			from, to time.Time
+			unlooked bool
+			after    string
+			want     string
+		}{
+			{noon, noon.Add(24 * time.Hour), false, "", "ses_1 ses_2 ses_3"},
+			{noon, noon.Add(24 * time.Hour), true, "", "ses_1 ses_3"},
+			{noon, noon.Add(24 * time.Hour), false, "ses_1", "ses_2 ses_3"},
+			{noon.Add(2 * time.Hour), noon.Add(3 * time.Hour), false, "", "ses_2"},
+		} {
+			list, err := view.EndedShellSessions(t.Context(), c.from, c.to, c.unlooked, c.after, 10)
+			var got []string
+			for _, s := range list {
+				got = append(got, s.ID)
+			}
+			if err != nil || strings.Join(got, " ") != c.want {
+				t.Errorf("%+v: got %v, %v", c, got, err)
+			}
+		}
+		live, compared, unrecorded, err := view.CountShells(t.Context(), noon)
+		if err != nil || live[shell.Running] != 1 || compared[shell.Agreed] != 2 || compared[shell.Disagreed] != 1 || unrecorded != 1 {
+			t.Errorf("counted are %v %v %d, %v", live, compared, unrecorded, err)
+		}
+		if open, overdue, err := view.CountSessionReviews(t.Context(), noon); err != nil || open != 1 || overdue != 1 {
+			t.Errorf("%d open, %d overdue, %v", open, overdue, err)
+		}
+		due, err := view.UndrawnMonths(t.Context())
+		if err != nil || len(due) != 1 || due[0].Committed != [32]byte{1, 31: 2} {
+			t.Errorf("to be drawn are %v, %v", due, err)
+		}
+		due[0].DrawnAt, due[0].Sealed = noon, []byte{}
+		put(func(ctx context.Context, tx *storage.Tx) error { return tx.PutSessionDraw(ctx, due[0]) })
+		if due, err = view.UndrawnMonths(t.Context()); err != nil || len(due) != 0 {
+			t.Errorf("drawn, and still to be drawn: %v, %v", due, err)
+		}
+		commands := func(sight access.Sight) int {
+			list, err := view.ShellCommands(t.Context(), sight, access.Scope{}, noon, noon.Add(time.Hour), 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list)
+		}
+		if n := commands(everything); n != 2 {
+			t.Errorf("%d commands", n)
+		}
+		if n := commands(access.Over(access.Scope{Organisation: "org_2"})); n != 0 {
+			t.Errorf("%d commands elsewhere", n)
+		}
+		put(func(ctx context.Context, tx *storage.Tx) error { return tx.DeleteShellCommands(ctx, "ses_1") })
+		if n := commands(everything); n != 0 {
+			t.Errorf("%d commands after they were forgotten", n)
 		}
 	}},
 	{"lock", func(t *testing.T, b *bench) {

@@ -25,6 +25,8 @@ const keys: Record<string, string[]> = {
   grant_policy: ["grant policies"],
   provider: ["providers"],
   lock: ["locks"],
+  session_review: ["session reviews"],
+  session_review_policy: ["session review policies"],
 };
 
 const rest = 1000;

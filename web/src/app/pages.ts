@@ -28,6 +28,15 @@ export const access: Group = {
   ],
 };
 
+export const shells: Group = {
+  label: "Shells",
+  pages: [
+    { to: paths.shells, label: "Shells", needs: "shell_sessions.read" },
+    { to: paths.shellReviews, label: "Reviews", needs: "session_reviews.read" },
+    { to: paths.shellReport, label: "Report", needs: "shell_sessions.read" },
+  ],
+};
+
 export const grants: Group = {
   label: "Grants",
   pages: [
@@ -55,7 +64,7 @@ export const groups: readonly Group[] = [
   one(paths.releases, "Releases", "releases.read"),
   one(paths.operations, "Operations", "operations.read"),
   one(paths.commands, "Commands", "exec.read"),
-  one(paths.shells, "Shells", "shell_sessions.read"),
+  shells,
   grants,
   access,
   audit,

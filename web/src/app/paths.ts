@@ -21,6 +21,8 @@ export const paths = {
   questions: "/access/questions",
   locks: "/access/locks",
   shells: "/shells",
+  shellReviews: "/shells/reviews",
+  shellReport: "/shells/report",
   shell: (id: string) => `/shells/${id}`,
   audit: "/audit",
   proof: "/audit/proof",

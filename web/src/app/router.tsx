@@ -70,6 +70,8 @@ const bindings = lazily(paths.bindings, () => import("../pages/access/bindings")
 const reviews = lazily(paths.reviews, () => import("../pages/access/reviews"), "Reviews", "state");
 const review = lazily("/access/reviews/$id", () => import("../pages/access/review"), "ReviewPage", "answer", "open");
 const questions = lazily(paths.questions, () => import("../pages/access/questions"), "Questions", "ask", "kind", "who", "permission", "at", "host", "selector", "address", "mfa", "ticket", "time");
+const shellReviews = lazily(paths.shellReviews, () => import("../pages/shellreviews"), "ShellReviews", "open", "state");
+const shellReport = lazily(paths.shellReport, () => import("../pages/shellreport"), "ShellReport", "days");
 const locks = lazily(paths.locks, () => import("../pages/access/locks"), "Locks", "open", "state");
 const commands = lazily(paths.commands, () => import("../pages/commands"), "Commands");
 const command = lazily("/commands/$id", () => import("../pages/command"), "CommandPage");
@@ -80,7 +82,7 @@ const account = createRoute({ getParentRoute: () => root, path: "/account", comp
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: paths.device, component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention, locks]),
+  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention, shellReviews, shellReport, locks]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

@@ -7,8 +7,10 @@ import { ShellService, type ShellSession } from "../api/gen/loopback/v1/shell_pb
 import { command, quoted } from "../api/shell";
 import { usePages } from "../app/list";
 import { paths } from "../app/paths";
+import { shells } from "../app/pages";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
+import { Tabs } from "../app/tabs";
 import { Ago, Button, Card, Empty, Field, Input, Page, Problem, Select, State, Waiting } from "../ui/basics";
 import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
@@ -48,6 +50,7 @@ export function Shells() {
         </Button>
       }
     >
+      <Tabs of={shells} />
       <Select aria-label="state" value={state} onChange={(e) => void navigate({ to: ".", search: ((old: object) => ({ ...old, state: e.target.value || undefined })) as never, replace: true })} className="w-40!">
         <option value="">All states</option>
         {["opening", "running", "ended"].map((s) => (
