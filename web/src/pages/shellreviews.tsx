@@ -39,7 +39,7 @@ export function ShellReviews() {
         </button>
       ),
     },
-    { key: "state", head: "State", width: "7.5rem", cell: (r) => <State kind="review" of={stateOf(r)} /> },
+    { key: "state", head: "State", width: "7.5rem", cell: (r) => <State kind="session-review" of={stateOf(r)} /> },
     { key: "because", head: "Because", width: "minmax(8rem,1fr)", narrow: "hide", cell: (r) => r.cause },
     { key: "why", head: "Opened for", width: "minmax(10rem,2fr)", narrow: "hide", cell: (r) => <span title={r.reason}>{r.ticket ? `${r.ticket}: ` : ""}{r.reason}</span> },
     { key: "due", head: "Due", width: "7rem", cell: (r) => (r.state === "open" ? <Ago at={r.dueAt} /> : "") },
@@ -214,7 +214,7 @@ function One({ r, close }: { r: SessionReview; close: () => void }) {
     <Dialog title={`${r.principalName} on ${r.hostName}`} open close={close}>
       <Facts
         of={[
-          ["State", <State key="s" kind="review" of={stateOf(r)} />],
+          ["State", <State key="s" kind="session-review" of={stateOf(r)} />],
           ["Because", r.cause],
           ["Opened for", r.reason],
           ["Ticket", r.ticket],

@@ -55,11 +55,11 @@ const looks: Record<string, Look> = {
   left: { tone: "text-soft", shape: "ring", means: "stopped in order" },
   gone: { tone: "text-bad", shape: "cross", means: "its lease ended without a word" },
 
-  "review open": { tone: "text-odd", shape: "ring", means: "waits for somebody to look at it" },
-  "review overdue": { tone: "text-bad", shape: "half", means: "nobody looked at it in time" },
-  "review fine": { tone: "text-good", shape: "dot", means: "nothing was wrong" },
-  "review follow_up": { tone: "text-warn", shape: "half", means: "nothing was wrong, something is to be mended" },
-  "review violation": { tone: "text-bad", shape: "cross", means: "something was wrong" },
+  "session-review open": { tone: "text-odd", shape: "ring", means: "waits for somebody to look at it" },
+  "session-review overdue": { tone: "text-bad", shape: "half", means: "nobody looked at it in time" },
+  "session-review fine": { tone: "text-good", shape: "dot", means: "nothing was wrong" },
+  "session-review follow_up": { tone: "text-warn", shape: "half", means: "nothing was wrong, something is to be mended" },
+  "session-review violation": { tone: "text-bad", shape: "cross", means: "something was wrong" },
 
   "lock active": { tone: "text-bad", shape: "bar", means: "in force: it keeps out whatever is allowed" },
   "lock lifted": { tone: "text-soft", shape: "ring", means: "lifted by somebody" },
