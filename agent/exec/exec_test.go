@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,9 +160,12 @@ func TestAPromptOrderIsAnsweredByAReport(t *testing.T) {
 				}
 				return nil, stream.ErrGone // the control plane's word that there is no such session
 			}
+			var reports sync.Mutex
 			var states []State
 			x.Order(o, func(r Report) {
+				reports.Lock()
 				states = append(states, r.State)
+				reports.Unlock()
 				if r.State == Ended {
 					if string(r.Stdout) != c.runner.text || r.Result.ExitCode != 4 {
 						t.Errorf("it reports %q and code %d", r.Stdout, r.Result.ExitCode)
@@ -177,6 +181,8 @@ func TestAPromptOrderIsAnsweredByAReport(t *testing.T) {
 			case <-time.After(20 * time.Second):
 				t.Fatal("it does not end")
 			}
+			reports.Lock()
+			defer reports.Unlock()
 			if !slices.Equal(states, c.states) || len(dialed) > 0 != c.dialed {
 				t.Errorf("it reported %v and dialled %d times", states, len(dialed))
 			}

@@ -237,7 +237,7 @@ func TestASessionIsTypedShownAndRecordedTwice(t *testing.T) {
 	p.await("24 80")
 	p.await("ses_")
 	p.do(shell.DoResize, "132x43")
-	p.typing("stty size\n")
+	p.typing("until [ $(stty size | tr ' ' x) = 43x132 ]; do sleep 0.05; done; stty size\n") // a size and a key go by ways of their own
 	p.await("43 132")
 	p.do(shell.DoMark, "grace watches")
 	p.typing("exit 3\n")
