@@ -1,6 +1,7 @@
 package terminal
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -305,8 +306,13 @@ func (t *Typist) AwaitLost(ctx context.Context) error {
 
 // Await waits until something was shown.
 func (t *Typist) Await(ctx context.Context, what string) error {
+	from := 0 // before it there is none
 	err := t.Wait(ctx, func() bool {
-		return strings.Contains(string(t.seen), what) || t.over != nil && t.over.Kind != fault.Unavailable
+		found := bytes.Contains(t.seen[from:], []byte(what))
+		if !found {
+			from = max(0, len(t.seen)-len(what))
+		}
+		return found || t.over != nil && t.over.Kind != fault.Unavailable
 	})
 	seen := t.Seen()
 	if err == nil && !strings.Contains(seen, what) {
