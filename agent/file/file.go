@@ -426,7 +426,7 @@ func (c *Carrier) get(ctx context.Context, end *stream.End) (file.Result, error)
 	switch {
 	case is.Mode&unix.S_IFMT != unix.S_IFREG:
 		return r, errRegular
-	case is.Nlink > 1 && is.Uid != of.Uid && !trusted(int(dir.Fd())):
+	case is.Nlink > 1 && !trusted(int(dir.Fd())) && (is.Uid != of.Uid || of.Mode&0o022 != 0): // in /tmp, anybody may have made the name
 		return r, errHardLink
 	case is.Size > file.MaxSize:
 		return r, fault.New(fault.Exhausted, "file_too_large", "the file has %d bytes; at most %d are got", is.Size, int64(file.MaxSize))

@@ -225,6 +225,7 @@ func TestNoPathLeadsRootWhereOthersSendIt(t *testing.T) {
 	try(os.Symlink(ours, filepath.Join(theirs, "folder")))
 	try(os.Symlink(secret, filepath.Join(theirs, "link")))
 	try(os.Symlink(secret, filepath.Join(ours, "link")))
+	try(os.Link(secret, filepath.Join(theirs, "name"))) // as anybody may in a /tmp of a kernel that does not protect them
 	try(os.Symlink(filepath.Join(ours, "loop"), filepath.Join(ours, "loop")))
 	try(os.Symlink(ours, filepath.Join(ours, "here")))
 	try(os.Mkdir(filepath.Join(ours, "sub"), 0o700))
@@ -249,6 +250,7 @@ func TestNoPathLeadsRootWhereOthersSendIt(t *testing.T) {
 	for path, want := range map[string]string{
 		filepath.Join(theirs, "folder", "secret"): "file_link",
 		filepath.Join(theirs, "link"):             "file_link",
+		filepath.Join(theirs, "name"):             "file_link",
 		filepath.Join(ours, "link"):               "",
 		filepath.Join(ours, "sub"):                "file_not_regular",
 		filepath.Join(ours, "fifo"):               "file_not_regular",
