@@ -24,6 +24,7 @@ import (
 	"github.com/loopbackd/loopback/shell"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
+	"github.com/loopbackd/loopback/test/port"
 	"github.com/loopbackd/loopback/test/terminal"
 	"github.com/loopbackd/loopback/wire"
 )
@@ -500,7 +501,7 @@ func (b *bench) startSSHD(ctx context.Context) (*sshServer, error) {
 			return nil, err
 		}
 	}
-	address, err := daemon.FreeAddress("127.0.0.1")
+	address, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}

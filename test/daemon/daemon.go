@@ -27,6 +27,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/loopbackd/loopback/test/port"
 	"github.com/loopbackd/loopback/wire"
 )
 
@@ -109,11 +110,11 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if o.Host == "" {
 		o.Host = "127.0.0.1"
 	}
-	address, err := FreeAddress(o.Host)
+	address, err := port.FreeAddress(o.Host)
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := FreeAddress("127.0.0.1")
+	metrics, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
@@ -133,15 +134,6 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	return d, d.Restart(ctx)
 }
 
-// FreeAddress is an address of this host that nobody listens on.
-func FreeAddress(host string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
-}
-
 // Moved is a control plane on another data folder and the same address, not started yet: a restored one.
 func (d *Daemon) Moved(dataDir string) *Daemon {
 	return &Daemon{URL: d.URL, Address: d.Address, Metrics: d.Metrics, DataDir: dataDir, options: d.options, logPath: dataDir + ".log"}
@@ -150,11 +142,11 @@ func (d *Daemon) Moved(dataDir string) *Daemon {
 // Join starts a further replica of a control plane that runs with these further flags of serve, by an invitation.
 func (d *Daemon) Join(ctx context.Context, o Options, settings ...string) (*Daemon, error) {
 	o.Program = cmp.Or(o.Program, d.options.Program)
-	address, err := FreeAddress("127.0.0.1")
+	address, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := FreeAddress("127.0.0.1")
+	metrics, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}

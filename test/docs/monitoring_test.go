@@ -19,13 +19,13 @@ import (
 
 	"github.com/loopbackd/loopback/server"
 	"github.com/loopbackd/loopback/server/config"
-	ports "github.com/loopbackd/loopback/test/daemon"
+	"github.com/loopbackd/loopback/test/port"
 )
 
 // scrape is what Prometheus gets of a control plane that nobody has called yet.
 func scrape(t *testing.T) string {
 	t.Helper()
-	address, err := ports.FreeAddress("127.0.0.1")
+	address, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}

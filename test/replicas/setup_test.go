@@ -14,6 +14,7 @@ import (
 	"github.com/loopbackd/loopback/server/storage/storagetest"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
+	"github.com/loopbackd/loopback/test/port"
 	"github.com/loopbackd/loopback/wire"
 )
 
@@ -135,7 +136,7 @@ func (c *cluster) add(d *daemon.Daemon) {
 
 func free(t *testing.T) string {
 	t.Helper()
-	a, err := daemon.FreeAddress("127.0.0.1")
+	a, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/loopbackd/loopback/server/storage/storagetest"
 	"github.com/loopbackd/loopback/test/daemon"
+	"github.com/loopbackd/loopback/test/port"
 )
 
 // way is what lies between two programs: a port that leads to another, and can be cut as a network is: connections that
@@ -153,7 +154,7 @@ func startApart(t *testing.T, n int, args ...string) (*cluster, []ways) {
 	for i := range n {
 		inside, outside := fmt.Sprintf("127.0.1.%d", i+1), fmt.Sprintf("127.0.2.%d", i+1)
 		address := func() string {
-			a, err := daemon.FreeAddress(inside)
+			a, err := port.FreeAddress(inside)
 			if err != nil {
 				t.Fatal(err)
 			}

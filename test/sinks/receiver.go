@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/loopbackd/loopback/server/sink/sinktest"
-	"github.com/loopbackd/loopback/test/daemon"
+	"github.com/loopbackd/loopback/test/port"
 )
 
 // program is a receiver that runs as a process of its own, at the same address in every life.
@@ -77,7 +77,7 @@ type rsyslog struct {
 }
 
 func newRsyslog(dir string) (*rsyslog, error) {
-	address, err := daemon.FreeAddress("127.0.0.1")
+	address, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func lines(name string) (*sinktest.Crate, error) {
 
 // collector is an OpenTelemetry Collector that passes on what it gets, to next, before it answers for it.
 func newCollector(dir, binary, next string) (*program, error) {
-	address, err := daemon.FreeAddress("127.0.0.1")
+	address, err := port.FreeAddress("127.0.0.1")
 	if err != nil {
 		return nil, err
 	}

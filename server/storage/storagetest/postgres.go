@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+
+	"github.com/loopbackd/loopback/test/port"
 )
 
 // Postgres is a throw-away PostgreSQL server: a real one, with a folder of its own, that listens on 127.0.0.1 and lets
@@ -67,7 +68,7 @@ func StartPostgres(t testing.TB, settings ...string) *Postgres {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	if p.Port, err = freePort(); err != nil {
+	if p.Port, err = port.Free("127.0.0.1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Start(); err != nil {
@@ -106,15 +107,6 @@ func postgresAccount() (*syscall.Credential, error) {
 	}
 	gid, err := strconv.ParseUint(u.Gid, 10, 32)
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, err
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func (p *Postgres) command(name string, args ...string) *exec.Cmd {
@@ -186,7 +178,7 @@ func (p *Postgres) Standby(t testing.TB, name string) *Postgres {
 	if out, err := copying.CombinedOutput(); err != nil {
 		t.Fatalf("pg_basebackup: %v\n%s", err, out)
 	}
-	if s.Port, err = freePort(); err != nil {
+	if s.Port, err = port.Free("127.0.0.1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Start(); err != nil {

@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -28,6 +27,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/loopbackd/loopback/test/port"
 )
 
 // Versions of the agent that can be published; Start publishes Stable.
@@ -72,11 +73,11 @@ func Start(t testing.TB, o Options) *ControlPlane {
 	t.Helper()
 	dir := t.TempDir()
 	c := &ControlPlane{options: o, dir: dir, DataDir: filepath.Join(dir, "data"), log: filepath.Join(dir, "loopbackd.log"), CAFile: o.CAFile}
-	port, err := freePort(o.Address)
+	number, err := port.Free(o.Address.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.address = netip.AddrPortFrom(o.Address, port).String()
+	c.address = netip.AddrPortFrom(o.Address, uint16(number)).String()
 	c.URL = "https://" + c.address
 	if c.CAFile == "" {
 		c.CAFile = filepath.Join(c.DataDir, "keys", "ca.crt")
@@ -339,15 +340,6 @@ func (c *ControlPlane) Call(ctx context.Context, method string, request, answer 
 		return fmt.Errorf("%s: %s: %s", method, a.Status, text)
 	}
 	return json.Unmarshal(text, answer)
-}
-
-func freePort(address netip.Addr) (uint16, error) {
-	l, err := net.Listen("tcp", netip.AddrPortFrom(address, 0).String())
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port(), nil
 }
 
 func last(text string, lines int) string {
