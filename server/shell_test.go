@@ -232,7 +232,7 @@ func TestAStolenSignInTakesNoShellOver(t *testing.T) {
 		t.Errorf("its owner, whose network was cut: %v", err)
 	}
 	thief := terminal.New(s.way(b.cookie.Value), session, "own")
-	thief.Proof = y.Proof // which is another origin's
+	thief.Steal(y.Proof()) // which is another origin's
 	if err := thief.Connect(t.Context()); err == nil || fault.Of(err).Code != "step_up_required" {
 		t.Errorf("by what somebody else was given: got %v", err)
 	}

@@ -54,9 +54,8 @@ type Typist struct {
 	lost    bool
 	started int // connections that were welcomed
 	stir    chan struct{}
+	proof   string // what the typist goes on with after a cut, in place of a passkey
 
-	// Proof is what the typist goes on with after a cut, in place of a passkey.
-	Proof string
 	// Shown, where it is set, is called with what the terminal shows, instead of keeping it.
 	Shown func(b []byte)
 	// Deaf typists read nothing.
@@ -78,8 +77,8 @@ func (t *Typist) Connect(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	q := url.Values{"mode": {t.mode}, "pos": {strconv.FormatInt(t.pos, 10)}, "origin": {strconv.FormatUint(t.origin, 10)}}
-	if t.Proof != "" {
-		q.Set("again", t.Proof)
+	if t.proof != "" {
+		q.Set("again", t.proof)
 	}
 	t.mu.Unlock()
 	dial := t.way.Dial
@@ -199,6 +198,20 @@ func (t *Typist) Kill() {
 	t.tell(t.conn, shell.TellKill, 0, nil)
 }
 
+// Proof is what the typist goes on with after a cut, in place of a passkey.
+func (t *Typist) Proof() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proof
+}
+
+// Steal has the typist show somebody else's proof.
+func (t *Typist) Steal(proof string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.proof = proof
+}
+
 // Cut ends the connection without a word.
 func (t *Typist) Cut() {
 	t.mu.Lock()
@@ -234,7 +247,7 @@ func (t *Typist) OnMessage(conn *gws.Conn, m *gws.Message) {
 			t.base = number
 		}
 	case shell.ShowAgain:
-		t.Proof = string(body)
+		t.proof = string(body)
 	case shell.ShowOver:
 		t.over = shell.DecodeOver(body)
 	}
