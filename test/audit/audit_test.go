@@ -283,6 +283,7 @@ func TestWhatTheOwnerOfTheDatabaseChangesIsFound(t *testing.T) {
 func TestARestoredBackupIsSaidAndGoesOnOnlyWhenAccepted(t *testing.T) {
 	b := start(t)
 	b.act(t, 3)
+	b.signed(t) // and that the log was read, which looking at it has added
 	backup := filepath.Join(t.TempDir(), "backup")
 	if out, err := exec.CommandContext(t.Context(), program, "backup", "--data-dir", b.DataDir, "--to", backup).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
