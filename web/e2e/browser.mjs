@@ -1,6 +1,7 @@
 // A browser for tests: Debian's Chromium, with nothing that would call home.
 import { mkdtemp, rm } from "node:fs/promises";
 import assert from "node:assert/strict";
+import { afterEach } from "node:test";
 import { createHash, X509Certificate } from "node:crypto";
 import { tmpdir } from "node:os";
 import { connect } from "node:tls";
@@ -16,6 +17,16 @@ export const hosts = Number(process.env.CONSOLE_HOSTS ?? 40);
 
 const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
 
+// What pages showed when a test failed: a locator that was waited for in vain tells little by itself.
+const open = new Set();
+afterEach(async (t) => {
+  if (t.passed !== false) return;
+  for (const page of [...open].flatMap((c) => c.pages())) {
+    const shown = await page.locator("body").ariaSnapshot({ timeout: 2000 }).catch((e) => `nothing that can be read: ${e.message}`);
+    console.log(`${t.name}: ${page.url()} showed\n${shown.slice(0, 6000)}`);
+  }
+});
+
 /** others: origins beside the control plane's own that a page may be of here. */
 export async function launch({ others = [], ...options } = {}) {
   const profile = await mkdtemp(join(tmpdir(), "console-"));
@@ -29,6 +40,7 @@ export async function launch({ others = [], ...options } = {}) {
     permissions: ["clipboard-read", "clipboard-write"],
     ...options,
   });
+  open.add(context);
   const page = context.pages()[0] ?? (await context.newPage());
   page.setDefaultTimeout(15_000);
   // What the page says it cannot do, and what the policy forbids, is a failure of ours. Networks of other tests that come
@@ -48,6 +60,7 @@ export async function launch({ others = [], ...options } = {}) {
     context,
     complaints,
     close: async () => {
+      open.delete(context);
       await context.close();
       await rm(profile, { recursive: true, force: true });
       assert.deepEqual(strays, [], "requests to others, and what the policy of contents held back");
