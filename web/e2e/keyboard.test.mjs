@@ -232,4 +232,5 @@ test("answer for what somebody else holds", async () => {
   await page.keyboard.press("Enter");
   await page.getByRole("dialog").waitFor({ state: "detached" });
   await page.getByRole("list", { name: "how far it is" }).getByText("1 kept").waitFor();
+  await call("UserService/DeleteUser", { user: "keyboardist" }); // whose role would be under every later review
 });
