@@ -54,6 +54,10 @@ test("a review is begun, and lists who holds what", async () => {
   await row("rosa").getByText("open").waitFor();
   await picture(page, "review-open");
   await fine();
+  await page.getByRole("button", { name: /wants? you/ }).click();
+  await dialog().getByRole("link").filter({ hasText: "of q4-default are to be answered for" }).waitFor();
+  await picture(page, "attention-review");
+  await dialog().getByRole("button", { name: "Close" }).click();
   await page.emulateMedia({ colorScheme: "dark" });
   await picture(page, "review-open-dark");
   await fine();

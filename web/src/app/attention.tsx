@@ -1,5 +1,6 @@
-// What wants this person: requests that they can decide, copied hosts, work that failed, receivers that refuse. It is counted
-// in the frame, listed on demand, and said once to screen readers when something comes. What was seen is this browser's.
+// What wants this person: requests that they can decide, what they can answer for, copied hosts, work that failed, receivers that
+// refuse. It is counted in the frame, listed on demand, and said once to screen readers when something comes. What was seen is this
+// browser's.
 import { useQuery } from "@tanstack/react-query";
 import { timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
 import { Link } from "@tanstack/react-router";
@@ -45,15 +46,37 @@ export function Count() {
   );
 }
 
+/** Reviews that are still to be answered: of what others hold, and of shells that others had. Only people answer. */
+function useReviews(): Wanted[] {
+  const { may, who } = useSession();
+  const me = who.principalId;
+  const person = me.startsWith("usr_");
+  // What the calls are of comes when it is asked for: few people answer for others, and everybody waits for the first page.
+  const held = useQuery({ queryKey: ["reviews", "attention"], enabled: person && may("access_reviews.answer"), queryFn: async () => (await import("../api/reviews")).reviews.listAccessReviews({ states: ["open"], page: { size: few } }), staleTime: 60_000 });
+  const had = useQuery({ queryKey: ["session reviews", "attention"], enabled: person && may("session_reviews.answer"), queryFn: async () => (await import("../api/sessionreviews")).sessionReviews.listSessionReviews({ states: ["open"], page: { size: few } }), staleTime: 60_000 });
+  return useMemo(() => {
+    const out: Wanted[] = [];
+    for (const r of held.data?.items ?? []) {
+      if (r.open > 0) out.push({ key: r.id, kind: "review", state: r.state, what: `${r.open.toLocaleString()} of ${r.name} ${r.open === 1 ? "is" : "are"} to be answered for`, about: `unanswered are ${r.revokeUnanswered ? "revoked" : "left"} in the end`, at: r.createdAt, to: paths.review(r.id) });
+    }
+    for (const r of had.data?.items ?? []) {
+      if (r.principalId !== me) out.push({ key: r.id, kind: "session-review", state: r.overdue ? "overdue" : r.state, what: `The shell of ${r.principalName} on ${r.hostName} is to be looked at`, about: r.reason, at: r.endedAt, to: paths.shellReviews, search: { open: r.id } });
+    }
+    return out;
+  }, [held.data, had.data, me]);
+}
+
 function useWanted(): Wanted[] {
   const { may } = useSession();
   const now = useNow();
   const waiting = useWaiting();
+  const reviews = useReviews();
   const copied = useQuery({ queryKey: ["hosts", "count", "copied"], enabled: may("hosts.split") || may("hosts.drop"), queryFn: () => api.hosts.listHosts({ query: "state=quarantined and reason~cloned", page: { size: few } }), staleTime: 60_000 });
   const failed = useQuery({ queryKey: ["operations", "failed"], enabled: may("operations.read"), queryFn: () => api.operations.listOperations({ states: ["failed"], page: { size: few } }), staleTime: 60_000 });
   const refusing = useQuery({ queryKey: ["sinks", "attention"], enabled: may("sinks.read"), queryFn: () => sinks.listSinks({ page: { size: 1000 } }), staleTime: 60_000 });
   return useMemo(() => {
     const out: Wanted[] = waiting.map((g) => ({ key: g.id, kind: "grant", state: g.state, what: `${g.subjectName} asks for ${g.roleName}`, about: g.reason, at: g.createdAt, to: paths.grants, search: { open: g.id } }));
+    out.push(...reviews);
     for (const h of copied.data?.items ?? []) out.push({ key: `${h.id} copied`, state: h.state, what: `${h.name} was copied`, about: "say which machine is the host", at: h.since, to: paths.host(h.id) });
     for (const o of failed.data?.items ?? []) {
       if (o.endedAt && now - timestampDate(o.endedAt).getTime() < recent) out.push({ key: o.id, kind: "operation", state: o.state, what: `${o.name} failed`, about: o.error?.message ?? "", at: o.endedAt, to: paths.operations, search: { state: "failed" } });
@@ -64,7 +87,7 @@ function useWanted(): Wanted[] {
     }
     return out;
     // eslint-disable-next-line -- the clock only ages failed work: once a minute will do
-  }, [waiting, copied.data, failed.data, refusing.data, Math.floor(now / 60_000)]);
+  }, [waiting, reviews, copied.data, failed.data, refusing.data, Math.floor(now / 60_000)]);
 }
 
 const where = "loopback.seen";

@@ -31,7 +31,7 @@ export function Sinks() {
       ),
     },
     { key: "state", head: "State", width: "7rem", cell: (s) => <State of={s.state} reason={s.lastError} /> },
-    { key: "kind", head: "Kind", width: "5.5rem", narrow: "hide", cell: (s) => s.kind },
+    { key: "kind", head: "Kind", width: "6rem", narrow: "hide", cell: (s) => s.kind },
     { key: "target", head: "To", width: "minmax(9rem,2fr)", narrow: "hide", cell: (s) => <span className="font-mono text-[12.5px]" title={s.target}>{s.target}</span> },
     { key: "lag", head: "Behind by", width: "6.5rem", cell: (s) => <span className={s.lag > 0n ? "tabular-nums" : "text-soft tabular-nums"}>{s.lag.toLocaleString()}</span> },
     { key: "dead", head: "Set aside", width: "6rem", narrow: "hide", cell: (s) => <span className={s.deadLetters > 0n ? "font-medium text-bad tabular-nums" : "text-soft tabular-nums"}>{s.deadLetters.toLocaleString()}</span> },
