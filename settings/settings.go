@@ -74,6 +74,9 @@ func (s Settings) Over(other Settings) Settings {
 	if other.Modules != nil {
 		s.Modules = other.Modules
 	}
+	if len(s.Labels)+len(other.Labels) == 0 {
+		return s
+	}
 	merged := label.Set{}
 	for k, v := range s.Labels {
 		merged[k] = v

@@ -1,9 +1,7 @@
 package fleet
 
 import (
-	"cmp"
 	"sync"
-	"time"
 
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/label"
@@ -142,24 +140,4 @@ func (s sources) effective() settings.Settings {
 	}
 	out.Labels = s.labels // a host's labels are its own: settings do not add to them
 	return out
-}
-
-// heartbeat is the bounds within which a host's heartbeats are paced.
-func (d *Directory) heartbeat(hostID string) (least, most time.Duration) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	e := d.hosts[hostID]
-	if e == nil {
-		return 0, 0
-	}
-	s := d.workspaces[e.host.Scope.Workspace].settings.Settings
-	if e.settings != nil {
-		s.HeartbeatMin = cmp.Or(e.settings.Settings.HeartbeatMin, s.HeartbeatMin)
-		s.HeartbeatMax = cmp.Or(e.settings.Settings.HeartbeatMax, s.HeartbeatMax)
-		if s.HeartbeatMax != 0 {
-			s.HeartbeatMin = min(s.HeartbeatMin, s.HeartbeatMax)
-		}
-	}
-	s = s.Defaults()
-	return s.HeartbeatMin, s.HeartbeatMax
 }

@@ -70,7 +70,7 @@ func (o Observer) UseNextKey(ctx context.Context, hostID string, next ed25519.Pu
 	if err != nil {
 		return nil, err
 	}
-	return o.directory.known(&h), nil
+	return known(&h), nil
 }
 
 // Succeeded implements link.Observer.
@@ -105,7 +105,7 @@ func (o Observer) Succeeded(ctx context.Context, hostID string, from ed25519.Pub
 	if err != nil {
 		return nil, err
 	}
-	return o.directory.known(&h), nil
+	return known(&h), nil
 }
 
 // ReasonRolledBack begins the reason for which a host is pending that came with an identity key it had left behind.
@@ -131,7 +131,7 @@ func (o Observer) RolledBack(ctx context.Context, hostID string, past ed25519.Pu
 	if err != nil {
 		return nil, err
 	}
-	return o.directory.known(&h), nil
+	return known(&h), nil
 }
 
 // Cloned implements link.Observer.
@@ -166,7 +166,7 @@ func (o Observer) Cloned(ctx context.Context, hostID string, found []host.Copy) 
 		return nil, err
 	}
 	d.Learn(ctx, out)
-	return d.known(&out), nil
+	return known(&out), nil
 }
 
 // cloning is what the audit log shows of a host that several machines answer for.

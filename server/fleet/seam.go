@@ -2,9 +2,11 @@ package fleet
 
 import (
 	"iter"
+	"time"
 
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/server/link"
+	"github.com/loopbackd/loopback/settings"
 )
 
 // Directory answers the hub.
@@ -13,11 +15,15 @@ var _ link.Fleet = (*Directory)(nil)
 // Lookup implements link.Fleet.
 func (d *Directory) Lookup(hostID string) *link.Known {
 	d.mu.RLock()
-	e, gone := d.hosts[hostID], d.removed[hostID]
+	e := d.hosts[hostID]
+	var gone *removed
+	if e == nil {
+		gone = d.removed[hostID]
+	}
 	d.mu.RUnlock()
 	switch {
 	case e != nil:
-		return d.known(e.host)
+		return known(e.host)
 	case gone != nil:
 		return &link.Known{
 			HostID: hostID, WorkspaceID: gone.scope.Workspace, Lifecycle: host.LifecycleRemoved, LifecycleReason: gone.reason, Key: gone.key,
@@ -28,7 +34,7 @@ func (d *Directory) Lookup(hostID string) *link.Known {
 }
 
 // known is what the hub is to know of a host.
-func (d *Directory) known(h *host.Host) *link.Known {
+func known(h *host.Host) *link.Known {
 	k := &link.Known{
 		HostID: h.ID, WorkspaceID: h.Scope.Workspace, Lifecycle: h.Lifecycle, LifecycleReason: h.LifecycleReason,
 		Key: h.Key, NextKey: h.NextKey, Generation: h.Generation, Clones: h.Clones, Settling: h.Settling,
@@ -40,8 +46,23 @@ func (d *Directory) known(h *host.Host) *link.Known {
 			k.PastKeys = append(k.PastKeys, [32]byte(past))
 		}
 	}
-	k.HeartbeatMin, k.HeartbeatMax = d.heartbeat(h.ID)
 	return k
+}
+
+// Pace implements link.Fleet.
+func (d *Directory) Pace(hostID string) (least, most time.Duration) {
+	var s settings.Settings
+	d.mu.RLock()
+	if e := d.hosts[hostID]; e != nil {
+		w := &d.workspaces[e.host.Scope.Workspace].settings.Settings
+		s.HeartbeatMin, s.HeartbeatMax = w.HeartbeatMin, w.HeartbeatMax
+		if e.settings != nil {
+			s = s.Over(settings.Settings{HeartbeatMin: e.settings.Settings.HeartbeatMin, HeartbeatMax: e.settings.Settings.HeartbeatMax})
+		}
+	}
+	d.mu.RUnlock()
+	s = s.Defaults()
+	return s.HeartbeatMin, s.HeartbeatMax
 }
 
 // Online implements link.Fleet.

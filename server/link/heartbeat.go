@@ -103,12 +103,10 @@ func (p *peer) heartbeat(now time.Time, b beat) {
 	h.beats.Add(1)
 
 	var paced time.Duration
-	if known := h.Fleet.Lookup(p.id); known != nil {
-		told, interval := time.Duration(p.interval.Load()), h.interval(known)
-		if d := interval - told; d > told/8 || -d > told/8 { // small changes are not worth telling
-			paced = interval
-			p.interval.Store(int64(interval))
-		}
+	told, interval := time.Duration(p.interval.Load()), h.interval(p.id)
+	if d := interval - told; d > told/8 || -d > told/8 { // small changes are not worth telling
+		paced = interval
+		p.interval.Store(int64(interval))
 	}
 	pulse := appendPulse(p.pulse[:0], b.sequence, paced, wanting)
 	h.metrics.sent(len(pulse))

@@ -136,7 +136,7 @@ func (p *peer) hello(now time.Time, m *pb.Hello) {
 	p.parts, p.welcomed = m.GetTakesParts(), h.Clock()
 	p.heard.Store(p.welcomed.UnixNano())
 	p.uptime.Store(int64(max(m.GetUptime().AsDuration(), 0)))
-	interval := h.interval(known)
+	interval := h.interval(p.id)
 	p.interval.Store(int64(interval))
 
 	moved := h.Shared && known.Link.Replica != h.Replica

@@ -31,9 +31,6 @@ type Known struct {
 
 	Settling []string // frozen sections of which the host's value is to be taken over
 
-	HeartbeatMin time.Duration // bounds of the interval from the host's settings; 0 is the settings' default
-	HeartbeatMax time.Duration
-
 	Online          bool // as the database shows it
 	Link            host.Link
 	AgentVersion    string
@@ -58,6 +55,9 @@ type Fleet interface {
 	// Lookup is what is known of a host; nil where the id is not known. Removed hosts stay known (key and lifecycle are
 	// enough), so that they are told that they were removed.
 	Lookup(hostID string) *Known
+	// Pace is the bounds of the interval between a host's heartbeats, by its settings; of a host that is not known, the
+	// settings' defaults. Every heartbeat asks: it takes no memory.
+	Pace(hostID string) (least, most time.Duration)
 	// Desired are the sections that the host should have, by name; none while it is not active (quarantined, pending,
 	// removed). The same value must be the same pointer for every host that sees it and for every call, as far as memory
 	// allows: the hub encodes deltas once for a pair of pointers. Make them with Compile.

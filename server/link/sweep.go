@@ -90,11 +90,11 @@ func (p *peer) silent(now time.Time) bool {
 // interval is how long a host is told to wait between heartbeats: as long as it takes to keep all hosts together under
 // HeartbeatRate, within the bounds of the host's settings. The bounds win. While a crowd is on its way back, those who are
 // back leave the processor to the others.
-func (h *Hub) interval(k *Known) time.Duration {
-	bounds := settings.Settings{HeartbeatMin: k.HeartbeatMin, HeartbeatMax: k.HeartbeatMax}.Defaults()
+func (h *Hub) interval(hostID string) time.Duration {
+	least, most := h.Fleet.Pace(hostID)
 	if h.table.crowd.coming() {
-		return bounds.HeartbeatMax
+		return most
 	}
 	wanted := time.Duration(float64(h.links.Load()) / float64(h.HeartbeatRate) * float64(time.Second))
-	return min(max(wanted, bounds.HeartbeatMin), bounds.HeartbeatMax)
+	return min(max(wanted, least), most)
 }

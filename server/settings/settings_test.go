@@ -99,9 +99,11 @@ func TestBoundsThatCrossLater(t *testing.T) {
 	if err != nil || got.Effective.HeartbeatMin != 2*time.Second || got.Effective.HeartbeatMax != 2*time.Second {
 		t.Errorf("effective %+v, %v, want two seconds both", got.Effective, err)
 	}
-	known := p.Fleet.Lookup(got.HostID)
-	if known.HeartbeatMin != 2*time.Second || known.HeartbeatMax != 2*time.Second {
-		t.Errorf("the hub paces between %s and %s, want two seconds both", known.HeartbeatMin, known.HeartbeatMax)
+	if least, most := p.Fleet.Pace(got.HostID); least != 2*time.Second || most != 2*time.Second {
+		t.Errorf("the hub paces between %s and %s, want two seconds both", least, most)
+	}
+	if n := testing.AllocsPerRun(100, func() { p.Fleet.Pace(got.HostID) }); n > 0 {
+		t.Errorf("each heartbeat allocates %v times to be paced", n)
 	}
 	if compiled, err := noun.FromSection(p.Fleet.Desired(got.HostID)[0].Section); err != nil || compiled.HeartbeatMin != 2*time.Second {
 		t.Errorf("the agent is sent %+v, %v, want two seconds", compiled, err)

@@ -40,8 +40,9 @@ type Fleet struct {
 	hosts    map[string]*record
 	byKey    map[string]string
 	used     map[string]int
-	shared   []*link.Compiled // desired of every host
-	number   uint64           // of the newest revision
+	shared   []*link.Compiled  // desired of every host
+	bounds   settings.Settings // of heartbeats
+	number   uint64            // of the newest revision
 	epoch    link.Epoch
 	presence map[string][]link.Presence
 	changed  func(hostIDs []string)
@@ -97,6 +98,14 @@ func (f *Fleet) Lookup(hostID string) *link.Known {
 		return r.known
 	}
 	return nil
+}
+
+// Pace is the bounds of a host's heartbeats.
+func (f *Fleet) Pace(string) (least, most time.Duration) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	s := f.bounds.Defaults()
+	return s.HeartbeatMin, s.HeartbeatMax
 }
 
 // Desired are a host's sections: its own where it has any, else those of all.
@@ -324,12 +333,9 @@ func (f *Fleet) SetLifecycle(l host.Lifecycle, reason string, hostIDs ...string)
 
 // SetBounds sets the bounds of hosts' heartbeats.
 func (f *Fleet) SetBounds(least, most time.Duration) {
-	for _, hostID := range f.Hosts() {
-		_ = f.change(hostID, func(k *link.Known) error { // of a removed host nothing changes
-			k.HeartbeatMin, k.HeartbeatMax = least, most
-			return nil
-		})
-	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bounds = settings.Settings{HeartbeatMin: least, HeartbeatMax: most}
 }
 
 // Want makes the settings the desired ones of every host, under the next revision, and tells the hub.
