@@ -113,6 +113,10 @@ export function troubleOf(error: unknown): Trouble {
   if (isTrouble(error)) return error;
   const e = ConnectError.from(error);
   const detail: ErrorDetail | undefined = e.findDetails(ErrorDetailSchema)[0];
+  // A call that did not get through ends with fetch's TypeError; what came and is no answer, with an error of whoever read it.
+  if (!detail && e.code === Code.Unknown && e.cause instanceof Error && !(e.cause instanceof TypeError)) {
+    return { code: "unreadable", message: "the control plane answered what this page cannot read", hint: "it may be newer than this page: reload it; if that does not help, something in between changes its answers", violations: [], requestId: "" };
+  }
   if (!detail && (e.code === Code.Unknown || e.code === Code.Unavailable)) {
     return { code: "unreachable", message: "the control plane does not answer", hint: "it is tried again by itself; look at the network and at loopbackd", violations: [], requestId: "" };
   }
