@@ -150,17 +150,20 @@ func (x *Executor) Order(o Order, report func(Report)) {
 	w := &order{Order: o, report: report, stored: make(chan struct{}), cancelled: make(chan struct{})}
 	x.running[o.ID] = w
 	x.work.Go(func() {
-		defer func() {
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			delete(x.running, o.ID)
-		}()
 		if r, answered := x.begin(o); answered {
+			x.forget(o.ID) // first: a repeat that comes upon the answer is answered, too
 			report(r)
 			return
 		}
+		defer x.forget(o.ID)
 		x.carry(w)
 	})
+}
+
+func (x *Executor) forget(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.running, id)
 }
 
 // Word is what the control plane says of an order: that the report of it is stored, or that the command is to end.

@@ -217,7 +217,7 @@ func TestADataFolderThatIsReadOnly(t *testing.T) {
 
 func TestADatabaseThatSomebodyElseLocks(t *testing.T) {
 	d := start(t)
-	other, err := sql.Open("sqlite", "file:"+filepath.Join(d.DataDir, "loopback.db"))
+	other, err := sql.Open("sqlite", "file:"+filepath.Join(d.DataDir, "loopback.db")+"?_pragma=busy_timeout(30000)") // the control plane may be writing
 	if err != nil {
 		t.Fatal(err)
 	}
