@@ -50,6 +50,17 @@ func newWorld(t *testing.T, name string, args []string, machines ...string) *wor
 	if err := <-booted; err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for name, m := range w.machines {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			r, err := m.Exec(ctx, "journalctl", "--no-pager", "--unit=loopback*", "--lines=60")
+			cancel()
+			t.Logf("%s tells: %s%v", name, r.Stdout, err)
+		}
+	})
 	return w
 }
 

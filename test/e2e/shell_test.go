@@ -307,7 +307,11 @@ func TestShell(t *testing.T) {
 	await(t, 30*time.Second, "a link", func() bool {
 		y := open()
 		y.type_("exit\n")
-		return y.ends() == 0
+		code := y.ends()
+		if code != 0 {
+			t.Logf("no shell yet: %s", y.errs.String())
+		}
+		return code == 0
 	})
 
 	t.Run("kill ends a fork bomb and all that was left behind", func(t *testing.T) {
