@@ -16,7 +16,6 @@ import (
 	"sort"
 	"time"
 
-	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/ledger"
 )
@@ -25,7 +24,7 @@ import (
 // checked against the leaf of its chunk, and the leaves against the head.
 type Reader struct {
 	dir   string
-	file  *os.File
+	file  *os.File // nil: what was recorded is forgotten, and only the proof is left
 	keys  *Keyring // nil: nothing can be read, but all be checked
 	head  Head
 	index []Chunk
@@ -33,9 +32,19 @@ type Reader struct {
 }
 
 // Open opens a recording. With nil for keys it can be checked, not read; the times of one that has not ended are unknown then.
-// Of a recording that has not ended, what is unfinished at its end is left out. The folder's name is the session's id.
+// Of a recording that has not ended, what is unfinished at its end is left out. The folder's name is the session's id. One that was
+// forgotten (see Forget) can be opened without keys: its leaves still lead to its head.
 func Open(dir string, keys *Keyring) (*Reader, error) {
 	f, err := os.Open(filepath.Join(dir, eventsFile))
+	if errors.Is(err, fs.ErrNotExist) && keys == nil {
+		r := &Reader{dir: dir}
+		if err := r.open(); err != nil {
+			return nil, err
+		}
+		if r.ended {
+			return r, nil
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.NotFound, "recording_missing", "there is no such recording").WithCause(err)
 	}
@@ -55,6 +64,9 @@ const maxHead = 256 << 20
 func (r *Reader) open() error {
 	info, err := os.Stat(filepath.Join(r.dir, headFile))
 	if errors.Is(err, fs.ErrNotExist) {
+		if r.file == nil {
+			return nil
+		}
 		return r.scan()
 	}
 	if err != nil {
@@ -93,6 +105,9 @@ func (r *Reader) checkIndex() error {
 	}
 	if tree.Root() != r.head.Root {
 		return ErrTampered.WithCause(errors.New("the leaves are not those of the head"))
+	}
+	if r.file == nil {
+		return nil
 	}
 	info, err := r.file.Stat()
 	if err != nil {
@@ -157,10 +172,18 @@ func (r *Reader) scan() error {
 }
 
 // Close closes the file.
-func (r *Reader) Close() error { return r.file.Close() }
+func (r *Reader) Close() error {
+	if r.file == nil {
+		return nil
+	}
+	return r.file.Close()
+}
 
 // Head of the recording, as far as it goes.
 func (r *Reader) Head() Head { return r.head }
+
+// Forgotten tells whether what was recorded is gone, and only the proof is left.
+func (r *Reader) Forgotten() bool { return r.file == nil }
 
 // Ended tells whether the recording was closed by its recorder.
 func (r *Reader) Ended() bool { return r.ended }
@@ -168,10 +191,11 @@ func (r *Reader) Ended() bool { return r.ended }
 // Chunks of the recording.
 func (r *Reader) Chunks() []Chunk { return slices.Clone(r.index) }
 
-// Verify reads all of it and says what is wrong: ErrTampered names the chunk. Shredded chunks are vouched for by their leaf.
+// Verify reads all of it and says what is wrong: ErrTampered names the chunk. Chunks that were shredded, or forgotten, are vouched for
+// by their leaf.
 func (r *Reader) Verify() error {
 	for i, c := range r.index {
-		if c.Shredded {
+		if c.Shredded || r.file == nil {
 			continue
 		}
 		if _, err := r.chunk(i); err != nil {
@@ -280,7 +304,7 @@ func (r *Reader) HeadAt(events int64) (Head, error) {
 		c.head.Root = c.tree.Root()
 		return c.head, nil
 	}
-	if r.index[i].Shredded {
+	if r.index[i].Shredded || r.file == nil {
 		return Head{}, ErrShredded
 	}
 	b, err := r.chunk(i)
@@ -313,6 +337,9 @@ func Shred(dir string, chunk int64) error {
 	if !r.ended {
 		return fault.New(fault.Precondition, "recording_running", "the recording has not ended")
 	}
+	if r.file == nil {
+		return ErrShredded
+	}
 	if chunk < 0 || chunk >= int64(len(r.index)) {
 		return fault.New(fault.NotFound, "recording_chunk", "the recording has %d chunks; there is no chunk %d", len(r.index), chunk)
 	}
@@ -327,14 +354,6 @@ func Shred(dir string, chunk int64) error {
 	c := r.index[chunk]
 	_, err = f.WriteAt(make([]byte, c.Size), c.Offset)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// Remove deletes a recording whose time is over.
-func Remove(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // Differ is the first chunk in which two recordings of one session differ; not ok where the shorter is the beginning of the

@@ -18,7 +18,7 @@
 // The host keeps no key on its disk: its copy can be checked by anybody and read by nobody there, root included, once the
 // session is over. Keys come from a tree (Goldreich, Goldwasser and Micali, How to Construct Random Functions, 1986) of
 // which any leaf can be taken out for good: Keyring.Shred makes one chunk unreadable, every other stays readable, and the
-// proofs hold. Reading takes secrets out of what is shown (see Redactor) where whoever reads asks for that; what is
+// proofs hold. Forget deletes all of it and leaves the proof. Reading takes secrets out of what is shown (see Redactor) where whoever reads asks for that; what is
 // recorded is what was seen.
 //
 // # When things fail

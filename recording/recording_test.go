@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
 	"github.com/loopbackd/loopback/ledger"
 	"github.com/loopbackd/loopback/test/powercut"
@@ -390,6 +392,110 @@ func TestShreddingTakesOneChunkAndLeavesTheProof(t *testing.T) {
 }
 
 // Whatever is shredded, in any order: exactly that is gone, and every other key is what it was.
+// What was recorded goes, the proof stays, however often it is said and wherever a crash cut it off; also of a recording that nobody ended.
+func TestForgettingLeavesTheProof(t *testing.T) {
+	for name, ends := range map[string]bool{"ended": true, "cut off": false} {
+		t.Run(name, func(t *testing.T) {
+			s := session()
+			dir := filepath.Join(t.TempDir(), s)
+			w, err := Create(dir, s, NewKeyring(NewSecret()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range some(200, 1) {
+				if err := w.Add(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := w.Head()
+			if ends {
+				if _, err := w.End(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			leaves := w.Leaves()
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := Held(dir); err != nil || n == 0 {
+				t.Fatalf("there are %d bytes, %v", n, err)
+			}
+			for range 2 {
+				if err := Forget(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n, err := Held(dir); err != nil || n != 0 {
+				t.Errorf("%d bytes are left, %v", n, err)
+			}
+			r, err := Open(dir, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if err := r.Verify(); err != nil || !r.Forgotten() || r.Head().Root != want.Root || r.Head().Chunks != want.Chunks {
+				t.Errorf("the proof is %+v, %v; want %+v", r.Head(), err, want)
+			}
+			for i, c := range r.Chunks() {
+				if c.Leaf != leaves[i] {
+					t.Errorf("leaf %d is another", i)
+				}
+			}
+			if _, err := r.HeadAt(want.Events - 1); !errors.Is(err, ErrShredded) {
+				t.Errorf("within a chunk that is gone: %v", err)
+			}
+			if _, err := Open(dir, NewKeyring(NewSecret())); fault.KindOf(err) != fault.NotFound {
+				t.Errorf("reading it: %v", err)
+			}
+			if err := Shred(dir, 0); !errors.Is(err, ErrShredded) {
+				t.Errorf("shredding a chunk of it: %v", err)
+			}
+			b, _ := os.ReadFile(filepath.Join(dir, headFile))
+			if err := os.WriteFile(filepath.Join(dir, headFile), bytes.Replace(b, []byte(`"leaf":[`), []byte(`"leaf":[1`), 1), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(dir, nil); err == nil {
+				t.Error("a leaf that was changed is not found")
+			}
+		})
+	}
+	if err := Forget(filepath.Join(t.TempDir(), session())); err != nil {
+		t.Errorf("where there is nothing: %v", err)
+	}
+}
+
+// A disk that refuses is told of, and nothing of the recording is lost but by the next time.
+func TestForgettingOnADiskThatRefuses(t *testing.T) {
+	s := session()
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("missing feature: mounting a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	dir := filepath.Join(disk, s)
+	want := recordAll(t, dir, s, NewKeyring(NewSecret()), some(20, 1))
+	readOnly := func(flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("", disk, "", unix.MS_REMOUNT|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	readOnly(unix.MS_RDONLY)
+	if err := Forget(dir); !errors.Is(err, unix.EROFS) {
+		t.Errorf("got %v", err)
+	}
+	if n, _ := Held(dir); n == 0 {
+		t.Error("it is gone")
+	}
+	readOnly(0)
+	if err := Forget(dir); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Open(dir, nil); err != nil || r.Head() != want {
+		t.Errorf("the proof: %v", err)
+	}
+}
+
 func TestKeysAgainstATable(t *testing.T) {
 	secret := NewSecret()
 	whole := NewKeyring(secret)
