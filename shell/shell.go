@@ -89,11 +89,15 @@ type Session struct {
 	Replica    string    // that records it
 	Lives      int       // how often the control plane's end began anew
 
-	Sealed  []byte         // the keyring of the recording, encrypted
+	Sealed  []byte         // the keyring of the recording, encrypted; empty once the recording is deleted
 	Head    recording.Head // of the control plane's recording
 	Host    recording.Head // of the host's
 	Verdict Verdict
 	Differs int64 // the first chunk that does; -1: none is known
+
+	Held     Word      // nobody and nothing deletes the recording while it is
+	Deletion Word      // of the recording; what it came to (Head) stays
+	HostAt   time.Time // when the host dropped its copy of a recording that is deleted
 }
 
 // Query selects sessions, newest first.
@@ -162,8 +166,10 @@ func (s Session) Validate(c *fault.Check) {
 // Wanted tells whether a state is one that a query asks for.
 func (q Query) Wanted(s State) bool { return len(q.States) == 0 || slices.Contains(q.States, s) }
 
-// Order is what a host needs to begin a session.
+// Order is what a host needs to begin a session; or, where Forget names a session that has ended, has it drop what it recorded of that.
+// An agent that is too old to know of Forget finds no session in such an order, and refuses it.
 type Order struct {
+	Forget   string                     `json:"forget,omitempty"`
 	Session  string                     `json:"session"`
 	Secret   [recording.SecretSize]byte `json:"secret"` // of the recording
 	Host     string                     `json:"host"`

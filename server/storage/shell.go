@@ -14,7 +14,8 @@ type terminal struct {
 }
 
 var shellSessionsTable = newTable("shell_sessions", func(s *shell.Session) []column {
-	return append(append(metaColumns(&s.Meta), scopeColumns(&s.Scope)...),
+	kept := append(append(wordColumns("held", &s.Held), wordColumns("deleted", &s.Deletion)...), column{"host_deleted_at", moment{&s.HostAt}})
+	return append(append(append(metaColumns(&s.Meta), scopeColumns(&s.Scope)...), kept...),
 		column{"host_id", &s.HostID}, column{"host_name", &s.HostName}, column{"host_user", &s.User}, column{"terminal", document{&terminal{&s.Cols, &s.Rows, &s.Term}}},
 		column{"principal_id", &s.Principal}, column{"principal_name", &s.Who}, column{"actor", &s.Actor}, column{"address", &s.Address},
 		column{"reason", &s.Reason}, column{"ticket", &s.Ticket}, column{"rule", &s.Rule}, column{"state", &s.State},

@@ -31,7 +31,7 @@ func Run(t *testing.T, newDatabase func(t testing.TB) string) {
 		tests []test
 	}{
 		{"writing", writing}, {"order", order}, {"nouns", nouns}, {"tree", tree}, {"hosts", hosts},
-		{"lists", lists}, {"operations", operations}, {"execs", execs}, {"files", files}, {"saved commands", savedCommands}, {"replicas", replicas}, {"feed", changes}, {"audit", auditing},
+		{"lists", lists}, {"operations", operations}, {"execs", execs}, {"files", files}, {"saved commands", savedCommands}, {"replicas", replicas}, {"feed", changes}, {"audit", auditing}, {"keeping", keeping},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, test := range group.tests {
