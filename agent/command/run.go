@@ -33,19 +33,20 @@ func runAgent(ctx context.Context, env Environment, args []string) error {
 	if err != nil {
 		return err
 	}
+	level := new(slog.LevelVar)
+	log := slog.New(logHandler(env.Stderr, level, env.Getenv("JOURNAL_STREAM") != ""))
 	shells := shell.Launcher{
-		Allowed: c.Allow.Shell, Dir: shell.DefaultDir, StateDir: p.state, Program: program,
+		Log: log, Allowed: c.Allow.Shell, Dir: shell.DefaultDir, StateDir: p.state, Program: program,
 		Args: []string{"shell-host", "--config", p.config, "--state-dir", p.state, "--order"},
 	}
 	files := file.Options{Bundle: bundle(env, p)}
 	if _, err := os.Stat("/run/systemd/system"); err == nil { // the agent's own unit may write next to nothing
 		files.Program, files.Dir, files.Args = program, file.DefaultDir, []string{"file-host", "--config", p.config, "--state-dir", p.state, "--socket", p.socket, "--order"}
 	}
-	level := new(slog.LevelVar)
 	machine := inventory.Source{Boot: env.Getenv("LOOPBACK_BOOT_ID")} // as the unit says
 	a, err := agent.New(agent.Options{
 		Config: c, StateDir: p.state, Socket: p.socket, Version: env.Version, Level: level, Machine: machine,
-		Log: slog.New(logHandler(env.Stderr, level, env.Getenv("JOURNAL_STREAM") != "")), Systemd: systemd.FromEnvironment(env.Getenv),
+		Log: log, Systemd: systemd.FromEnvironment(env.Getenv),
 		Files: files,
 		Shell: func(ctx context.Context, o link.ShellOrder) error {
 			return shells.Launch(ctx, o.Order, o.Stream, o.Credential, o.Endpoint)

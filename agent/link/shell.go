@@ -8,7 +8,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 )
 
-// ShellOrder is what the control plane orders: to begin a shell.
+// ShellOrder is what the control plane orders: to begin a shell, or to drop what was recorded of one.
 type ShellOrder struct {
 	Session    string
 	Order      []byte
@@ -41,7 +41,7 @@ func (s *session) shell(ctx context.Context, m *pb.ShellOrder) {
 		if err != nil {
 			f := fault.Of(err)
 			a.Kind, a.Code, a.Message, a.Hint = string(f.Kind), f.Code, f.Error(), f.Hint
-			s.log.Warn("no shell is begun", "session", o.Session, "error", err)
+			s.log.Warn("an order of a shell is not carried out", "session", o.Session, "error", err)
 		}
 		s.outbox.answer(a)
 	}()

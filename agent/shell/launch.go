@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/id"
+	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/shell"
 )
 
@@ -40,17 +42,22 @@ type Launcher struct {
 	StateDir string   // of the agent
 	Program  string   // the agent's
 	Args     []string // that lead to the shell host's command; the order's file follows
+	Log      *slog.Logger
 }
 
-// Launch starts the shell host of a session. A session is started once: the same order again changes nothing.
+// Launch carries an order out: it starts the shell host of a session, or drops what was recorded of one. A session is started once: the
+// same order again changes nothing.
 func (l Launcher) Launch(ctx context.Context, order []byte, stream string, credential []byte, endpoint string) error {
-	if !l.Allowed {
-		return fault.New(fault.Precondition, "shell_not_allowed", "this host does not allow shells").
-			WithHint("its administrator decides that: allow: {shell: true} in /etc/loopback/agent.yaml there, then restart the agent")
-	}
 	o, err := shell.ParseOrder(order)
 	if err != nil {
 		return err
+	}
+	if o.Forget != "" { // also where shells are not allowed any more
+		return l.forget(o.Forget)
+	}
+	if !l.Allowed {
+		return fault.New(fault.Precondition, "shell_not_allowed", "this host does not allow shells").
+			WithHint("its administrator decides that: allow: {shell: true} in /etc/loopback/agent.yaml there, then restart the agent")
 	}
 	if !id.Valid("ses", o.Session) {
 		return fault.New(fault.Invalid, "shell_order_invalid", "%q is no id of a session", o.Session)
@@ -80,6 +87,29 @@ func (l Launcher) Launch(ctx context.Context, order []byte, stream string, crede
 	if err != nil {
 		_ = os.Remove(path) // nobody has taken it
 		return failed("start the session", err)
+	}
+	return nil
+}
+
+// forget drops what was recorded of a session that is over here too. What it came to stays, so that it can be held against the control
+// plane's word; the journal has that it was dropped.
+func (l Launcher) forget(session string) error {
+	if !id.Valid("ses", session) {
+		return fault.New(fault.Invalid, "shell_order_invalid", "%q is no id of a session", session)
+	}
+	if transient(HostUnit(session)) {
+		return fault.New(fault.Unavailable, "shell_running", "the session is not over on this host yet")
+	}
+	dir := filepath.Join(l.StateDir, RecordingsDir, session)
+	bytes, err := recording.Held(dir)
+	if err == nil && bytes > 0 {
+		err = recording.Forget(dir)
+	}
+	if err != nil {
+		return failed("drop what it recorded", err)
+	}
+	if bytes > 0 {
+		l.Log.Info("what was recorded of a session is dropped, as the control plane said", "session", session, "bytes", bytes)
 	}
 	return nil
 }

@@ -48,6 +48,10 @@ func (m *Machine) Begin(o fleet.ShellOrder) {
 	if err == nil {
 		err = m.failed
 	}
+	if err == nil && order.Forget != "" {
+		_ = o.Answer(m.ctx, recording.Forget(m.spool.Path(order.Forget))) // whoever waits for it sees
+		return
+	}
 	if said := o.Answer(m.ctx, err); err != nil || said != nil {
 		return
 	}

@@ -3151,7 +3151,8 @@ func (x *OrderReport) GetResult() []byte {
 	return nil
 }
 
-// Begins a shell. A session is begun once: the same order again is answered from what became of the first.
+// Begins a shell, or has the host drop what it recorded of one that has ended. A session is begun once: the same order again is answered
+// from what became of the first.
 type ShellOrder struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`

@@ -1520,7 +1520,8 @@ export const OrderReportSchema: GenMessage<OrderReport> = /*@__PURE__*/
   messageDesc(file_loopback_v1_link, 38);
 
 /**
- * Begins a shell. A session is begun once: the same order again is answered from what became of the first.
+ * Begins a shell, or has the host drop what it recorded of one that has ended. A session is begun once: the same order again is answered
+ * from what became of the first.
  *
  * @generated from message loopback.v1.ShellOrder
  */
