@@ -77,8 +77,8 @@ type Approver struct {
 	At   time.Time `json:"at"`
 }
 
-// tiers of permissions that wildcards never match, by name. Shells are the way round everything else.
-var tierZeroNames = []Permission{"exec.run", "commands.approve", "file.put", "file.get", "shell_sessions.open", "shell_sessions.join"}
+// tiers of permissions that wildcards never match, by name. Shells are the way round everything else, and their recordings the only witness of them.
+var tierZeroNames = []Permission{"exec.run", "commands.approve", "file.put", "file.get", "shell_sessions.open", "shell_sessions.join", "shell_sessions.forget"}
 
 func tierZero(p Permission) bool { return slices.Contains(tierZeroNames, p) }
 

@@ -35,7 +35,7 @@ type meters struct {
 	operations, operationsOldest                      *prometheus.GaugeVec
 	grants, locks, reviews, sessionReviews, witnesses *prometheus.GaugeVec
 	shells, recordings                                *prometheus.GaugeVec
-	unrecorded                                        prometheus.Gauge
+	unrecorded, recordingsHeld                        prometheus.Gauge
 	dataFree, dataSize, dataInodes                    prometheus.Gauge
 	certificates, releases                            *prometheus.GaugeVec
 	backup                                            prometheus.Gauge
@@ -101,6 +101,7 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.shells = gauges("shell_sessions", "Shells that have not ended, in the whole deployment, by state.", "state")
 	m.recordings = gauges("shell_recordings", "Shells that ended within the last day, by how their two recordings compare: agreed, partial, alone or disagreed.", "verdict")
 	m.unrecorded = gauge("shell_unrecorded", "Shells that ended within the last day because the control plane could not record them any further.")
+	m.recordingsHeld = gauge("recordings_held", "Recordings of shells that are on hold, in the whole deployment.")
 	m.reviews = gauges("access_reviews", "Reviews of standing access that are open and in time, those that are overdue, and bindings that wait for an answer in both.", "what")
 	m.witnesses = gauges("audit_witnesses", "Hosts that remember checkpoints of the audit log, by what they say to the last: pending, applied, degraded (a backup was restored) or failed (it is refused).", "state")
 	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")

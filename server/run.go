@@ -99,6 +99,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("having hosts remember the audit log", s.witnesses.Run)
 	work("deleting what the audit log no longer keeps", s.retention.Run)
 	work("keeping shell sessions", s.shells.Run)
+	work("deleting recordings that are no longer kept", s.shells.Keep)
 	work("noting the ends of grants", s.grants.Run)
 	work("ending reviews of access", s.reviews.Run)
 	work("noting the ends of locks", s.locks.Run)

@@ -372,6 +372,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s}, shell.Options{
 		Dir: filepath.Join(set.DataDir, "recordings"), Replica: s.replica, Reached: s.reached(), Policy: s.policy, Seal: seal, Now: now, Logger: o.Logger,
+		Registerer: o.Registry,
 	}); err != nil {
 		return err
 	}

@@ -136,6 +136,10 @@ func (s shellStreams) Expect(hostID, session string, end *ends.End) (forget func
 	return s.streams.Expect(stream.Session{ID: session, HostID: hostID, End: end})
 }
 
+func (s shellStreams) Tell(ctx context.Context, hostID, session string, order []byte) error {
+	return s.order(ctx, shellOrder{hostID, link.ShellOrder{Session: session, Order: order}})
+}
+
 // relinks is how long a host may take that goes from one replica to another just now.
 const relinks = 5 * time.Second
 

@@ -81,6 +81,9 @@ func (s *Server) lookAtDatabase(ctx context.Context) {
 		}
 		m.unrecorded.Set(float64(unrecorded))
 	}
+	if n, err := view.CountHeldRecordings(ctx); err == nil {
+		m.recordingsHeld.Set(float64(n))
+	}
 	if open, overdue, err := s.sessionReviews.Count(ctx); err == nil {
 		m.sessionReviews.WithLabelValues("open").Set(float64(open - overdue))
 		m.sessionReviews.WithLabelValues("overdue").Set(float64(overdue))

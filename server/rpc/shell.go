@@ -86,13 +86,13 @@ func (h Shells) OpenShell(ctx context.Context, r *connect.Request[v1.OpenShellRe
 		Host: m.GetHost(), Workspace: m.GetWorkspace(), User: m.GetUser(), Cols: int(m.GetCols()), Rows: int(m.GetRows()), Term: m.GetTerm(),
 		Reason: m.GetReason(), Ticket: m.GetTicket(), Again: h.again(ctx, r.Header()),
 	})
-	return answer(shellSession(s), err)
+	return h.one(ctx, s, err)
 }
 
 // GetShellSession is one.
 func (h Shells) GetShellSession(ctx context.Context, r *connect.Request[v1.GetShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
 	s, err := h.Service.Get(ctx, r.Msg.GetSession())
-	return answer(shellSession(s), err)
+	return h.one(ctx, s, err)
 }
 
 // ListShellSessions is those that the caller may read.
@@ -100,7 +100,11 @@ func (h Shells) ListShellSessions(ctx context.Context, r *connect.Request[v1.Lis
 	items, next, err := h.Service.List(ctx, r.Msg.GetOrganisation(), r.Msg.GetProject(), r.Msg.GetWorkspace(), noun.Query{
 		Host: r.Msg.GetHost(), Who: r.Msg.GetSubject(), States: each(r.Msg.GetStates(), func(s string) noun.State { return noun.State(s) }), Page: page(r.Msg.GetPage()),
 	})
-	return answer(&v1.ListShellSessionsResponse{Items: each(items, shellSession), NextPageToken: next}, err)
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.Service.AllRetentions(ctx)
+	return answer(&v1.ListShellSessionsResponse{Items: each(items, func(s noun.Session) *v1.ShellSession { return shellSession(s, all) }), NextPageToken: next}, err)
 }
 
 // KillShellSession ends one.
@@ -109,19 +113,19 @@ func (h Shells) KillShellSession(ctx context.Context, r *connect.Request[v1.Kill
 	if there := h.there(ctx, err); there != nil {
 		return answered(there.KillShellSession(ctx, passed(r)))
 	}
-	return answer(shellSession(s), err)
+	return h.one(ctx, s, err)
 }
 
 // WatchShellSession is one that the caller may watch.
 func (h Shells) WatchShellSession(ctx context.Context, r *connect.Request[v1.WatchShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
 	s, err := h.Service.Permitted(ctx, r.Msg.GetSession(), noun.Watch)
-	return answer(shellSession(s), err)
+	return h.one(ctx, s, err)
 }
 
 // JoinShellSession is one that the caller may join.
 func (h Shells) JoinShellSession(ctx context.Context, r *connect.Request[v1.JoinShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
 	s, err := h.Service.Permitted(ctx, r.Msg.GetSession(), noun.Join)
-	return answer(shellSession(s), err)
+	return h.one(ctx, s, err)
 }
 
 // ReplayShellSession is a recording.
@@ -159,18 +163,35 @@ func (p pieces) Write(b []byte) (int, error) {
 	return len(b), p.to.Send(&v1.ReplayShellSessionResponse{Cast: b})
 }
 
-func shellSession(s noun.Session) *v1.ShellSession {
+// one is a session, with until when its recording is kept.
+func (h Shells) one(ctx context.Context, s noun.Session, err error) (*connect.Response[v1.ShellSession], error) {
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.Service.AllRetentions(ctx)
+	return answer(shellSession(s, all), err)
+}
+
+func shellSession(s noun.Session, all []noun.Retention) *v1.ShellSession {
 	root := func(h recording.Head) string {
 		if h.Root == (ledger.Hash{}) {
 			return ""
 		}
 		return hex.EncodeToString(h.Root[:])
 	}
-	return &v1.ShellSession{
+	out := &v1.ShellSession{
 		Id: s.ID, CreatedAt: timestamp(s.CreatedAt), UpdatedAt: timestamp(s.UpdatedAt), Revision: s.Revision, Scope: scope(s.Scope),
 		HostId: s.HostID, HostName: s.HostName, User: s.User, PrincipalId: s.Principal, PrincipalName: s.Who, Address: s.Address,
 		Reason: s.Reason, Ticket: s.Ticket, Rule: s.Rule, State: string(s.State), StartedAt: timestamp(s.StartedAt), EndedAt: timestamp(s.EndedAt),
 		EndReason: s.EndReason, ExitStatus: int32(s.ExitStatus), Length: duration(s.Head.Length), Bytes: s.Head.Bytes,
 		Root: root(s.Head), HostRoot: root(s.Host), Verdict: string(s.Verdict),
+		KeptUntil: timestamp(s.KeptUntil(all)),
 	}
+	if w := s.Held; !w.At.IsZero() {
+		out.Hold = &v1.RecordingHold{At: timestamp(w.At), PrincipalId: w.By, PrincipalName: w.ByName, Reason: w.Reason}
+	}
+	if w := s.Deletion; !w.At.IsZero() {
+		out.Deletion = &v1.RecordingDeletion{At: timestamp(w.At), PrincipalId: w.By, PrincipalName: w.ByName, Reason: w.Reason, HostAt: timestamp(s.HostAt)}
+	}
+	return out
 }

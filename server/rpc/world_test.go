@@ -296,6 +296,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if _, err := tx.PutShellSession(t.Context(), session); err != nil {
 			return err
 		}
+		if err := tx.PutRecordingRetention(t.Context(), held.Retention{Scope: at, KeepDays: 400, Reason: name, By: name}); err != nil {
+			return err
+		}
 		if _, err := tx.PutSavedCommand(t.Context(), script); err != nil {
 			return err
 		}
@@ -418,6 +421,10 @@ type nobody struct{}
 
 func (nobody) Start(context.Context, string, string, []byte, *stream.End) (func(), error) {
 	return func() {}, fault.New(fault.Unavailable, "host_not_linked", "no host is linked")
+}
+
+func (nobody) Tell(context.Context, string, string, []byte) error {
+	return fault.New(fault.Unavailable, "host_not_linked", "no host is linked")
 }
 
 func (nobody) Expect(string, string, *stream.End) func() { return func() {} }

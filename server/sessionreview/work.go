@@ -85,7 +85,7 @@ func (s *Service) each(ctx context.Context, from, to time.Time, unlooked bool, d
 
 // look notes the commands of a session, once, and queues it where its policy says so.
 func (s *Service) look(ctx context.Context, policies []sessionreview.Policy, session shell.Session) error {
-	if session.Replica == s.Replica {
+	if session.Replica == s.Replica && session.Deletion.At.IsZero() {
 		if err := s.note(ctx, session); err != nil {
 			return err
 		}
@@ -175,7 +175,12 @@ func (s *Service) note(ctx context.Context, session shell.Session) error {
 	for _, c := range slices.Sorted(maps.Keys(found)) {
 		list = append(list, row(c, found[c]))
 	}
-	return s.store.Observe(ctx, func(tx Tx) error { return tx.PutShellCommands(ctx, session.ID, list) })
+	return s.store.Observe(ctx, func(tx Tx) error {
+		if now, err := tx.ShellSession(ctx, session.ID); err != nil || !now.Deletion.At.IsZero() {
+			return err // what was deleted meanwhile is not kept here either
+		}
+		return tx.PutShellCommands(ctx, session.ID, list)
+	})
 }
 
 // draw commits to this month's secret, and draws the months that are over.

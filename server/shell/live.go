@@ -173,6 +173,7 @@ func ours(ctx context.Context, tx Tx, session shell.Session) error {
 	case before.Replica != session.Replica || before.Lives != session.Lives || before.State == shell.Ended:
 		return errTaken
 	}
+	session.Held = before.Held // which others say
 	_, err = tx.PutShellSession(ctx, session)
 	return err
 }

@@ -14,6 +14,10 @@
 // Run where nobody else is left to write it. Whoever opened it is asked again whenever rules or credentials change: once they may
 // not open a shell there any more, the session ends.
 //
+// Recordings are kept for as long as the retention of their place says, and longer while they are held: see Keep. One can be deleted on
+// purpose. Its key goes first, so that nobody reads what is left of it anywhere; what the session was, and what its recording came to,
+// stays.
+//
 // When a recording cannot be written, its session ends. When the control plane restarts, sessions go on as soon as their hosts are
 // back, and may do so shell.MaxLives times.
 package shell
@@ -26,6 +30,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
@@ -47,11 +53,14 @@ type Reader interface {
 	OpenShellSessions(ctx context.Context, replica string) ([]shell.Session, error)
 	CountShellSessions(ctx context.Context, hostID, principal string) (int64, error)
 	Principal(ctx context.Context, id string) (principal.Principal, error)
+	Keeping
+	Reviewing
 }
 
 // Tx changes them.
 type Tx interface {
 	Reader
+	KeepTx
 	PutShellSession(ctx context.Context, s shell.Session) (shell.Session, error)
 	Audit(ctx context.Context, e audit.Entry) error
 }
@@ -85,6 +94,8 @@ type Streams interface {
 	Start(ctx context.Context, hostID, session string, order []byte, end *stream.End) (forget func(), err error)
 	// Expect has the host of a session that goes on find its end here.
 	Expect(hostID, session string, end *stream.End) (forget func())
+	// Tell gives a host an order that begins nothing. An error means that the host did not carry it out.
+	Tell(ctx context.Context, hostID, session string, order []byte) error
 }
 
 // Options of the service.
@@ -98,6 +109,8 @@ type Options struct {
 	Seal    []byte // 32 bytes: what the keys of recordings are sealed with
 	Now     func() time.Time
 	Logger  *slog.Logger
+	// Registerer of metrics; nil: none.
+	Registerer prometheus.Registerer
 }
 
 // DefaultReserve of disk for recordings: of 16 sessions that are opened when it is full.
@@ -118,8 +131,14 @@ type Service struct {
 	stopping chan struct{} // closes when Run is about to return
 	adopting sync.Mutex    // one session is taken up at a time
 
+	metrics  *metrics
+	due      chan struct{} // holds one when a recording was deleted that Keep has work with
+	dropping sync.Mutex    // a host is asked once at a time
+	dropped  string        // the last session whose host was asked in a pass that ran out of time; guarded by dropping
+
 	mu      sync.Mutex
 	live    map[string]*live
+	reading map[string]*reading // by session: recordings that somebody sees played; guarded by mu
 	closing bool
 	orphans map[string]time.Time // sessions whose replica is gone, and since when that was seen here; guarded by mu
 	work    sync.WaitGroup
@@ -139,7 +158,7 @@ func NewService(store Store, hosts Hosts, fleet Fleet, places Places, streams St
 		return nil, err
 	}
 	return &Service{Options: o, store: store, hosts: hosts, fleet: fleet, places: places, streams: streams, box: box, spool: spool,
-		again: again(o.Seal), stopping: make(chan struct{}), live: map[string]*live{}, orphans: map[string]time.Time{}}, nil
+		again: again(o.Seal), stopping: make(chan struct{}), metrics: newMetrics(o.Registerer), due: make(chan struct{}, 1), live: map[string]*live{}, reading: map[string]*reading{}, orphans: map[string]time.Time{}}, nil
 }
 
 // New is what is asked for.

@@ -177,6 +177,7 @@ func (s *Service) resume(ctx context.Context, session shell.Session) error {
 		if now.Replica != before.Replica || now.Lives != before.Lives || now.State == shell.Ended {
 			return errTaken
 		}
+		session.Held = now.Held
 		session, err = tx.PutShellSession(ctx, session)
 		return err
 	}); err != nil {
@@ -230,9 +231,14 @@ func (s *Service) keys(session shell.Session) (*recording.Keyring, error) {
 // Replay is a session's recording, checked as it is read, with secrets that are known by how they look taken out. That it is read is
 // in the audit log first.
 func (s *Service) Replay(ctx context.Context, ref string, read func(iter.Seq2[recording.Event, error]) error) error {
+	reading, done := s.reads(ref) // before it is looked whether it was deleted: afterwards we are told
+	defer done()
 	session, err := s.permitted(ctx, s.store.View(), ref, shell.Replay)
 	if err != nil {
 		return err
+	}
+	if !session.Deletion.At.IsZero() {
+		return deleted(session)
 	}
 	if session.Replica != s.Replica {
 		return elsewhere(session)
@@ -254,5 +260,5 @@ func (s *Service) Replay(ctx context.Context, ref string, read func(iter.Seq2[re
 	}); err != nil {
 		return err
 	}
-	return read(recording.Redact(r.Events(0)))
+	return read(reading.whileKept(session.ID, recording.Redact(r.Events(0))))
 }

@@ -58,7 +58,14 @@ type ShellSession struct {
 	// Merkle root of the host's.
 	HostRoot string `protobuf:"bytes,23,opt,name=host_root,json=hostRoot,proto3" json:"host_root,omitempty"`
 	// agreed, partial, alone or disagreed; empty while it runs.
-	Verdict       string `protobuf:"bytes,24,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Verdict string `protobuf:"bytes,24,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// When the recording is deleted unless it is held, as retentions are now; unset: it is kept for ever, is deleted already, or the session
+	// runs.
+	KeptUntil *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=kept_until,json=keptUntil,proto3" json:"kept_until,omitempty"`
+	// Unset: the recording is not on hold.
+	Hold *RecordingHold `protobuf:"bytes,26,opt,name=hold,proto3" json:"hold,omitempty"`
+	// Unset: the recording is there.
+	Deletion      *RecordingDeletion `protobuf:"bytes,27,opt,name=deletion,proto3" json:"deletion,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +268,254 @@ func (x *ShellSession) GetVerdict() string {
 	return ""
 }
 
+func (x *ShellSession) GetKeptUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeptUntil
+	}
+	return nil
+}
+
+func (x *ShellSession) GetHold() *RecordingHold {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *ShellSession) GetDeletion() *RecordingDeletion {
+	if x != nil {
+		return x.Deletion
+	}
+	return nil
+}
+
+// That nobody and nothing deletes a recording.
+type RecordingHold struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	PrincipalId   string                 `protobuf:"bytes,2,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	PrincipalName string                 `protobuf:"bytes,3,opt,name=principal_name,json=principalName,proto3" json:"principal_name,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordingHold) Reset() {
+	*x = RecordingHold{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordingHold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordingHold) ProtoMessage() {}
+
+func (x *RecordingHold) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordingHold.ProtoReflect.Descriptor instead.
+func (*RecordingHold) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RecordingHold) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *RecordingHold) GetPrincipalId() string {
+	if x != nil {
+		return x.PrincipalId
+	}
+	return ""
+}
+
+func (x *RecordingHold) GetPrincipalName() string {
+	if x != nil {
+		return x.PrincipalName
+	}
+	return ""
+}
+
+func (x *RecordingHold) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// That a recording is gone. Its roots stay, and so does what the audit log has of it.
+type RecordingDeletion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// Empty: the control plane itself, because its time was over.
+	PrincipalId   string `protobuf:"bytes,2,opt,name=principal_id,json=principalId,proto3" json:"principal_id,omitempty"`
+	PrincipalName string `protobuf:"bytes,3,opt,name=principal_name,json=principalName,proto3" json:"principal_name,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When the host dropped its copy, which nobody could read any more; unset: it has not been linked since.
+	HostAt        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=host_at,json=hostAt,proto3" json:"host_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordingDeletion) Reset() {
+	*x = RecordingDeletion{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordingDeletion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordingDeletion) ProtoMessage() {}
+
+func (x *RecordingDeletion) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordingDeletion.ProtoReflect.Descriptor instead.
+func (*RecordingDeletion) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RecordingDeletion) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *RecordingDeletion) GetPrincipalId() string {
+	if x != nil {
+		return x.PrincipalId
+	}
+	return ""
+}
+
+func (x *RecordingDeletion) GetPrincipalName() string {
+	if x != nil {
+		return x.PrincipalName
+	}
+	return ""
+}
+
+func (x *RecordingDeletion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RecordingDeletion) GetHostAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HostAt
+	}
+	return nil
+}
+
+// How long recordings are kept.
+type RecordingRetention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Scope *Scope                 `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Days after a session's end; 0: for ever.
+	KeepDays int64  `protobuf:"varint,2,opt,name=keep_days,json=keepDays,proto3" json:"keep_days,omitempty"`
+	Reason   string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who set it.
+	PrincipalName string                 `protobuf:"bytes,4,opt,name=principal_name,json=principalName,proto3" json:"principal_name,omitempty"`
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordingRetention) Reset() {
+	*x = RecordingRetention{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordingRetention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordingRetention) ProtoMessage() {}
+
+func (x *RecordingRetention) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordingRetention.ProtoReflect.Descriptor instead.
+func (*RecordingRetention) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RecordingRetention) GetScope() *Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *RecordingRetention) GetKeepDays() int64 {
+	if x != nil {
+		return x.KeepDays
+	}
+	return 0
+}
+
+func (x *RecordingRetention) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RecordingRetention) GetPrincipalName() string {
+	if x != nil {
+		return x.PrincipalName
+	}
+	return ""
+}
+
+func (x *RecordingRetention) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
 type OpenShellRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id or name.
@@ -283,7 +538,7 @@ type OpenShellRequest struct {
 
 func (x *OpenShellRequest) Reset() {
 	*x = OpenShellRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[1]
+	mi := &file_loopback_v1_shell_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +550,7 @@ func (x *OpenShellRequest) String() string {
 func (*OpenShellRequest) ProtoMessage() {}
 
 func (x *OpenShellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[1]
+	mi := &file_loopback_v1_shell_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +563,7 @@ func (x *OpenShellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenShellRequest.ProtoReflect.Descriptor instead.
 func (*OpenShellRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{1}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *OpenShellRequest) GetHost() string {
@@ -376,7 +631,7 @@ type GetShellSessionRequest struct {
 
 func (x *GetShellSessionRequest) Reset() {
 	*x = GetShellSessionRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[2]
+	mi := &file_loopback_v1_shell_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +643,7 @@ func (x *GetShellSessionRequest) String() string {
 func (*GetShellSessionRequest) ProtoMessage() {}
 
 func (x *GetShellSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[2]
+	mi := &file_loopback_v1_shell_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +656,7 @@ func (x *GetShellSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShellSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetShellSessionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{2}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetShellSessionRequest) GetSession() string {
@@ -430,7 +685,7 @@ type ListShellSessionsRequest struct {
 
 func (x *ListShellSessionsRequest) Reset() {
 	*x = ListShellSessionsRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[3]
+	mi := &file_loopback_v1_shell_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +697,7 @@ func (x *ListShellSessionsRequest) String() string {
 func (*ListShellSessionsRequest) ProtoMessage() {}
 
 func (x *ListShellSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[3]
+	mi := &file_loopback_v1_shell_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +710,7 @@ func (x *ListShellSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShellSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListShellSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{3}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListShellSessionsRequest) GetOrganisation() string {
@@ -517,7 +772,7 @@ type ListShellSessionsResponse struct {
 
 func (x *ListShellSessionsResponse) Reset() {
 	*x = ListShellSessionsResponse{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[4]
+	mi := &file_loopback_v1_shell_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +784,7 @@ func (x *ListShellSessionsResponse) String() string {
 func (*ListShellSessionsResponse) ProtoMessage() {}
 
 func (x *ListShellSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[4]
+	mi := &file_loopback_v1_shell_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +797,7 @@ func (x *ListShellSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShellSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListShellSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{4}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListShellSessionsResponse) GetItems() []*ShellSession {
@@ -570,7 +825,7 @@ type KillShellSessionRequest struct {
 
 func (x *KillShellSessionRequest) Reset() {
 	*x = KillShellSessionRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[5]
+	mi := &file_loopback_v1_shell_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +837,7 @@ func (x *KillShellSessionRequest) String() string {
 func (*KillShellSessionRequest) ProtoMessage() {}
 
 func (x *KillShellSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[5]
+	mi := &file_loopback_v1_shell_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +850,7 @@ func (x *KillShellSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillShellSessionRequest.ProtoReflect.Descriptor instead.
 func (*KillShellSessionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{5}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *KillShellSessionRequest) GetSession() string {
@@ -621,7 +876,7 @@ type WatchShellSessionRequest struct {
 
 func (x *WatchShellSessionRequest) Reset() {
 	*x = WatchShellSessionRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[6]
+	mi := &file_loopback_v1_shell_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +888,7 @@ func (x *WatchShellSessionRequest) String() string {
 func (*WatchShellSessionRequest) ProtoMessage() {}
 
 func (x *WatchShellSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[6]
+	mi := &file_loopback_v1_shell_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +901,7 @@ func (x *WatchShellSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchShellSessionRequest.ProtoReflect.Descriptor instead.
 func (*WatchShellSessionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{6}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchShellSessionRequest) GetSession() string {
@@ -665,7 +920,7 @@ type JoinShellSessionRequest struct {
 
 func (x *JoinShellSessionRequest) Reset() {
 	*x = JoinShellSessionRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[7]
+	mi := &file_loopback_v1_shell_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +932,7 @@ func (x *JoinShellSessionRequest) String() string {
 func (*JoinShellSessionRequest) ProtoMessage() {}
 
 func (x *JoinShellSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[7]
+	mi := &file_loopback_v1_shell_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +945,7 @@ func (x *JoinShellSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinShellSessionRequest.ProtoReflect.Descriptor instead.
 func (*JoinShellSessionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{7}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JoinShellSessionRequest) GetSession() string {
@@ -713,7 +968,7 @@ type ReplayShellSessionRequest struct {
 
 func (x *ReplayShellSessionRequest) Reset() {
 	*x = ReplayShellSessionRequest{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[8]
+	mi := &file_loopback_v1_shell_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +980,7 @@ func (x *ReplayShellSessionRequest) String() string {
 func (*ReplayShellSessionRequest) ProtoMessage() {}
 
 func (x *ReplayShellSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[8]
+	mi := &file_loopback_v1_shell_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +993,7 @@ func (x *ReplayShellSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayShellSessionRequest.ProtoReflect.Descriptor instead.
 func (*ReplayShellSessionRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{8}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplayShellSessionRequest) GetSession() string {
@@ -771,7 +1026,7 @@ type ReplayShellSessionResponse struct {
 
 func (x *ReplayShellSessionResponse) Reset() {
 	*x = ReplayShellSessionResponse{}
-	mi := &file_loopback_v1_shell_proto_msgTypes[9]
+	mi := &file_loopback_v1_shell_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +1038,7 @@ func (x *ReplayShellSessionResponse) String() string {
 func (*ReplayShellSessionResponse) ProtoMessage() {}
 
 func (x *ReplayShellSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_shell_proto_msgTypes[9]
+	mi := &file_loopback_v1_shell_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +1051,7 @@ func (x *ReplayShellSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayShellSessionResponse.ProtoReflect.Descriptor instead.
 func (*ReplayShellSessionResponse) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{9}
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReplayShellSessionResponse) GetCast() []byte {
@@ -806,11 +1061,336 @@ func (x *ReplayShellSessionResponse) GetCast() []byte {
 	return nil
 }
 
+type HoldShellSessionRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Empty: that of the header Loopback-Reason. One of the two has to be given.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldShellSessionRequest) Reset() {
+	*x = HoldShellSessionRequest{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldShellSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldShellSessionRequest) ProtoMessage() {}
+
+func (x *HoldShellSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldShellSessionRequest.ProtoReflect.Descriptor instead.
+func (*HoldShellSessionRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HoldShellSessionRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *HoldShellSessionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ReleaseShellSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseShellSessionRequest) Reset() {
+	*x = ReleaseShellSessionRequest{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseShellSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseShellSessionRequest) ProtoMessage() {}
+
+func (x *ReleaseShellSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseShellSessionRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseShellSessionRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReleaseShellSessionRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ReleaseShellSessionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ForgetShellSessionRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Session string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Empty: that of the header Loopback-Reason. One of the two has to be given.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetShellSessionRequest) Reset() {
+	*x = ForgetShellSessionRequest{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetShellSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetShellSessionRequest) ProtoMessage() {}
+
+func (x *ForgetShellSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetShellSessionRequest.ProtoReflect.Descriptor instead.
+func (*ForgetShellSessionRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ForgetShellSessionRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ForgetShellSessionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ListRecordingRetentionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRecordingRetentionsRequest) Reset() {
+	*x = ListRecordingRetentionsRequest{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRecordingRetentionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRecordingRetentionsRequest) ProtoMessage() {}
+
+func (x *ListRecordingRetentionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRecordingRetentionsRequest.ProtoReflect.Descriptor instead.
+func (*ListRecordingRetentionsRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{16}
+}
+
+type ListRecordingRetentionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*RecordingRetention  `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRecordingRetentionsResponse) Reset() {
+	*x = ListRecordingRetentionsResponse{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRecordingRetentionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRecordingRetentionsResponse) ProtoMessage() {}
+
+func (x *ListRecordingRetentionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRecordingRetentionsResponse.ProtoReflect.Descriptor instead.
+func (*ListRecordingRetentionsResponse) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListRecordingRetentionsResponse) GetItems() []*RecordingRetention {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type SetRecordingRetentionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most one; all empty: everything without a retention of its own.
+	Organisation string `protobuf:"bytes,1,opt,name=organisation,proto3" json:"organisation,omitempty"`
+	Project      string `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	Workspace    string `protobuf:"bytes,3,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// Days after a session's end, at least 1; 0: for ever.
+	KeepDays int64 `protobuf:"varint,4,opt,name=keep_days,json=keepDays,proto3" json:"keep_days,omitempty"`
+	// Takes what was said of this place away: that of the place above it holds here.
+	Inherit       bool   `protobuf:"varint,5,opt,name=inherit,proto3" json:"inherit,omitempty"`
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetRecordingRetentionRequest) Reset() {
+	*x = SetRecordingRetentionRequest{}
+	mi := &file_loopback_v1_shell_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetRecordingRetentionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetRecordingRetentionRequest) ProtoMessage() {}
+
+func (x *SetRecordingRetentionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_shell_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetRecordingRetentionRequest.ProtoReflect.Descriptor instead.
+func (*SetRecordingRetentionRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_shell_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetRecordingRetentionRequest) GetOrganisation() string {
+	if x != nil {
+		return x.Organisation
+	}
+	return ""
+}
+
+func (x *SetRecordingRetentionRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *SetRecordingRetentionRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *SetRecordingRetentionRequest) GetKeepDays() int64 {
+	if x != nil {
+		return x.KeepDays
+	}
+	return 0
+}
+
+func (x *SetRecordingRetentionRequest) GetInherit() bool {
+	if x != nil {
+		return x.Inherit
+	}
+	return false
+}
+
+func (x *SetRecordingRetentionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_loopback_v1_shell_proto protoreflect.FileDescriptor
 
 const file_loopback_v1_shell_proto_rawDesc = "" +
 	"\n" +
-	"\x17loopback/v1/shell.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xa8\x06\n" +
+	"\x17loopback/v1/shell.proto\x12\vloopback.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18loopback/v1/common.proto\"\xcf\a\n" +
 	"\fShellSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
 	"\n" +
@@ -841,7 +1421,29 @@ const file_loopback_v1_shell_proto_rawDesc = "" +
 	"\x05bytes\x18\x15 \x01(\x03R\x05bytes\x12\x12\n" +
 	"\x04root\x18\x16 \x01(\tR\x04root\x12\x1b\n" +
 	"\thost_root\x18\x17 \x01(\tR\bhostRoot\x12\x18\n" +
-	"\averdict\x18\x18 \x01(\tR\averdict\"\xc4\x01\n" +
+	"\averdict\x18\x18 \x01(\tR\averdict\x129\n" +
+	"\n" +
+	"kept_until\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\tkeptUntil\x12.\n" +
+	"\x04hold\x18\x1a \x01(\v2\x1a.loopback.v1.RecordingHoldR\x04hold\x12:\n" +
+	"\bdeletion\x18\x1b \x01(\v2\x1e.loopback.v1.RecordingDeletionR\bdeletion\"\x9d\x01\n" +
+	"\rRecordingHold\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12!\n" +
+	"\fprincipal_id\x18\x02 \x01(\tR\vprincipalId\x12%\n" +
+	"\x0eprincipal_name\x18\x03 \x01(\tR\rprincipalName\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xd6\x01\n" +
+	"\x11RecordingDeletion\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12!\n" +
+	"\fprincipal_id\x18\x02 \x01(\tR\vprincipalId\x12%\n" +
+	"\x0eprincipal_name\x18\x03 \x01(\tR\rprincipalName\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x123\n" +
+	"\ahost_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06hostAt\"\xd5\x01\n" +
+	"\x12RecordingRetention\x12(\n" +
+	"\x05scope\x18\x01 \x01(\v2\x12.loopback.v1.ScopeR\x05scope\x12\x1b\n" +
+	"\tkeep_days\x18\x02 \x01(\x03R\bkeepDays\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12%\n" +
+	"\x0eprincipal_name\x18\x04 \x01(\tR\rprincipalName\x129\n" +
+	"\n" +
+	"updated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xc4\x01\n" +
 	"\x10OpenShellRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x12\n" +
@@ -876,7 +1478,26 @@ const file_loopback_v1_shell_proto_rawDesc = "" +
 	"\x04idle\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04idle\x12-\n" +
 	"\x04from\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04from\"0\n" +
 	"\x1aReplayShellSessionResponse\x12\x12\n" +
-	"\x04cast\x18\x01 \x01(\fR\x04cast2\xaf\x06\n" +
+	"\x04cast\x18\x01 \x01(\fR\x04cast\"K\n" +
+	"\x17HoldShellSessionRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"N\n" +
+	"\x1aReleaseShellSessionRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"M\n" +
+	"\x19ForgetShellSessionRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\" \n" +
+	"\x1eListRecordingRetentionsRequest\"X\n" +
+	"\x1fListRecordingRetentionsResponse\x125\n" +
+	"\x05items\x18\x01 \x03(\v2\x1f.loopback.v1.RecordingRetentionR\x05items\"\xc9\x01\n" +
+	"\x1cSetRecordingRetentionRequest\x12\"\n" +
+	"\forganisation\x18\x01 \x01(\tR\forganisation\x12\x18\n" +
+	"\aproject\x18\x02 \x01(\tR\aproject\x12\x1c\n" +
+	"\tworkspace\x18\x03 \x01(\tR\tworkspace\x12\x1b\n" +
+	"\tkeep_days\x18\x04 \x01(\x03R\bkeepDays\x12\x18\n" +
+	"\ainherit\x18\x05 \x01(\bR\ainherit\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason2\x98\v\n" +
 	"\fShellService\x12^\n" +
 	"\tOpenShell\x12\x1d.loopback.v1.OpenShellRequest\x1a\x19.loopback.v1.ShellSession\"\x17\x8a\xb5\x18\x13shell_sessions.open\x12m\n" +
 	"\x0fGetShellSession\x12#.loopback.v1.GetShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x1a\x8a\xb5\x18\x13shell_sessions.read\x90\x02\x01\x12~\n" +
@@ -884,7 +1505,12 @@ const file_loopback_v1_shell_proto_rawDesc = "" +
 	"\x10KillShellSession\x12$.loopback.v1.KillShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x17\x8a\xb5\x18\x13shell_sessions.kill\x12o\n" +
 	"\x11WatchShellSession\x12%.loopback.v1.WatchShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x18\x8a\xb5\x18\x14shell_sessions.watch\x12l\n" +
 	"\x10JoinShellSession\x12$.loopback.v1.JoinShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x17\x8a\xb5\x18\x13shell_sessions.join\x12\x82\x01\n" +
-	"\x12ReplayShellSession\x12&.loopback.v1.ReplayShellSessionRequest\x1a'.loopback.v1.ReplayShellSessionResponse\"\x19\x8a\xb5\x18\x15shell_sessions.replay0\x01B:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
+	"\x12ReplayShellSession\x12&.loopback.v1.ReplayShellSessionRequest\x1a'.loopback.v1.ReplayShellSessionResponse\"\x19\x8a\xb5\x18\x15shell_sessions.replay0\x01\x12l\n" +
+	"\x10HoldShellSession\x12$.loopback.v1.HoldShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x17\x8a\xb5\x18\x13shell_sessions.hold\x12r\n" +
+	"\x13ReleaseShellSession\x12'.loopback.v1.ReleaseShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x17\x8a\xb5\x18\x13shell_sessions.hold\x12r\n" +
+	"\x12ForgetShellSession\x12&.loopback.v1.ForgetShellSessionRequest\x1a\x19.loopback.v1.ShellSession\"\x19\x8a\xb5\x18\x15shell_sessions.forget\x12\x90\x01\n" +
+	"\x17ListRecordingRetentions\x12+.loopback.v1.ListRecordingRetentionsRequest\x1a,.loopback.v1.ListRecordingRetentionsResponse\"\x1a\x8a\xb5\x18\x13shell_sessions.read\x90\x02\x01\x12~\n" +
+	"\x15SetRecordingRetention\x12).loopback.v1.SetRecordingRetentionRequest\x1a\x1f.loopback.v1.RecordingRetention\"\x19\x8a\xb5\x18\x15shell_sessions.retainB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
 var (
 	file_loopback_v1_shell_proto_rawDescOnce sync.Once
@@ -898,53 +1524,81 @@ func file_loopback_v1_shell_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_shell_proto_rawDescData
 }
 
-var file_loopback_v1_shell_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_loopback_v1_shell_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_loopback_v1_shell_proto_goTypes = []any{
-	(*ShellSession)(nil),               // 0: loopback.v1.ShellSession
-	(*OpenShellRequest)(nil),           // 1: loopback.v1.OpenShellRequest
-	(*GetShellSessionRequest)(nil),     // 2: loopback.v1.GetShellSessionRequest
-	(*ListShellSessionsRequest)(nil),   // 3: loopback.v1.ListShellSessionsRequest
-	(*ListShellSessionsResponse)(nil),  // 4: loopback.v1.ListShellSessionsResponse
-	(*KillShellSessionRequest)(nil),    // 5: loopback.v1.KillShellSessionRequest
-	(*WatchShellSessionRequest)(nil),   // 6: loopback.v1.WatchShellSessionRequest
-	(*JoinShellSessionRequest)(nil),    // 7: loopback.v1.JoinShellSessionRequest
-	(*ReplayShellSessionRequest)(nil),  // 8: loopback.v1.ReplayShellSessionRequest
-	(*ReplayShellSessionResponse)(nil), // 9: loopback.v1.ReplayShellSessionResponse
-	(*timestamppb.Timestamp)(nil),      // 10: google.protobuf.Timestamp
-	(*Scope)(nil),                      // 11: loopback.v1.Scope
-	(*durationpb.Duration)(nil),        // 12: google.protobuf.Duration
-	(*Page)(nil),                       // 13: loopback.v1.Page
+	(*ShellSession)(nil),                    // 0: loopback.v1.ShellSession
+	(*RecordingHold)(nil),                   // 1: loopback.v1.RecordingHold
+	(*RecordingDeletion)(nil),               // 2: loopback.v1.RecordingDeletion
+	(*RecordingRetention)(nil),              // 3: loopback.v1.RecordingRetention
+	(*OpenShellRequest)(nil),                // 4: loopback.v1.OpenShellRequest
+	(*GetShellSessionRequest)(nil),          // 5: loopback.v1.GetShellSessionRequest
+	(*ListShellSessionsRequest)(nil),        // 6: loopback.v1.ListShellSessionsRequest
+	(*ListShellSessionsResponse)(nil),       // 7: loopback.v1.ListShellSessionsResponse
+	(*KillShellSessionRequest)(nil),         // 8: loopback.v1.KillShellSessionRequest
+	(*WatchShellSessionRequest)(nil),        // 9: loopback.v1.WatchShellSessionRequest
+	(*JoinShellSessionRequest)(nil),         // 10: loopback.v1.JoinShellSessionRequest
+	(*ReplayShellSessionRequest)(nil),       // 11: loopback.v1.ReplayShellSessionRequest
+	(*ReplayShellSessionResponse)(nil),      // 12: loopback.v1.ReplayShellSessionResponse
+	(*HoldShellSessionRequest)(nil),         // 13: loopback.v1.HoldShellSessionRequest
+	(*ReleaseShellSessionRequest)(nil),      // 14: loopback.v1.ReleaseShellSessionRequest
+	(*ForgetShellSessionRequest)(nil),       // 15: loopback.v1.ForgetShellSessionRequest
+	(*ListRecordingRetentionsRequest)(nil),  // 16: loopback.v1.ListRecordingRetentionsRequest
+	(*ListRecordingRetentionsResponse)(nil), // 17: loopback.v1.ListRecordingRetentionsResponse
+	(*SetRecordingRetentionRequest)(nil),    // 18: loopback.v1.SetRecordingRetentionRequest
+	(*timestamppb.Timestamp)(nil),           // 19: google.protobuf.Timestamp
+	(*Scope)(nil),                           // 20: loopback.v1.Scope
+	(*durationpb.Duration)(nil),             // 21: google.protobuf.Duration
+	(*Page)(nil),                            // 22: loopback.v1.Page
 }
 var file_loopback_v1_shell_proto_depIdxs = []int32{
-	10, // 0: loopback.v1.ShellSession.created_at:type_name -> google.protobuf.Timestamp
-	10, // 1: loopback.v1.ShellSession.updated_at:type_name -> google.protobuf.Timestamp
-	11, // 2: loopback.v1.ShellSession.scope:type_name -> loopback.v1.Scope
-	10, // 3: loopback.v1.ShellSession.started_at:type_name -> google.protobuf.Timestamp
-	10, // 4: loopback.v1.ShellSession.ended_at:type_name -> google.protobuf.Timestamp
-	12, // 5: loopback.v1.ShellSession.length:type_name -> google.protobuf.Duration
-	13, // 6: loopback.v1.ListShellSessionsRequest.page:type_name -> loopback.v1.Page
-	0,  // 7: loopback.v1.ListShellSessionsResponse.items:type_name -> loopback.v1.ShellSession
-	12, // 8: loopback.v1.ReplayShellSessionRequest.idle:type_name -> google.protobuf.Duration
-	12, // 9: loopback.v1.ReplayShellSessionRequest.from:type_name -> google.protobuf.Duration
-	1,  // 10: loopback.v1.ShellService.OpenShell:input_type -> loopback.v1.OpenShellRequest
-	2,  // 11: loopback.v1.ShellService.GetShellSession:input_type -> loopback.v1.GetShellSessionRequest
-	3,  // 12: loopback.v1.ShellService.ListShellSessions:input_type -> loopback.v1.ListShellSessionsRequest
-	5,  // 13: loopback.v1.ShellService.KillShellSession:input_type -> loopback.v1.KillShellSessionRequest
-	6,  // 14: loopback.v1.ShellService.WatchShellSession:input_type -> loopback.v1.WatchShellSessionRequest
-	7,  // 15: loopback.v1.ShellService.JoinShellSession:input_type -> loopback.v1.JoinShellSessionRequest
-	8,  // 16: loopback.v1.ShellService.ReplayShellSession:input_type -> loopback.v1.ReplayShellSessionRequest
-	0,  // 17: loopback.v1.ShellService.OpenShell:output_type -> loopback.v1.ShellSession
-	0,  // 18: loopback.v1.ShellService.GetShellSession:output_type -> loopback.v1.ShellSession
-	4,  // 19: loopback.v1.ShellService.ListShellSessions:output_type -> loopback.v1.ListShellSessionsResponse
-	0,  // 20: loopback.v1.ShellService.KillShellSession:output_type -> loopback.v1.ShellSession
-	0,  // 21: loopback.v1.ShellService.WatchShellSession:output_type -> loopback.v1.ShellSession
-	0,  // 22: loopback.v1.ShellService.JoinShellSession:output_type -> loopback.v1.ShellSession
-	9,  // 23: loopback.v1.ShellService.ReplayShellSession:output_type -> loopback.v1.ReplayShellSessionResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	19, // 0: loopback.v1.ShellSession.created_at:type_name -> google.protobuf.Timestamp
+	19, // 1: loopback.v1.ShellSession.updated_at:type_name -> google.protobuf.Timestamp
+	20, // 2: loopback.v1.ShellSession.scope:type_name -> loopback.v1.Scope
+	19, // 3: loopback.v1.ShellSession.started_at:type_name -> google.protobuf.Timestamp
+	19, // 4: loopback.v1.ShellSession.ended_at:type_name -> google.protobuf.Timestamp
+	21, // 5: loopback.v1.ShellSession.length:type_name -> google.protobuf.Duration
+	19, // 6: loopback.v1.ShellSession.kept_until:type_name -> google.protobuf.Timestamp
+	1,  // 7: loopback.v1.ShellSession.hold:type_name -> loopback.v1.RecordingHold
+	2,  // 8: loopback.v1.ShellSession.deletion:type_name -> loopback.v1.RecordingDeletion
+	19, // 9: loopback.v1.RecordingHold.at:type_name -> google.protobuf.Timestamp
+	19, // 10: loopback.v1.RecordingDeletion.at:type_name -> google.protobuf.Timestamp
+	19, // 11: loopback.v1.RecordingDeletion.host_at:type_name -> google.protobuf.Timestamp
+	20, // 12: loopback.v1.RecordingRetention.scope:type_name -> loopback.v1.Scope
+	19, // 13: loopback.v1.RecordingRetention.updated_at:type_name -> google.protobuf.Timestamp
+	22, // 14: loopback.v1.ListShellSessionsRequest.page:type_name -> loopback.v1.Page
+	0,  // 15: loopback.v1.ListShellSessionsResponse.items:type_name -> loopback.v1.ShellSession
+	21, // 16: loopback.v1.ReplayShellSessionRequest.idle:type_name -> google.protobuf.Duration
+	21, // 17: loopback.v1.ReplayShellSessionRequest.from:type_name -> google.protobuf.Duration
+	3,  // 18: loopback.v1.ListRecordingRetentionsResponse.items:type_name -> loopback.v1.RecordingRetention
+	4,  // 19: loopback.v1.ShellService.OpenShell:input_type -> loopback.v1.OpenShellRequest
+	5,  // 20: loopback.v1.ShellService.GetShellSession:input_type -> loopback.v1.GetShellSessionRequest
+	6,  // 21: loopback.v1.ShellService.ListShellSessions:input_type -> loopback.v1.ListShellSessionsRequest
+	8,  // 22: loopback.v1.ShellService.KillShellSession:input_type -> loopback.v1.KillShellSessionRequest
+	9,  // 23: loopback.v1.ShellService.WatchShellSession:input_type -> loopback.v1.WatchShellSessionRequest
+	10, // 24: loopback.v1.ShellService.JoinShellSession:input_type -> loopback.v1.JoinShellSessionRequest
+	11, // 25: loopback.v1.ShellService.ReplayShellSession:input_type -> loopback.v1.ReplayShellSessionRequest
+	13, // 26: loopback.v1.ShellService.HoldShellSession:input_type -> loopback.v1.HoldShellSessionRequest
+	14, // 27: loopback.v1.ShellService.ReleaseShellSession:input_type -> loopback.v1.ReleaseShellSessionRequest
+	15, // 28: loopback.v1.ShellService.ForgetShellSession:input_type -> loopback.v1.ForgetShellSessionRequest
+	16, // 29: loopback.v1.ShellService.ListRecordingRetentions:input_type -> loopback.v1.ListRecordingRetentionsRequest
+	18, // 30: loopback.v1.ShellService.SetRecordingRetention:input_type -> loopback.v1.SetRecordingRetentionRequest
+	0,  // 31: loopback.v1.ShellService.OpenShell:output_type -> loopback.v1.ShellSession
+	0,  // 32: loopback.v1.ShellService.GetShellSession:output_type -> loopback.v1.ShellSession
+	7,  // 33: loopback.v1.ShellService.ListShellSessions:output_type -> loopback.v1.ListShellSessionsResponse
+	0,  // 34: loopback.v1.ShellService.KillShellSession:output_type -> loopback.v1.ShellSession
+	0,  // 35: loopback.v1.ShellService.WatchShellSession:output_type -> loopback.v1.ShellSession
+	0,  // 36: loopback.v1.ShellService.JoinShellSession:output_type -> loopback.v1.ShellSession
+	12, // 37: loopback.v1.ShellService.ReplayShellSession:output_type -> loopback.v1.ReplayShellSessionResponse
+	0,  // 38: loopback.v1.ShellService.HoldShellSession:output_type -> loopback.v1.ShellSession
+	0,  // 39: loopback.v1.ShellService.ReleaseShellSession:output_type -> loopback.v1.ShellSession
+	0,  // 40: loopback.v1.ShellService.ForgetShellSession:output_type -> loopback.v1.ShellSession
+	17, // 41: loopback.v1.ShellService.ListRecordingRetentions:output_type -> loopback.v1.ListRecordingRetentionsResponse
+	3,  // 42: loopback.v1.ShellService.SetRecordingRetention:output_type -> loopback.v1.RecordingRetention
+	31, // [31:43] is the sub-list for method output_type
+	19, // [19:31] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_shell_proto_init() }
@@ -959,7 +1613,7 @@ func file_loopback_v1_shell_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_shell_proto_rawDesc), len(file_loopback_v1_shell_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -53,6 +53,21 @@ const (
 	// ShellServiceReplayShellSessionProcedure is the fully-qualified name of the ShellService's
 	// ReplayShellSession RPC.
 	ShellServiceReplayShellSessionProcedure = "/loopback.v1.ShellService/ReplayShellSession"
+	// ShellServiceHoldShellSessionProcedure is the fully-qualified name of the ShellService's
+	// HoldShellSession RPC.
+	ShellServiceHoldShellSessionProcedure = "/loopback.v1.ShellService/HoldShellSession"
+	// ShellServiceReleaseShellSessionProcedure is the fully-qualified name of the ShellService's
+	// ReleaseShellSession RPC.
+	ShellServiceReleaseShellSessionProcedure = "/loopback.v1.ShellService/ReleaseShellSession"
+	// ShellServiceForgetShellSessionProcedure is the fully-qualified name of the ShellService's
+	// ForgetShellSession RPC.
+	ShellServiceForgetShellSessionProcedure = "/loopback.v1.ShellService/ForgetShellSession"
+	// ShellServiceListRecordingRetentionsProcedure is the fully-qualified name of the ShellService's
+	// ListRecordingRetentions RPC.
+	ShellServiceListRecordingRetentionsProcedure = "/loopback.v1.ShellService/ListRecordingRetentions"
+	// ShellServiceSetRecordingRetentionProcedure is the fully-qualified name of the ShellService's
+	// SetRecordingRetention RPC.
+	ShellServiceSetRecordingRetentionProcedure = "/loopback.v1.ShellService/SetRecordingRetention"
 )
 
 // ShellServiceClient is a client for the loopback.v1.ShellService service.
@@ -71,6 +86,16 @@ type ShellServiceClient interface {
 	JoinShellSession(context.Context, *connect.Request[v1.JoinShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
 	// The recording as an asciicast v3, in pieces that join to one text. Secrets that are known by how they look are taken out.
 	ReplayShellSession(context.Context, *connect.Request[v1.ReplayShellSessionRequest]) (*connect.ServerStreamForClient[v1.ReplayShellSessionResponse], error)
+	// Keeps a session's recording, whatever its retention, until it is released: a legal hold.
+	HoldShellSession(context.Context, *connect.Request[v1.HoldShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
+	ReleaseShellSession(context.Context, *connect.Request[v1.ReleaseShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
+	// Deletes a session's recording on purpose: here its key and what was recorded, on the host its copy, once that is linked. The session,
+	// and what its recording came to, stay. It cannot be brought back.
+	ForgetShellSession(context.Context, *connect.Request[v1.ForgetShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
+	// How long recordings are kept, by place. Of several the one over the least decides; without one they are kept for ever.
+	ListRecordingRetentions(context.Context, *connect.Request[v1.ListRecordingRetentionsRequest]) (*connect.Response[v1.ListRecordingRetentionsResponse], error)
+	// Sets how long the recordings of a place are kept, in place of what was said before.
+	SetRecordingRetention(context.Context, *connect.Request[v1.SetRecordingRetentionRequest]) (*connect.Response[v1.RecordingRetention], error)
 }
 
 // NewShellServiceClient constructs a client for the loopback.v1.ShellService service. By default,
@@ -128,18 +153,54 @@ func NewShellServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(shellServiceMethods.ByName("ReplayShellSession")),
 			connect.WithClientOptions(opts...),
 		),
+		holdShellSession: connect.NewClient[v1.HoldShellSessionRequest, v1.ShellSession](
+			httpClient,
+			baseURL+ShellServiceHoldShellSessionProcedure,
+			connect.WithSchema(shellServiceMethods.ByName("HoldShellSession")),
+			connect.WithClientOptions(opts...),
+		),
+		releaseShellSession: connect.NewClient[v1.ReleaseShellSessionRequest, v1.ShellSession](
+			httpClient,
+			baseURL+ShellServiceReleaseShellSessionProcedure,
+			connect.WithSchema(shellServiceMethods.ByName("ReleaseShellSession")),
+			connect.WithClientOptions(opts...),
+		),
+		forgetShellSession: connect.NewClient[v1.ForgetShellSessionRequest, v1.ShellSession](
+			httpClient,
+			baseURL+ShellServiceForgetShellSessionProcedure,
+			connect.WithSchema(shellServiceMethods.ByName("ForgetShellSession")),
+			connect.WithClientOptions(opts...),
+		),
+		listRecordingRetentions: connect.NewClient[v1.ListRecordingRetentionsRequest, v1.ListRecordingRetentionsResponse](
+			httpClient,
+			baseURL+ShellServiceListRecordingRetentionsProcedure,
+			connect.WithSchema(shellServiceMethods.ByName("ListRecordingRetentions")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		setRecordingRetention: connect.NewClient[v1.SetRecordingRetentionRequest, v1.RecordingRetention](
+			httpClient,
+			baseURL+ShellServiceSetRecordingRetentionProcedure,
+			connect.WithSchema(shellServiceMethods.ByName("SetRecordingRetention")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // shellServiceClient implements ShellServiceClient.
 type shellServiceClient struct {
-	openShell          *connect.Client[v1.OpenShellRequest, v1.ShellSession]
-	getShellSession    *connect.Client[v1.GetShellSessionRequest, v1.ShellSession]
-	listShellSessions  *connect.Client[v1.ListShellSessionsRequest, v1.ListShellSessionsResponse]
-	killShellSession   *connect.Client[v1.KillShellSessionRequest, v1.ShellSession]
-	watchShellSession  *connect.Client[v1.WatchShellSessionRequest, v1.ShellSession]
-	joinShellSession   *connect.Client[v1.JoinShellSessionRequest, v1.ShellSession]
-	replayShellSession *connect.Client[v1.ReplayShellSessionRequest, v1.ReplayShellSessionResponse]
+	openShell               *connect.Client[v1.OpenShellRequest, v1.ShellSession]
+	getShellSession         *connect.Client[v1.GetShellSessionRequest, v1.ShellSession]
+	listShellSessions       *connect.Client[v1.ListShellSessionsRequest, v1.ListShellSessionsResponse]
+	killShellSession        *connect.Client[v1.KillShellSessionRequest, v1.ShellSession]
+	watchShellSession       *connect.Client[v1.WatchShellSessionRequest, v1.ShellSession]
+	joinShellSession        *connect.Client[v1.JoinShellSessionRequest, v1.ShellSession]
+	replayShellSession      *connect.Client[v1.ReplayShellSessionRequest, v1.ReplayShellSessionResponse]
+	holdShellSession        *connect.Client[v1.HoldShellSessionRequest, v1.ShellSession]
+	releaseShellSession     *connect.Client[v1.ReleaseShellSessionRequest, v1.ShellSession]
+	forgetShellSession      *connect.Client[v1.ForgetShellSessionRequest, v1.ShellSession]
+	listRecordingRetentions *connect.Client[v1.ListRecordingRetentionsRequest, v1.ListRecordingRetentionsResponse]
+	setRecordingRetention   *connect.Client[v1.SetRecordingRetentionRequest, v1.RecordingRetention]
 }
 
 // OpenShell calls loopback.v1.ShellService.OpenShell.
@@ -177,6 +238,31 @@ func (c *shellServiceClient) ReplayShellSession(ctx context.Context, req *connec
 	return c.replayShellSession.CallServerStream(ctx, req)
 }
 
+// HoldShellSession calls loopback.v1.ShellService.HoldShellSession.
+func (c *shellServiceClient) HoldShellSession(ctx context.Context, req *connect.Request[v1.HoldShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
+	return c.holdShellSession.CallUnary(ctx, req)
+}
+
+// ReleaseShellSession calls loopback.v1.ShellService.ReleaseShellSession.
+func (c *shellServiceClient) ReleaseShellSession(ctx context.Context, req *connect.Request[v1.ReleaseShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
+	return c.releaseShellSession.CallUnary(ctx, req)
+}
+
+// ForgetShellSession calls loopback.v1.ShellService.ForgetShellSession.
+func (c *shellServiceClient) ForgetShellSession(ctx context.Context, req *connect.Request[v1.ForgetShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
+	return c.forgetShellSession.CallUnary(ctx, req)
+}
+
+// ListRecordingRetentions calls loopback.v1.ShellService.ListRecordingRetentions.
+func (c *shellServiceClient) ListRecordingRetentions(ctx context.Context, req *connect.Request[v1.ListRecordingRetentionsRequest]) (*connect.Response[v1.ListRecordingRetentionsResponse], error) {
+	return c.listRecordingRetentions.CallUnary(ctx, req)
+}
+
+// SetRecordingRetention calls loopback.v1.ShellService.SetRecordingRetention.
+func (c *shellServiceClient) SetRecordingRetention(ctx context.Context, req *connect.Request[v1.SetRecordingRetentionRequest]) (*connect.Response[v1.RecordingRetention], error) {
+	return c.setRecordingRetention.CallUnary(ctx, req)
+}
+
 // ShellServiceHandler is an implementation of the loopback.v1.ShellService service.
 type ShellServiceHandler interface {
 	// Opens a session. The shell runs once somebody connects to it.
@@ -193,6 +279,16 @@ type ShellServiceHandler interface {
 	JoinShellSession(context.Context, *connect.Request[v1.JoinShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
 	// The recording as an asciicast v3, in pieces that join to one text. Secrets that are known by how they look are taken out.
 	ReplayShellSession(context.Context, *connect.Request[v1.ReplayShellSessionRequest], *connect.ServerStream[v1.ReplayShellSessionResponse]) error
+	// Keeps a session's recording, whatever its retention, until it is released: a legal hold.
+	HoldShellSession(context.Context, *connect.Request[v1.HoldShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
+	ReleaseShellSession(context.Context, *connect.Request[v1.ReleaseShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
+	// Deletes a session's recording on purpose: here its key and what was recorded, on the host its copy, once that is linked. The session,
+	// and what its recording came to, stay. It cannot be brought back.
+	ForgetShellSession(context.Context, *connect.Request[v1.ForgetShellSessionRequest]) (*connect.Response[v1.ShellSession], error)
+	// How long recordings are kept, by place. Of several the one over the least decides; without one they are kept for ever.
+	ListRecordingRetentions(context.Context, *connect.Request[v1.ListRecordingRetentionsRequest]) (*connect.Response[v1.ListRecordingRetentionsResponse], error)
+	// Sets how long the recordings of a place are kept, in place of what was said before.
+	SetRecordingRetention(context.Context, *connect.Request[v1.SetRecordingRetentionRequest]) (*connect.Response[v1.RecordingRetention], error)
 }
 
 // NewShellServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -246,6 +342,37 @@ func NewShellServiceHandler(svc ShellServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(shellServiceMethods.ByName("ReplayShellSession")),
 		connect.WithHandlerOptions(opts...),
 	)
+	shellServiceHoldShellSessionHandler := connect.NewUnaryHandler(
+		ShellServiceHoldShellSessionProcedure,
+		svc.HoldShellSession,
+		connect.WithSchema(shellServiceMethods.ByName("HoldShellSession")),
+		connect.WithHandlerOptions(opts...),
+	)
+	shellServiceReleaseShellSessionHandler := connect.NewUnaryHandler(
+		ShellServiceReleaseShellSessionProcedure,
+		svc.ReleaseShellSession,
+		connect.WithSchema(shellServiceMethods.ByName("ReleaseShellSession")),
+		connect.WithHandlerOptions(opts...),
+	)
+	shellServiceForgetShellSessionHandler := connect.NewUnaryHandler(
+		ShellServiceForgetShellSessionProcedure,
+		svc.ForgetShellSession,
+		connect.WithSchema(shellServiceMethods.ByName("ForgetShellSession")),
+		connect.WithHandlerOptions(opts...),
+	)
+	shellServiceListRecordingRetentionsHandler := connect.NewUnaryHandler(
+		ShellServiceListRecordingRetentionsProcedure,
+		svc.ListRecordingRetentions,
+		connect.WithSchema(shellServiceMethods.ByName("ListRecordingRetentions")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	shellServiceSetRecordingRetentionHandler := connect.NewUnaryHandler(
+		ShellServiceSetRecordingRetentionProcedure,
+		svc.SetRecordingRetention,
+		connect.WithSchema(shellServiceMethods.ByName("SetRecordingRetention")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/loopback.v1.ShellService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ShellServiceOpenShellProcedure:
@@ -262,6 +389,16 @@ func NewShellServiceHandler(svc ShellServiceHandler, opts ...connect.HandlerOpti
 			shellServiceJoinShellSessionHandler.ServeHTTP(w, r)
 		case ShellServiceReplayShellSessionProcedure:
 			shellServiceReplayShellSessionHandler.ServeHTTP(w, r)
+		case ShellServiceHoldShellSessionProcedure:
+			shellServiceHoldShellSessionHandler.ServeHTTP(w, r)
+		case ShellServiceReleaseShellSessionProcedure:
+			shellServiceReleaseShellSessionHandler.ServeHTTP(w, r)
+		case ShellServiceForgetShellSessionProcedure:
+			shellServiceForgetShellSessionHandler.ServeHTTP(w, r)
+		case ShellServiceListRecordingRetentionsProcedure:
+			shellServiceListRecordingRetentionsHandler.ServeHTTP(w, r)
+		case ShellServiceSetRecordingRetentionProcedure:
+			shellServiceSetRecordingRetentionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -297,4 +434,24 @@ func (UnimplementedShellServiceHandler) JoinShellSession(context.Context, *conne
 
 func (UnimplementedShellServiceHandler) ReplayShellSession(context.Context, *connect.Request[v1.ReplayShellSessionRequest], *connect.ServerStream[v1.ReplayShellSessionResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.ShellService.ReplayShellSession is not implemented"))
+}
+
+func (UnimplementedShellServiceHandler) HoldShellSession(context.Context, *connect.Request[v1.HoldShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.ShellService.HoldShellSession is not implemented"))
+}
+
+func (UnimplementedShellServiceHandler) ReleaseShellSession(context.Context, *connect.Request[v1.ReleaseShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.ShellService.ReleaseShellSession is not implemented"))
+}
+
+func (UnimplementedShellServiceHandler) ForgetShellSession(context.Context, *connect.Request[v1.ForgetShellSessionRequest]) (*connect.Response[v1.ShellSession], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.ShellService.ForgetShellSession is not implemented"))
+}
+
+func (UnimplementedShellServiceHandler) ListRecordingRetentions(context.Context, *connect.Request[v1.ListRecordingRetentionsRequest]) (*connect.Response[v1.ListRecordingRetentionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.ShellService.ListRecordingRetentions is not implemented"))
+}
+
+func (UnimplementedShellServiceHandler) SetRecordingRetention(context.Context, *connect.Request[v1.SetRecordingRetentionRequest]) (*connect.Response[v1.RecordingRetention], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.ShellService.SetRecordingRetention is not implemented"))
 }

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file loopback/v1/shell.proto.
  */
 export const file_loopback_v1_shell: GenFile = /*@__PURE__*/
-  fileDesc("Chdsb29wYmFjay92MS9zaGVsbC5wcm90bxILbG9vcGJhY2sudjEi0AQKDFNoZWxsU2Vzc2lvbhIKCgJpZBgBIAEoCRIuCgpjcmVhdGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgEIAEoAxIhCgVzY29wZRgFIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEg8KB2hvc3RfaWQYBiABKAkSEQoJaG9zdF9uYW1lGAcgASgJEgwKBHVzZXIYCCABKAkSFAoMcHJpbmNpcGFsX2lkGAkgASgJEhYKDnByaW5jaXBhbF9uYW1lGAogASgJEg8KB2FkZHJlc3MYCyABKAkSDgoGcmVhc29uGAwgASgJEg4KBnRpY2tldBgNIAEoCRIMCgRydWxlGA4gASgJEg0KBXN0YXRlGA8gASgJEi4KCnN0YXJ0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgplbmRfcmVhc29uGBIgASgJEhMKC2V4aXRfc3RhdHVzGBMgASgFEikKBmxlbmd0aBgUIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhINCgVieXRlcxgVIAEoAxIMCgRyb290GBYgASgJEhEKCWhvc3Rfcm9vdBgXIAEoCRIPCgd2ZXJkaWN0GBggASgJIosBChBPcGVuU2hlbGxSZXF1ZXN0EgwKBGhvc3QYASABKAkSEQoJd29ya3NwYWNlGAIgASgJEgwKBHVzZXIYAyABKAkSDAoEY29scxgEIAEoBRIMCgRyb3dzGAUgASgFEgwKBHRlcm0YBiABKAkSDgoGcmVhc29uGAcgASgJEg4KBnRpY2tldBgIIAEoCSIpChZHZXRTaGVsbFNlc3Npb25SZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAkipAEKGExpc3RTaGVsbFNlc3Npb25zUmVxdWVzdBIUCgxvcmdhbmlzYXRpb24YASABKAkSDwoHcHJvamVjdBgCIAEoCRIRCgl3b3Jrc3BhY2UYAyABKAkSDAoEaG9zdBgEIAEoCRIPCgdzdWJqZWN0GAUgASgJEg4KBnN0YXRlcxgGIAMoCRIfCgRwYWdlGAcgASgLMhEubG9vcGJhY2sudjEuUGFnZSJeChlMaXN0U2hlbGxTZXNzaW9uc1Jlc3BvbnNlEigKBWl0ZW1zGAEgAygLMhkubG9vcGJhY2sudjEuU2hlbGxTZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI7ChdLaWxsU2hlbGxTZXNzaW9uUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgJEg8KB2NvbW1lbnQYAiABKAkiKwoYV2F0Y2hTaGVsbFNlc3Npb25SZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAkiKgoXSm9pblNoZWxsU2Vzc2lvblJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoCSJ+ChlSZXBsYXlTaGVsbFNlc3Npb25SZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAkSJwoEaWRsZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhInCgRmcm9tGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIioKGlJlcGxheVNoZWxsU2Vzc2lvblJlc3BvbnNlEgwKBGNhc3QYASABKAwyrwYKDFNoZWxsU2VydmljZRJeCglPcGVuU2hlbGwSHS5sb29wYmFjay52MS5PcGVuU2hlbGxSZXF1ZXN0GhkubG9vcGJhY2sudjEuU2hlbGxTZXNzaW9uIheKtRgTc2hlbGxfc2Vzc2lvbnMub3BlbhJtCg9HZXRTaGVsbFNlc3Npb24SIy5sb29wYmFjay52MS5HZXRTaGVsbFNlc3Npb25SZXF1ZXN0GhkubG9vcGJhY2sudjEuU2hlbGxTZXNzaW9uIhqQAgGKtRgTc2hlbGxfc2Vzc2lvbnMucmVhZBJ+ChFMaXN0U2hlbGxTZXNzaW9ucxIlLmxvb3BiYWNrLnYxLkxpc3RTaGVsbFNlc3Npb25zUmVxdWVzdBomLmxvb3BiYWNrLnYxLkxpc3RTaGVsbFNlc3Npb25zUmVzcG9uc2UiGpACAYq1GBNzaGVsbF9zZXNzaW9ucy5yZWFkEmwKEEtpbGxTaGVsbFNlc3Npb24SJC5sb29wYmFjay52MS5LaWxsU2hlbGxTZXNzaW9uUmVxdWVzdBoZLmxvb3BiYWNrLnYxLlNoZWxsU2Vzc2lvbiIXirUYE3NoZWxsX3Nlc3Npb25zLmtpbGwSbwoRV2F0Y2hTaGVsbFNlc3Npb24SJS5sb29wYmFjay52MS5XYXRjaFNoZWxsU2Vzc2lvblJlcXVlc3QaGS5sb29wYmFjay52MS5TaGVsbFNlc3Npb24iGIq1GBRzaGVsbF9zZXNzaW9ucy53YXRjaBJsChBKb2luU2hlbGxTZXNzaW9uEiQubG9vcGJhY2sudjEuSm9pblNoZWxsU2Vzc2lvblJlcXVlc3QaGS5sb29wYmFjay52MS5TaGVsbFNlc3Npb24iF4q1GBNzaGVsbF9zZXNzaW9ucy5qb2luEoIBChJSZXBsYXlTaGVsbFNlc3Npb24SJi5sb29wYmFjay52MS5SZXBsYXlTaGVsbFNlc3Npb25SZXF1ZXN0GicubG9vcGJhY2sudjEuUmVwbGF5U2hlbGxTZXNzaW9uUmVzcG9uc2UiGYq1GBVzaGVsbF9zZXNzaW9ucy5yZXBsYXkwAUI6WjhnaXRodWIuY29tL2xvb3BiYWNrZC9sb29wYmFjay9hcGkvbG9vcGJhY2svdjE7bG9vcGJhY2t2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
+  fileDesc("Chdsb29wYmFjay92MS9zaGVsbC5wcm90bxILbG9vcGJhY2sudjEi3AUKDFNoZWxsU2Vzc2lvbhIKCgJpZBgBIAEoCRIuCgpjcmVhdGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgEIAEoAxIhCgVzY29wZRgFIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEg8KB2hvc3RfaWQYBiABKAkSEQoJaG9zdF9uYW1lGAcgASgJEgwKBHVzZXIYCCABKAkSFAoMcHJpbmNpcGFsX2lkGAkgASgJEhYKDnByaW5jaXBhbF9uYW1lGAogASgJEg8KB2FkZHJlc3MYCyABKAkSDgoGcmVhc29uGAwgASgJEg4KBnRpY2tldBgNIAEoCRIMCgRydWxlGA4gASgJEg0KBXN0YXRlGA8gASgJEi4KCnN0YXJ0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgplbmRfcmVhc29uGBIgASgJEhMKC2V4aXRfc3RhdHVzGBMgASgFEikKBmxlbmd0aBgUIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhINCgVieXRlcxgVIAEoAxIMCgRyb290GBYgASgJEhEKCWhvc3Rfcm9vdBgXIAEoCRIPCgd2ZXJkaWN0GBggASgJEi4KCmtlcHRfdW50aWwYGSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKBGhvbGQYGiABKAsyGi5sb29wYmFjay52MS5SZWNvcmRpbmdIb2xkEjAKCGRlbGV0aW9uGBsgASgLMh4ubG9vcGJhY2sudjEuUmVjb3JkaW5nRGVsZXRpb24idQoNUmVjb3JkaW5nSG9sZBImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMcHJpbmNpcGFsX2lkGAIgASgJEhYKDnByaW5jaXBhbF9uYW1lGAMgASgJEg4KBnJlYXNvbhgEIAEoCSKmAQoRUmVjb3JkaW5nRGVsZXRpb24SJgoCYXQYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDHByaW5jaXBhbF9pZBgCIAEoCRIWCg5wcmluY2lwYWxfbmFtZRgDIAEoCRIOCgZyZWFzb24YBCABKAkSKwoHaG9zdF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiogEKElJlY29yZGluZ1JldGVudGlvbhIhCgVzY29wZRgBIAEoCzISLmxvb3BiYWNrLnYxLlNjb3BlEhEKCWtlZXBfZGF5cxgCIAEoAxIOCgZyZWFzb24YAyABKAkSFgoOcHJpbmNpcGFsX25hbWUYBCABKAkSLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiwEKEE9wZW5TaGVsbFJlcXVlc3QSDAoEaG9zdBgBIAEoCRIRCgl3b3Jrc3BhY2UYAiABKAkSDAoEdXNlchgDIAEoCRIMCgRjb2xzGAQgASgFEgwKBHJvd3MYBSABKAUSDAoEdGVybRgGIAEoCRIOCgZyZWFzb24YByABKAkSDgoGdGlja2V0GAggASgJIikKFkdldFNoZWxsU2Vzc2lvblJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoCSKkAQoYTGlzdFNoZWxsU2Vzc2lvbnNSZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIPCgdwcm9qZWN0GAIgASgJEhEKCXdvcmtzcGFjZRgDIAEoCRIMCgRob3N0GAQgASgJEg8KB3N1YmplY3QYBSABKAkSDgoGc3RhdGVzGAYgAygJEh8KBHBhZ2UYByABKAsyES5sb29wYmFjay52MS5QYWdlIl4KGUxpc3RTaGVsbFNlc3Npb25zUmVzcG9uc2USKAoFaXRlbXMYASADKAsyGS5sb29wYmFjay52MS5TaGVsbFNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjsKF0tpbGxTaGVsbFNlc3Npb25SZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAkSDwoHY29tbWVudBgCIAEoCSIrChhXYXRjaFNoZWxsU2Vzc2lvblJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoCSIqChdKb2luU2hlbGxTZXNzaW9uUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgJIn4KGVJlcGxheVNoZWxsU2Vzc2lvblJlcXVlc3QSDwoHc2Vzc2lvbhgBIAEoCRInCgRpZGxlGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEicKBGZyb20YAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iKgoaUmVwbGF5U2hlbGxTZXNzaW9uUmVzcG9uc2USDAoEY2FzdBgBIAEoDCI6ChdIb2xkU2hlbGxTZXNzaW9uUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgJEg4KBnJlYXNvbhgCIAEoCSI9ChpSZWxlYXNlU2hlbGxTZXNzaW9uUmVxdWVzdBIPCgdzZXNzaW9uGAEgASgJEg4KBnJlYXNvbhgCIAEoCSI8ChlGb3JnZXRTaGVsbFNlc3Npb25SZXF1ZXN0Eg8KB3Nlc3Npb24YASABKAkSDgoGcmVhc29uGAIgASgJIiAKHkxpc3RSZWNvcmRpbmdSZXRlbnRpb25zUmVxdWVzdCJRCh9MaXN0UmVjb3JkaW5nUmV0ZW50aW9uc1Jlc3BvbnNlEi4KBWl0ZW1zGAEgAygLMh8ubG9vcGJhY2sudjEuUmVjb3JkaW5nUmV0ZW50aW9uIowBChxTZXRSZWNvcmRpbmdSZXRlbnRpb25SZXF1ZXN0EhQKDG9yZ2FuaXNhdGlvbhgBIAEoCRIPCgdwcm9qZWN0GAIgASgJEhEKCXdvcmtzcGFjZRgDIAEoCRIRCglrZWVwX2RheXMYBCABKAMSDwoHaW5oZXJpdBgFIAEoCBIOCgZyZWFzb24YBiABKAkymAsKDFNoZWxsU2VydmljZRJeCglPcGVuU2hlbGwSHS5sb29wYmFjay52MS5PcGVuU2hlbGxSZXF1ZXN0GhkubG9vcGJhY2sudjEuU2hlbGxTZXNzaW9uIheKtRgTc2hlbGxfc2Vzc2lvbnMub3BlbhJtCg9HZXRTaGVsbFNlc3Npb24SIy5sb29wYmFjay52MS5HZXRTaGVsbFNlc3Npb25SZXF1ZXN0GhkubG9vcGJhY2sudjEuU2hlbGxTZXNzaW9uIhqQAgGKtRgTc2hlbGxfc2Vzc2lvbnMucmVhZBJ+ChFMaXN0U2hlbGxTZXNzaW9ucxIlLmxvb3BiYWNrLnYxLkxpc3RTaGVsbFNlc3Npb25zUmVxdWVzdBomLmxvb3BiYWNrLnYxLkxpc3RTaGVsbFNlc3Npb25zUmVzcG9uc2UiGpACAYq1GBNzaGVsbF9zZXNzaW9ucy5yZWFkEmwKEEtpbGxTaGVsbFNlc3Npb24SJC5sb29wYmFjay52MS5LaWxsU2hlbGxTZXNzaW9uUmVxdWVzdBoZLmxvb3BiYWNrLnYxLlNoZWxsU2Vzc2lvbiIXirUYE3NoZWxsX3Nlc3Npb25zLmtpbGwSbwoRV2F0Y2hTaGVsbFNlc3Npb24SJS5sb29wYmFjay52MS5XYXRjaFNoZWxsU2Vzc2lvblJlcXVlc3QaGS5sb29wYmFjay52MS5TaGVsbFNlc3Npb24iGIq1GBRzaGVsbF9zZXNzaW9ucy53YXRjaBJsChBKb2luU2hlbGxTZXNzaW9uEiQubG9vcGJhY2sudjEuSm9pblNoZWxsU2Vzc2lvblJlcXVlc3QaGS5sb29wYmFjay52MS5TaGVsbFNlc3Npb24iF4q1GBNzaGVsbF9zZXNzaW9ucy5qb2luEoIBChJSZXBsYXlTaGVsbFNlc3Npb24SJi5sb29wYmFjay52MS5SZXBsYXlTaGVsbFNlc3Npb25SZXF1ZXN0GicubG9vcGJhY2sudjEuUmVwbGF5U2hlbGxTZXNzaW9uUmVzcG9uc2UiGYq1GBVzaGVsbF9zZXNzaW9ucy5yZXBsYXkwARJsChBIb2xkU2hlbGxTZXNzaW9uEiQubG9vcGJhY2sudjEuSG9sZFNoZWxsU2Vzc2lvblJlcXVlc3QaGS5sb29wYmFjay52MS5TaGVsbFNlc3Npb24iF4q1GBNzaGVsbF9zZXNzaW9ucy5ob2xkEnIKE1JlbGVhc2VTaGVsbFNlc3Npb24SJy5sb29wYmFjay52MS5SZWxlYXNlU2hlbGxTZXNzaW9uUmVxdWVzdBoZLmxvb3BiYWNrLnYxLlNoZWxsU2Vzc2lvbiIXirUYE3NoZWxsX3Nlc3Npb25zLmhvbGQScgoSRm9yZ2V0U2hlbGxTZXNzaW9uEiYubG9vcGJhY2sudjEuRm9yZ2V0U2hlbGxTZXNzaW9uUmVxdWVzdBoZLmxvb3BiYWNrLnYxLlNoZWxsU2Vzc2lvbiIZirUYFXNoZWxsX3Nlc3Npb25zLmZvcmdldBKQAQoXTGlzdFJlY29yZGluZ1JldGVudGlvbnMSKy5sb29wYmFjay52MS5MaXN0UmVjb3JkaW5nUmV0ZW50aW9uc1JlcXVlc3QaLC5sb29wYmFjay52MS5MaXN0UmVjb3JkaW5nUmV0ZW50aW9uc1Jlc3BvbnNlIhqQAgGKtRgTc2hlbGxfc2Vzc2lvbnMucmVhZBJ+ChVTZXRSZWNvcmRpbmdSZXRlbnRpb24SKS5sb29wYmFjay52MS5TZXRSZWNvcmRpbmdSZXRlbnRpb25SZXF1ZXN0Gh8ubG9vcGJhY2sudjEuUmVjb3JkaW5nUmV0ZW50aW9uIhmKtRgVc2hlbGxfc2Vzc2lvbnMucmV0YWluQjpaOGdpdGh1Yi5jb20vbG9vcGJhY2tkL2xvb3BiYWNrL2FwaS9sb29wYmFjay92MTtsb29wYmFja3YxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_loopback_v1_common]);
 
 /**
  * @generated from message loopback.v1.ShellSession
@@ -159,6 +159,28 @@ export type ShellSession = Message<"loopback.v1.ShellSession"> & {
    * @generated from field: string verdict = 24;
    */
   verdict: string;
+
+  /**
+   * When the recording is deleted unless it is held, as retentions are now; unset: it is kept for ever, is deleted already, or the session
+   * runs.
+   *
+   * @generated from field: google.protobuf.Timestamp kept_until = 25;
+   */
+  keptUntil?: Timestamp | undefined;
+
+  /**
+   * Unset: the recording is not on hold.
+   *
+   * @generated from field: loopback.v1.RecordingHold hold = 26;
+   */
+  hold?: RecordingHold | undefined;
+
+  /**
+   * Unset: the recording is there.
+   *
+   * @generated from field: loopback.v1.RecordingDeletion deletion = 27;
+   */
+  deletion?: RecordingDeletion | undefined;
 };
 
 /**
@@ -167,6 +189,126 @@ export type ShellSession = Message<"loopback.v1.ShellSession"> & {
  */
 export const ShellSessionSchema: GenMessage<ShellSession> = /*@__PURE__*/
   messageDesc(file_loopback_v1_shell, 0);
+
+/**
+ * That nobody and nothing deletes a recording.
+ *
+ * @generated from message loopback.v1.RecordingHold
+ */
+export type RecordingHold = Message<"loopback.v1.RecordingHold"> & {
+  /**
+   * @generated from field: google.protobuf.Timestamp at = 1;
+   */
+  at?: Timestamp | undefined;
+
+  /**
+   * @generated from field: string principal_id = 2;
+   */
+  principalId: string;
+
+  /**
+   * @generated from field: string principal_name = 3;
+   */
+  principalName: string;
+
+  /**
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.RecordingHold.
+ * Use `create(RecordingHoldSchema)` to create a new message.
+ */
+export const RecordingHoldSchema: GenMessage<RecordingHold> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 1);
+
+/**
+ * That a recording is gone. Its roots stay, and so does what the audit log has of it.
+ *
+ * @generated from message loopback.v1.RecordingDeletion
+ */
+export type RecordingDeletion = Message<"loopback.v1.RecordingDeletion"> & {
+  /**
+   * @generated from field: google.protobuf.Timestamp at = 1;
+   */
+  at?: Timestamp | undefined;
+
+  /**
+   * Empty: the control plane itself, because its time was over.
+   *
+   * @generated from field: string principal_id = 2;
+   */
+  principalId: string;
+
+  /**
+   * @generated from field: string principal_name = 3;
+   */
+  principalName: string;
+
+  /**
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * When the host dropped its copy, which nobody could read any more; unset: it has not been linked since.
+   *
+   * @generated from field: google.protobuf.Timestamp host_at = 5;
+   */
+  hostAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.RecordingDeletion.
+ * Use `create(RecordingDeletionSchema)` to create a new message.
+ */
+export const RecordingDeletionSchema: GenMessage<RecordingDeletion> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 2);
+
+/**
+ * How long recordings are kept.
+ *
+ * @generated from message loopback.v1.RecordingRetention
+ */
+export type RecordingRetention = Message<"loopback.v1.RecordingRetention"> & {
+  /**
+   * @generated from field: loopback.v1.Scope scope = 1;
+   */
+  scope?: Scope | undefined;
+
+  /**
+   * Days after a session's end; 0: for ever.
+   *
+   * @generated from field: int64 keep_days = 2;
+   */
+  keepDays: bigint;
+
+  /**
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Who set it.
+   *
+   * @generated from field: string principal_name = 4;
+   */
+  principalName: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp updated_at = 5;
+   */
+  updatedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message loopback.v1.RecordingRetention.
+ * Use `create(RecordingRetentionSchema)` to create a new message.
+ */
+export const RecordingRetentionSchema: GenMessage<RecordingRetention> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 3);
 
 /**
  * @generated from message loopback.v1.OpenShellRequest
@@ -230,7 +372,7 @@ export type OpenShellRequest = Message<"loopback.v1.OpenShellRequest"> & {
  * Use `create(OpenShellRequestSchema)` to create a new message.
  */
 export const OpenShellRequestSchema: GenMessage<OpenShellRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 1);
+  messageDesc(file_loopback_v1_shell, 4);
 
 /**
  * @generated from message loopback.v1.GetShellSessionRequest
@@ -247,7 +389,7 @@ export type GetShellSessionRequest = Message<"loopback.v1.GetShellSessionRequest
  * Use `create(GetShellSessionRequestSchema)` to create a new message.
  */
 export const GetShellSessionRequestSchema: GenMessage<GetShellSessionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 2);
+  messageDesc(file_loopback_v1_shell, 5);
 
 /**
  * @generated from message loopback.v1.ListShellSessionsRequest
@@ -302,7 +444,7 @@ export type ListShellSessionsRequest = Message<"loopback.v1.ListShellSessionsReq
  * Use `create(ListShellSessionsRequestSchema)` to create a new message.
  */
 export const ListShellSessionsRequestSchema: GenMessage<ListShellSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 3);
+  messageDesc(file_loopback_v1_shell, 6);
 
 /**
  * @generated from message loopback.v1.ListShellSessionsResponse
@@ -324,7 +466,7 @@ export type ListShellSessionsResponse = Message<"loopback.v1.ListShellSessionsRe
  * Use `create(ListShellSessionsResponseSchema)` to create a new message.
  */
 export const ListShellSessionsResponseSchema: GenMessage<ListShellSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 4);
+  messageDesc(file_loopback_v1_shell, 7);
 
 /**
  * @generated from message loopback.v1.KillShellSessionRequest
@@ -348,7 +490,7 @@ export type KillShellSessionRequest = Message<"loopback.v1.KillShellSessionReque
  * Use `create(KillShellSessionRequestSchema)` to create a new message.
  */
 export const KillShellSessionRequestSchema: GenMessage<KillShellSessionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 5);
+  messageDesc(file_loopback_v1_shell, 8);
 
 /**
  * @generated from message loopback.v1.WatchShellSessionRequest
@@ -365,7 +507,7 @@ export type WatchShellSessionRequest = Message<"loopback.v1.WatchShellSessionReq
  * Use `create(WatchShellSessionRequestSchema)` to create a new message.
  */
 export const WatchShellSessionRequestSchema: GenMessage<WatchShellSessionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 6);
+  messageDesc(file_loopback_v1_shell, 9);
 
 /**
  * @generated from message loopback.v1.JoinShellSessionRequest
@@ -382,7 +524,7 @@ export type JoinShellSessionRequest = Message<"loopback.v1.JoinShellSessionReque
  * Use `create(JoinShellSessionRequestSchema)` to create a new message.
  */
 export const JoinShellSessionRequestSchema: GenMessage<JoinShellSessionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 7);
+  messageDesc(file_loopback_v1_shell, 10);
 
 /**
  * @generated from message loopback.v1.ReplayShellSessionRequest
@@ -413,7 +555,7 @@ export type ReplayShellSessionRequest = Message<"loopback.v1.ReplayShellSessionR
  * Use `create(ReplayShellSessionRequestSchema)` to create a new message.
  */
 export const ReplayShellSessionRequestSchema: GenMessage<ReplayShellSessionRequest> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 8);
+  messageDesc(file_loopback_v1_shell, 11);
 
 /**
  * @generated from message loopback.v1.ReplayShellSessionResponse
@@ -430,7 +572,155 @@ export type ReplayShellSessionResponse = Message<"loopback.v1.ReplayShellSession
  * Use `create(ReplayShellSessionResponseSchema)` to create a new message.
  */
 export const ReplayShellSessionResponseSchema: GenMessage<ReplayShellSessionResponse> = /*@__PURE__*/
-  messageDesc(file_loopback_v1_shell, 9);
+  messageDesc(file_loopback_v1_shell, 12);
+
+/**
+ * @generated from message loopback.v1.HoldShellSessionRequest
+ */
+export type HoldShellSessionRequest = Message<"loopback.v1.HoldShellSessionRequest"> & {
+  /**
+   * @generated from field: string session = 1;
+   */
+  session: string;
+
+  /**
+   * Empty: that of the header Loopback-Reason. One of the two has to be given.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.HoldShellSessionRequest.
+ * Use `create(HoldShellSessionRequestSchema)` to create a new message.
+ */
+export const HoldShellSessionRequestSchema: GenMessage<HoldShellSessionRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 13);
+
+/**
+ * @generated from message loopback.v1.ReleaseShellSessionRequest
+ */
+export type ReleaseShellSessionRequest = Message<"loopback.v1.ReleaseShellSessionRequest"> & {
+  /**
+   * @generated from field: string session = 1;
+   */
+  session: string;
+
+  /**
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.ReleaseShellSessionRequest.
+ * Use `create(ReleaseShellSessionRequestSchema)` to create a new message.
+ */
+export const ReleaseShellSessionRequestSchema: GenMessage<ReleaseShellSessionRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 14);
+
+/**
+ * @generated from message loopback.v1.ForgetShellSessionRequest
+ */
+export type ForgetShellSessionRequest = Message<"loopback.v1.ForgetShellSessionRequest"> & {
+  /**
+   * @generated from field: string session = 1;
+   */
+  session: string;
+
+  /**
+   * Empty: that of the header Loopback-Reason. One of the two has to be given.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.ForgetShellSessionRequest.
+ * Use `create(ForgetShellSessionRequestSchema)` to create a new message.
+ */
+export const ForgetShellSessionRequestSchema: GenMessage<ForgetShellSessionRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 15);
+
+/**
+ * @generated from message loopback.v1.ListRecordingRetentionsRequest
+ */
+export type ListRecordingRetentionsRequest = Message<"loopback.v1.ListRecordingRetentionsRequest"> & {
+};
+
+/**
+ * Describes the message loopback.v1.ListRecordingRetentionsRequest.
+ * Use `create(ListRecordingRetentionsRequestSchema)` to create a new message.
+ */
+export const ListRecordingRetentionsRequestSchema: GenMessage<ListRecordingRetentionsRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 16);
+
+/**
+ * @generated from message loopback.v1.ListRecordingRetentionsResponse
+ */
+export type ListRecordingRetentionsResponse = Message<"loopback.v1.ListRecordingRetentionsResponse"> & {
+  /**
+   * @generated from field: repeated loopback.v1.RecordingRetention items = 1;
+   */
+  items: RecordingRetention[];
+};
+
+/**
+ * Describes the message loopback.v1.ListRecordingRetentionsResponse.
+ * Use `create(ListRecordingRetentionsResponseSchema)` to create a new message.
+ */
+export const ListRecordingRetentionsResponseSchema: GenMessage<ListRecordingRetentionsResponse> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 17);
+
+/**
+ * @generated from message loopback.v1.SetRecordingRetentionRequest
+ */
+export type SetRecordingRetentionRequest = Message<"loopback.v1.SetRecordingRetentionRequest"> & {
+  /**
+   * At most one; all empty: everything without a retention of its own.
+   *
+   * @generated from field: string organisation = 1;
+   */
+  organisation: string;
+
+  /**
+   * @generated from field: string project = 2;
+   */
+  project: string;
+
+  /**
+   * @generated from field: string workspace = 3;
+   */
+  workspace: string;
+
+  /**
+   * Days after a session's end, at least 1; 0: for ever.
+   *
+   * @generated from field: int64 keep_days = 4;
+   */
+  keepDays: bigint;
+
+  /**
+   * Takes what was said of this place away: that of the place above it holds here.
+   *
+   * @generated from field: bool inherit = 5;
+   */
+  inherit: boolean;
+
+  /**
+   * @generated from field: string reason = 6;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message loopback.v1.SetRecordingRetentionRequest.
+ * Use `create(SetRecordingRetentionRequestSchema)` to create a new message.
+ */
+export const SetRecordingRetentionRequestSchema: GenMessage<SetRecordingRetentionRequest> = /*@__PURE__*/
+  messageDesc(file_loopback_v1_shell, 18);
 
 /**
  * Shells on hosts. What is typed and shown travels by WebSocket at /shell/v1/{session}; a session is opened, looked at and ended
@@ -508,6 +798,55 @@ export const ShellService: GenService<{
     methodKind: "server_streaming";
     input: typeof ReplayShellSessionRequestSchema;
     output: typeof ReplayShellSessionResponseSchema;
+  },
+  /**
+   * Keeps a session's recording, whatever its retention, until it is released: a legal hold.
+   *
+   * @generated from rpc loopback.v1.ShellService.HoldShellSession
+   */
+  holdShellSession: {
+    methodKind: "unary";
+    input: typeof HoldShellSessionRequestSchema;
+    output: typeof ShellSessionSchema;
+  },
+  /**
+   * @generated from rpc loopback.v1.ShellService.ReleaseShellSession
+   */
+  releaseShellSession: {
+    methodKind: "unary";
+    input: typeof ReleaseShellSessionRequestSchema;
+    output: typeof ShellSessionSchema;
+  },
+  /**
+   * Deletes a session's recording on purpose: here its key and what was recorded, on the host its copy, once that is linked. The session,
+   * and what its recording came to, stay. It cannot be brought back.
+   *
+   * @generated from rpc loopback.v1.ShellService.ForgetShellSession
+   */
+  forgetShellSession: {
+    methodKind: "unary";
+    input: typeof ForgetShellSessionRequestSchema;
+    output: typeof ShellSessionSchema;
+  },
+  /**
+   * How long recordings are kept, by place. Of several the one over the least decides; without one they are kept for ever.
+   *
+   * @generated from rpc loopback.v1.ShellService.ListRecordingRetentions
+   */
+  listRecordingRetentions: {
+    methodKind: "unary";
+    input: typeof ListRecordingRetentionsRequestSchema;
+    output: typeof ListRecordingRetentionsResponseSchema;
+  },
+  /**
+   * Sets how long the recordings of a place are kept, in place of what was said before.
+   *
+   * @generated from rpc loopback.v1.ShellService.SetRecordingRetention
+   */
+  setRecordingRetention: {
+    methodKind: "unary";
+    input: typeof SetRecordingRetentionRequestSchema;
+    output: typeof RecordingRetentionSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_loopback_v1_shell, 0);
