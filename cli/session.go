@@ -28,7 +28,8 @@ func (a *app) showSession(s *pb.ShellSession) error {
 	return a.print(s, [2]string{"id", s.Id}, [2]string{"state", s.State}, [2]string{"host", s.HostName}, [2]string{"user", s.User}, [2]string{"by", s.PrincipalName},
 		[2]string{"from", s.Address}, [2]string{"reason", s.Reason}, [2]string{"ticket", s.Ticket}, [2]string{"scope", scope(s.Scope)}, [2]string{"rule", s.Rule},
 		[2]string{"opened", stamp(s.CreatedAt)}, [2]string{"began", stamp(s.StartedAt)}, [2]string{"ended", stamp(s.EndedAt)}, [2]string{"why", s.EndReason},
-		[2]string{"status", status}, [2]string{"length", duration(s.Length)}, [2]string{"recordings", s.Verdict}, [2]string{"root", s.Root}, [2]string{"host's root", s.HostRoot})
+		[2]string{"status", status}, [2]string{"length", duration(s.Length)}, [2]string{"recordings", s.Verdict}, [2]string{"root", s.Root}, [2]string{"host's root", s.HostRoot},
+		[2]string{"recording is", keptAs(s)}, [2]string{"on hold", onHold(s.Hold)}, [2]string{"deleted", forgotten(s.Deletion)}, [2]string{"host's copy", hostsCopy(s.Deletion)})
 }
 
 func (a *app) sessionCommand() *cobra.Command {
@@ -89,7 +90,7 @@ func (a *app) sessionCommand() *cobra.Command {
 			return a.showSession(one)
 		})}
 	kill.Flags().StringVar(&comment, "comment", "", "why; everybody in the session reads it")
-	return noun("session", "Shell sessions: live and past", ls, show, watch, join, kill, a.sessionReplay(), a.sessionExport(), a.sessionReviewCommand(), a.sessionReport())
+	return noun("session", "Shell sessions: live and past", ls, show, watch, join, kill, a.sessionReplay(), a.sessionExport(), a.sessionHold(), a.sessionRelease(), a.sessionForget(), a.sessionRetention(), a.sessionReviewCommand(), a.sessionReport())
 }
 
 // seenOut is the end of somebody's taking part in what is not theirs: that the session ended is no failure.
