@@ -34,6 +34,7 @@ export const shells: Group = {
     { to: paths.shells, label: "Shells", needs: "shell_sessions.read" },
     { to: paths.shellReviews, label: "Reviews", needs: "session_reviews.read" },
     { to: paths.shellReport, label: "Report", needs: "shell_sessions.read" },
+    { to: paths.shellRetention, label: "Retention", needs: "shell_sessions.read" },
   ],
 };
 

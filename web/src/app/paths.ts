@@ -23,6 +23,7 @@ export const paths = {
   shells: "/shells",
   shellReviews: "/shells/reviews",
   shellReport: "/shells/report",
+  shellRetention: "/shells/retention",
   shell: (id: string) => `/shells/${id}`,
   audit: "/audit",
   proof: "/audit/proof",

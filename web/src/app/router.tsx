@@ -72,6 +72,7 @@ const review = lazily("/access/reviews/$id", () => import("../pages/access/revie
 const questions = lazily(paths.questions, () => import("../pages/access/questions"), "Questions", "ask", "kind", "who", "permission", "at", "host", "selector", "address", "mfa", "ticket", "time");
 const shellReviews = lazily(paths.shellReviews, () => import("../pages/shellreviews"), "ShellReviews", "open", "state");
 const shellReport = lazily(paths.shellReport, () => import("../pages/shellreport"), "ShellReport", "days");
+const shellRetention = lazily(paths.shellRetention, () => import("../pages/shellretention"), "ShellRetention");
 const locks = lazily(paths.locks, () => import("../pages/access/locks"), "Locks", "open", "state");
 const commands = lazily(paths.commands, () => import("../pages/commands"), "Commands");
 const command = lazily("/commands/$id", () => import("../pages/command"), "CommandPage");
@@ -82,7 +83,7 @@ const account = createRoute({ getParentRoute: () => root, path: "/account", comp
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: paths.device, component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention, shellReviews, shellReport, locks]),
+  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention, shellReviews, shellReport, shellRetention, locks]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

@@ -21,6 +21,7 @@ export function ShellPage() {
   const queries = useQueryClient();
   const { why, who } = useSession();
   const [killing, setKilling] = useState(false);
+  const [keeping, setKeeping] = useState<Keeping>();
   const read = useQuery({ queryKey: ["shells", "one", id], queryFn: () => api.shells.getShellSession({ session: id }), retry: false, refetchInterval: (q) => (q.state.data?.state === "ended" && q.state.data.verdict !== "alone" ? false : 5_000) });
   const s = read.data;
   if (!s) {
@@ -42,7 +43,18 @@ export function ShellPage() {
         </span>
       }
       actions={
-        s.state !== "ended" && (
+        s.state === "ended" ? (
+          !s.deletion && (
+            <>
+              <Button why={why("shell_sessions.hold")} onClick={() => setKeeping(s.hold ? "release" : "hold")}>
+                {s.hold ? "End the hold" : "Hold it"}
+              </Button>
+              <Button kind="danger" why={s.hold ? "it is on hold" : why("shell_sessions.forget")} onClick={() => setKeeping("forget")}>
+                Delete its recording
+              </Button>
+            </>
+          )
+        ) : (
           <>
             {!mine && (
               <Button why={why("shell_sessions.join")} onClick={() => as(mode === "join" ? undefined : "join")}>
@@ -58,6 +70,7 @@ export function ShellPage() {
     >
       {s.state === "ended" ? <Player session={s} /> : <LiveTerminal key={mode} session={s} mode={mode} changed={() => void queries.invalidateQueries({ queryKey: ["shells"] })} />}
       <About s={s} />
+      {keeping && <Keep s={s} what={keeping} close={() => setKeeping(undefined)} />}
       {killing && <Kill s={s} close={() => setKilling(false)} />}
     </Page>
   );
@@ -78,14 +91,90 @@ function About({ s }: { s: ShellSession }) {
           ["Ended by", s.state === "ended" ? s.endReason || `the shell itself, with status ${s.exitStatus}` : undefined],
           ["Length", s.length && formatDuration(seconds(s.length) ?? 0)],
           ["Recording", s.verdict && <State key="v" of={s.verdict} />],
+          ["It is kept", s.state === "ended" && !s.deletion && (s.keptUntil ? <span key="u">{s.hold ? "while it is on hold; else until " : "until "}<Ago at={s.keptUntil} /></span> : "for ever")],
+          ["On hold", s.hold && <Word key="hold" by={s.hold.principalName} at={s.hold.at} reason={s.hold.reason} />],
+          ["Deleted", s.deletion && <Word key="deleted" by={s.deletion.principalName || "the control plane"} at={s.deletion.at} reason={s.deletion.reason} />],
+          ["Host’s copy", s.deletion && (s.deletion.hostAt ? <span key="copy">dropped, <Ago at={s.deletion.hostAt} /></span> : "dropped once the host is linked; nobody can read it")],
           ["Its root here", s.root && <span key="c" className="font-mono text-[12px] break-all">{s.root}</span>],
           ["Its root on the host", s.hostRoot && <span key="o" className="font-mono text-[12px] break-all">{s.hostRoot}</span>],
         ]}
       />
       <div className="mt-4">
-        <Command label={s.state === "ended" ? "The same as a command" : "In a terminal of your own"} text={s.state === "ended" ? `loopback session replay ${s.id}` : `loopback session watch ${s.id}`} />
+        <Command label={s.state === "ended" ? "The same as a command" : "In a terminal of your own"} text={s.deletion ? `loopback session show ${s.id}` : s.state === "ended" ? `loopback session replay ${s.id}` : `loopback session watch ${s.id}`} />
       </div>
     </Card>
+  );
+}
+
+function Word({ by, at, reason }: { by: string; at: ShellSession["createdAt"]; reason: string }) {
+  return (
+    <span>
+      by {by}, <Ago at={at} />: {reason}
+    </span>
+  );
+}
+
+interface Said {
+  session: string;
+  reason: string;
+}
+
+const keep = {
+  hold: {
+    title: "Hold this recording?",
+    label: "Hold it",
+    about: "Nothing deletes it, however old it gets, until the hold ends: for a case at law, say.",
+    run: (q: Said) => api.shells.holdShellSession(q),
+    same: (q: Said) => call(ShellService.method.holdShellSession, q),
+  },
+  release: {
+    title: "End the hold?",
+    label: "End it",
+    about: "The retention of its place decides again. What is older than that is deleted within minutes.",
+    run: (q: Said) => api.shells.releaseShellSession(q),
+    same: (q: Said) => call(ShellService.method.releaseShellSession, q),
+  },
+  forget: {
+    title: "Delete this recording?",
+    label: "Delete it",
+    about: "It goes for good, here and on the host: for a secret that it shows, say. Who had the session, when and why stays, and so does the proof of what was recorded.",
+    run: (q: Said) => api.shells.forgetShellSession(q),
+    same: (q: Said) => call(ShellService.method.forgetShellSession, q),
+  },
+} as const;
+
+type Keeping = keyof typeof keep;
+
+function Keep({ s, what, close }: { s: ShellSession; what: Keeping; close: () => void }) {
+  const queries = useQueryClient();
+  const act = useAct();
+  const [reason, setReason] = useState("");
+  const how = keep[what];
+  const request = { session: s.id, reason: reason.trim() };
+  return (
+    <FormDialog
+      title={how.title}
+      close={close}
+      act={act}
+      kind={what === "hold" ? "primary" : "danger"}
+      label={how.label}
+      disabled={what !== "release" && reason.trim() === ""}
+      submit={() =>
+        void act
+          .run(() => how.run(request))
+          .then((done) => {
+            if (!done) return;
+            void queries.invalidateQueries({ queryKey: ["shells"] });
+            close();
+          })
+      }
+      same={{ cli: command(`session ${what} ${s.id}`, [["reason", reason.trim()]]), api: how.same(request) }}
+    >
+      <p>{how.about}</p>
+      <Field label="Why" hint="goes to the audit log, and is shown here">
+        {(at) => <Input {...at} required={what !== "release"} maxLength={1000} value={reason} onChange={(e) => setReason(e.target.value)} />}
+      </Field>
+    </FormDialog>
   );
 }
 

@@ -37,7 +37,7 @@ export function Shells() {
     { key: "state", head: "State", width: "7rem", cell: (s) => <State of={s.state} reason={s.endReason} /> },
     { key: "who", head: "Who", width: "minmax(8rem,1fr)", cell: (s) => s.principalName },
     { key: "why", head: "Why", width: "minmax(10rem,2fr)", narrow: "hide", cell: (s) => <span title={s.reason}>{s.ticket ? `${s.ticket}: ` : ""}{s.reason}</span> },
-    { key: "recording", head: "Recording", width: "8rem", narrow: "hide", cell: (s) => (s.verdict ? <State of={s.verdict} /> : <span className="text-soft">while it runs</span>) },
+    { key: "recording", head: "Recording", width: "8rem", narrow: "hide", cell: (s) => (s.deletion ? <span className="text-soft" title={s.deletion.reason}>deleted</span> : s.verdict ? <State of={s.verdict} /> : <span className="text-soft">while it runs</span>) },
     { key: "when", head: "Opened", width: "7rem", narrow: "hide", cell: (s) => <Ago at={s.createdAt} /> },
   ];
   return (

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "react";
 import { api } from "../api/client";
 import type { ShellSession } from "../api/gen/loopback/v1/shell_pb";
 import { useSession } from "../app/session";
-import { Button, Empty, Input, Problem, Select, Waiting, linkButton } from "../ui/basics";
+import { Ago, Button, Empty, Input, Problem, Select, Waiting, linkButton } from "../ui/basics";
 import { parseCast, search, withoutIdle, type Cast } from "./cast";
 import { Screen } from "./screen";
 
@@ -30,8 +30,19 @@ const mmss = (s: number) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).
 
 export function Player({ session }: { session: ShellSession }) {
   const { why } = useSession();
+  const gone = session.deletion;
   const barred = why("shell_sessions.replay");
-  const read = useQuery({ queryKey: ["shells", "cast", session.id], queryFn: () => fetchCast(session.id), enabled: !barred, staleTime: Infinity, gcTime: 60_000, retry: false });
+  const read = useQuery({ queryKey: ["shells", "cast", session.id], queryFn: () => fetchCast(session.id), enabled: !barred && !gone, staleTime: Infinity, gcTime: 60_000, retry: false });
+  if (gone) {
+    return (
+      <Empty title="Its recording was deleted">
+        <p>
+          By {gone.principalName || "the control plane"}, <Ago at={gone.at} />: {gone.reason}
+        </p>
+        <p>What it came to is still proved: its roots are below, and in the audit log.</p>
+      </Empty>
+    );
+  }
   if (barred) {
     return (
       <Empty title="Its recording is not yours to see">
