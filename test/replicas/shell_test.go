@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
 	"github.com/loopbackd/loopback/test/terminal"
@@ -30,10 +31,10 @@ func (c *cluster) sheller() string {
 	c.t.Helper()
 	d, ctx := c.replicas[0], c.within(20*time.Second)
 	account := must(d.Accounts.CreateServiceAccount(ctx, connect.NewRequest(&pb.CreateServiceAccountRequest{Name: "ada"})))
-	role := must(d.Roles.CreateRole(ctx, connect.NewRequest(&pb.CreateRoleRequest{Name: "ada", Permissions: []string{"shell_sessions.open", "shell_sessions.*", "hosts.read", "workspaces.read",
+	role := must(d.Roles.CreateRole(ctx, connect.NewRequest(&pb.CreateRoleRequest{Name: "ada", Permissions: []string{"shell_sessions.open", "shell_sessions.forget", "shell_sessions.*", "hosts.read", "workspaces.read",
 		"projects.read", "organisations.read"}})))
 	must(d.Bindings.CreateBinding(ctx, connect.NewRequest(&pb.CreateBindingRequest{ServiceAccount: account.Id, Role: role.Id, NotAfter: timestamppb.New(time.Now().Add(time.Hour))})))
-	return must(d.APIKeys.CreateApiKey(ctx, connect.NewRequest(&pb.CreateApiKeyRequest{Name: "ada", ServiceAccount: account.Id, Permissions: []string{"*", "shell_sessions.open"}}))).Secret
+	return must(d.APIKeys.CreateApiKey(ctx, connect.NewRequest(&pb.CreateApiKeyRequest{Name: "ada", ServiceAccount: account.Id, Permissions: []string{"*", "shell_sessions.open", "shell_sessions.forget"}}))).Secret
 }
 
 // shellHost is a host that shells can be opened on, linked to one replica.
@@ -103,9 +104,9 @@ func (c *cluster) sessionEnds(at *daemon.Daemon, key, id string) (s *pb.ShellSes
 func TestAShellThroughThreeReplicas(t *testing.T) {
 	c := start(t, 3, "")
 	key := c.sheller()
-	c.shellHost(c.replicas[1])
+	machine := c.shellHost(c.replicas[1])
 
-	t.Run("opened, typed into, watched, ended, replayed", func(t *testing.T) {
+	t.Run("opened, typed into, watched, ended, replayed, forgotten", func(t *testing.T) {
 		s := c.open(c.replicas[0], key)
 		own, ended := c.typist(c.replicas[2], key, s.Id, "own")
 		c.seen(own, "is recorded")
@@ -134,6 +135,17 @@ func TestAShellThroughThreeReplicas(t *testing.T) {
 		if err := errors.Join(in.Err(), in.Close()); err != nil || !strings.Contains(cast.String(), "a42b") {
 			t.Errorf("replayed at a third replica: %v, %s", err, cast.String())
 		}
+		// The replica that recorded it deletes it, and the one that its host is linked to has the host drop its copy.
+		if _, err := c.replicas[2].As(key).Shells.ForgetShellSession(c.within(20*time.Second), connect.NewRequest(&pb.ForgetShellSessionRequest{Session: s.Id, Reason: "leak"})); err != nil {
+			t.Fatal(err)
+		}
+		c.until(30*time.Second, func() error {
+			now := must(c.replicas[1].As(key).Shells.GetShellSession(c.within(20*time.Second), connect.NewRequest(&pb.GetShellSessionRequest{Session: s.Id})))
+			if n, err := recording.Held(machine.Recording(s.Id)); err != nil || n > 0 || now.Deletion.GetHostAt() == nil {
+				return fmt.Errorf("the host has %d bytes of it, %v; %v", n, err, now.Deletion)
+			}
+			return nil
+		})
 	})
 
 	t.Run("the replica that records it dies", func(t *testing.T) {
