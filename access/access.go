@@ -98,6 +98,7 @@ const (
 	SignIn    Kind = "sign_in" // somebody who signed in (package signin)
 	Host      Kind = "host"
 	System    Kind = "system" // a worker of the control plane; Name says which
+	Guest     Kind = "guest"  // somebody without an account who watches a shell (package guest); holds nothing
 )
 
 // Actor is somebody or something that acts.

@@ -30,6 +30,7 @@ func whatever(byte) bool { return true }
 var Patterns = []Pattern{
 	{Name: "enrolment token", Prefix: "lbt_", Class: wordlike, Min: 20},
 	{Name: "api key", Prefix: "lbk_", Class: wordlike, Min: 20},
+	{Name: "guest link", Prefix: "lbg_", Class: wordlike, Min: 20},
 	{Name: "aws key id", Prefix: "AKIA", Class: alnum, Min: 16},
 	{Name: "github token", Prefix: "ghp_", Class: alnum, Min: 30},
 	{Name: "github token", Prefix: "github_pat_", Class: wordlike, Min: 30},

@@ -126,6 +126,9 @@ func newEpoch(ctx context.Context, database string, now time.Time) (_ Restored, 
 		if _, err := tx.RevokeInvitations(ctx, "", now); err != nil {
 			return err
 		}
+		if err := tx.RevokeGuests(ctx, now); err != nil { // one that was taken back since would work again
+			return err
+		}
 		if done.Grants, err = endGrants(ctx, tx, now); err != nil {
 			return err
 		}

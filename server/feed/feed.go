@@ -45,6 +45,7 @@ const (
 	Passkey      Kind = "passkey"
 	Invitation   Kind = "invitation"
 	Lock         Kind = "lock"
+	Guest        Kind = "guest" // of a shell
 
 	SessionReview       Kind = "session_review"
 	SessionReviewPolicy Kind = "session_review_policy"

@@ -19,7 +19,7 @@ const module = "github.com/loopbackd/loopback/"
 
 // nouns are the packages that say what a thing is. They know the standard library and each other, nothing else.
 var nouns = []string{
-	"access", "apikey", "audit", "command", "durable", "exec", "fault", "file", "grant", "host", "id", "invitation", "label", "ledger", "lock", "operation", "passkey", "policy", "principal", "provider", "query", "release", "replica",
+	"access", "apikey", "audit", "command", "durable", "exec", "fault", "file", "grant", "guest", "host", "id", "invitation", "label", "ledger", "lock", "operation", "passkey", "policy", "principal", "provider", "query", "release", "replica",
 	"review", "secret", "section", "sessionreview", "settings", "signin", "sink", "stream", "tenant", "token", "trust", "webhook", "witness",
 	"recording", "shell",
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/grant"
+	"github.com/loopbackd/loopback/guest"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/operation"
@@ -697,6 +698,59 @@ var nouns = []test{
 		put(func(ctx context.Context, tx *storage.Tx) error { return tx.DeleteShellCommands(ctx, "ses_1") })
 		if n := commands(everything); n != 0 {
 			t.Errorf("%d commands after they were forgotten", n)
+		}
+	}},
+	{"guest of a shell", func(t *testing.T, b *bench) {
+		kept(t, b, func(g *guest.Guest, id string) { g.ID, g.ExpiresAt = id, b.now() }, func(ctx context.Context, tx *storage.Tx, g guest.Guest) (guest.Guest, error) {
+			return tx.PutGuest(ctx, g)
+		}, func(ctx context.Context, id string) (guest.Guest, error) { return b.DB.View().Guest(ctx, id) })
+	}},
+	{"guests are found and counted by session, and forgotten a month after their time", func(t *testing.T, b *bench) {
+		put := func(id, session string, ends time.Time, revoked time.Time) {
+			t.Helper()
+			b.write(t, func(ctx context.Context, tx *storage.Tx) error {
+				_, err := tx.PutGuest(ctx, guest.Guest{Meta: tenant.Meta{ID: id}, SessionID: session, ExpiresAt: ends, RevokedAt: revoked})
+				return err
+			})
+		}
+		hour := b.now().Add(time.Hour)
+		put("gst_1", "ses_1", hour, time.Time{})
+		put("gst_2", "ses_1", hour, b.now())
+		put("gst_3", "ses_1", b.now(), time.Time{})
+		put("gst_4", "ses_2", hour.Add(40*24*time.Hour), time.Time{})
+		put("gst_5", "ses_1", hour, time.Time{})
+		var got []string
+		for q := (guest.Query{Session: "ses_1", Page: tenant.Page{Size: 3}}); ; {
+			list, next, err := b.DB.View().Guests(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, g := range list {
+				got = append(got, g.ID)
+			}
+			if q.Page.Token = next; next == "" {
+				break
+			}
+		}
+		if strings.Join(got, " ") != "gst_5 gst_3 gst_2 gst_1" {
+			t.Errorf("found are %v", got)
+		}
+		if n, err := b.DB.View().CountGuests(t.Context(), "ses_1", b.now()); err != nil || n != 2 {
+			t.Errorf("%d links work, %v; wanted 2", n, err)
+		}
+		b.write(t, func(ctx context.Context, tx *storage.Tx) error { return tx.RevokeGuests(ctx, b.now()) })
+		for id, want := range map[string]guest.State{"gst_1": guest.Revoked, "gst_3": guest.Expired, "gst_4": guest.Revoked} {
+			if g, err := b.DB.View().Guest(t.Context(), id); err != nil || g.State(b.now()) != want {
+				t.Errorf("all links are taken back: %s is %s, %v", id, g.State(b.now()), err)
+			}
+		}
+		b.pass(32 * 24 * time.Hour)
+		put("gst_6", "ses_3", b.now(), time.Time{})
+		if list, _, err := b.DB.View().Guests(t.Context(), guest.Query{Session: "ses_1"}); err != nil || len(list) != 0 {
+			t.Errorf("after a month there are %v, %v", list, err)
+		}
+		if _, err := b.DB.View().Guest(t.Context(), "gst_4"); err != nil {
+			t.Errorf("one whose time is to come: %v", err)
 		}
 	}},
 	{"lock", func(t *testing.T, b *bench) {
