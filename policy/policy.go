@@ -68,7 +68,7 @@ func BuiltIn() []Role {
 		role(Admin, "everything but making and deleting organisations, and tier 0",
 			"organisations.read", "projects.*", "workspaces.*", "agent_tokens.*", "hosts.*", "settings.*", "operations.*", "releases.*",
 			"api_keys.*", "audit.*", "users.*", "groups.*", "service_accounts.*", "roles.*", "bindings.*", "access.*", "grants.*", "grant_policies.*", "access_reviews.*", "replicas.read", "sign_ins.*", "passkeys.*", "invitations.*", "providers.read",
-			"shell_sessions.*", "locks.*", "session_reviews.*"),
+			"shell_sessions.*", "shell_guests.*", "locks.*", "session_reviews.*"),
 		role(Operator, "runs hosts: enrols, labels, moves, quarantines and removes them, and sets how agents behave",
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.*", "hosts.*", "settings.*", "operations.*", "releases.read",
 			"grants.request", "grants.read", "grants.approve", "grant_policies.read"),
@@ -79,7 +79,7 @@ func BuiltIn() []Role {
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.list", "hosts.read", "settings.read", "operations.read", "releases.read",
 			"api_keys.read", "audit.read", "audit.verify", "sinks.read", "users.read", "groups.read", "service_accounts.read", "roles.read", "bindings.read", "access.explain",
 			"replicas.read", "grants.read", "grant_policies.read", "access_reviews.read", "sign_ins.read", "passkeys.read", "invitations.read", "providers.read",
-			"shell_sessions.read", "shell_sessions.replay", "locks.read", "session_reviews.read"),
+			"shell_sessions.read", "shell_sessions.replay", "shell_guests.read", "locks.read", "session_reviews.read"),
 	}
 }
 

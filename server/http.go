@@ -42,6 +42,7 @@ func (s *Server) handler() http.Handler {
 		Execs:           rpc.Execs{Service: s.execs},
 		Files:           rpc.Files{Service: s.files},
 		Commands:        rpc.Commands{Service: s.commands},
+		Guests:          s.guestService(),
 		Hosts:           rpc.Hosts{Service: s.hosts},
 		Locks:           rpc.Locks{Service: s.locks},
 		SessionReviews:  rpc.SessionReviews{Service: s.sessionReviews},
@@ -83,6 +84,7 @@ func (s *Server) handler() http.Handler {
 	all.HandleFunc("/agent/v1/poll", s.wire.ServePoll)
 	all.Handle(wire.StreamPath, s.streams)
 	all.Handle("GET /shell/v1/{session}", s.sessions.Wrap(rpc.Terminal(s.shellService(replicaShells{s}), options)))
+	all.Handle("GET /guest/v1/{session}", rpc.GuestTerminal(s.guestService(), s.shellService(replicaShells{s}), options)) // nobody signs in there
 	all.Handle("/file/v1/{transfer}", s.sessions.Wrap(rpc.Bytes(s.files, s.credentials, options)))
 	all.Handle("/", patient{s.options.Settings.Limits.ReadTimeout, s.options.Settings.Limits.WriteTimeout, s.meters.cut}.handler(mux))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

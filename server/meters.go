@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/guest"
 	"github.com/loopbackd/loopback/replica"
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/rpc"
@@ -35,7 +37,8 @@ type meters struct {
 	operations, operationsOldest                      *prometheus.GaugeVec
 	grants, locks, reviews, sessionReviews, witnesses *prometheus.GaugeVec
 	shells, recordings                                *prometheus.GaugeVec
-	unrecorded, recordingsHeld                        prometheus.Gauge
+	unrecorded, recordingsHeld, guests                prometheus.Gauge
+	guestsRefused                                     *prometheus.CounterVec
 	dataFree, dataSize, dataInodes                    prometheus.Gauge
 	certificates, releases                            *prometheus.GaugeVec
 	backup                                            prometheus.Gauge
@@ -102,6 +105,8 @@ func newMeters(r *prometheus.Registry) *meters {
 	m.recordings = gauges("shell_recordings", "Shells that ended within the last day, by how their two recordings compare: agreed, partial, alone or disagreed.", "verdict")
 	m.unrecorded = gauge("shell_unrecorded", "Shells that ended within the last day because the control plane could not record them any further.")
 	m.recordingsHeld = gauge("recordings_held", "Recordings of shells that are on hold, in the whole deployment.")
+	m.guests = gauge("shell_guests", "Guests who watch shells that this replica has.")
+	m.guestsRefused = counters("shell_guests_refused_total", "Links of guests that let nobody in, by why.", "reason")
 	m.reviews = gauges("access_reviews", "Reviews of standing access that are open and in time, those that are overdue, and bindings that wait for an answer in both.", "what")
 	m.witnesses = gauges("audit_witnesses", "Hosts that remember checkpoints of the audit log, by what they say to the last: pending, applied, degraded (a backup was restored) or failed (it is refused).", "state")
 	m.dataFree = gauge("data_free_bytes", "Space left for loopbackd on the file system of the data folder.")
@@ -118,6 +123,9 @@ func newMeters(r *prometheus.Registry) *meters {
 	}
 	for _, code := range []string{"database_full", "database_locked", "database_read_only", "database_failing", "database_corrupt", "database_unreachable"} {
 		m.errors.WithLabelValues(code)
+	}
+	for _, why := range []*fault.Error{guest.ErrInvalid, guest.ErrExpired, guest.ErrRevoked, guest.ErrUnheld} {
+		m.guestsRefused.WithLabelValues(why.Code)
 	}
 	m.signIns = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "loopback_sign_ins_total", Help: "Attempts to sign in, by method and outcome (ok, or why not)."}, []string{"method", "outcome"})
 	r.MustRegister(m.signIns)
@@ -185,8 +193,9 @@ func (m *meters) call(c rpc.Call) {
 func (m *meters) signIn(method signin.Method, outcome string) {
 	m.signIns.WithLabelValues(string(method), outcome).Inc()
 }
-func (m *meters) refuse(limit string) { m.refused.WithLabelValues(limit).Inc() }
-func (m *meters) cut(why string)      { m.cuts.WithLabelValues(why).Inc() }
+func (m *meters) guestRefused(why string) { m.guestsRefused.WithLabelValues(why).Inc() }
+func (m *meters) refuse(limit string)     { m.refused.WithLabelValues(limit).Inc() }
+func (m *meters) cut(why string)          { m.cuts.WithLabelValues(why).Inc() }
 
 func (m *meters) storage() storage.Watch {
 	return storage.Watch{

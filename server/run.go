@@ -78,6 +78,7 @@ func (s *Server) Run(ctx context.Context) error {
 	follow("telling of changes", s.changes.Follow)
 	follow("waking the worker", s.worker.Follow)
 	follow("following releases", s.followReleases)
+	follow("following guests of shells", s.guests.Follow)
 	follow("following API keys and sign-ins", s.followCredentials)
 	for _, read := range []chan struct{}{loaded, known} {
 		select {
@@ -100,6 +101,7 @@ func (s *Server) Run(ctx context.Context) error {
 	work("deleting what the audit log no longer keeps", s.retention.Run)
 	work("keeping shell sessions", s.shells.Run)
 	work("deleting recordings that are no longer kept", s.shells.Keep)
+	work("keeping guests of shells", s.guests.Run)
 	work("noting the ends of grants", s.grants.Run)
 	work("ending reviews of access", s.reviews.Run)
 	work("noting the ends of locks", s.locks.Run)

@@ -42,6 +42,7 @@ import (
 	"github.com/loopbackd/loopback/server/file"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
+	"github.com/loopbackd/loopback/server/guest"
 	"github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/invitation"
@@ -120,6 +121,7 @@ type Server struct {
 	locks     *lock.Service
 
 	sessionReviews *sessionreview.Service
+	guests         *guest.Service
 
 	witnesses *witness.Service
 	tenants   *tenant.Service
@@ -377,6 +379,9 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		return err
 	}
 	s.streams.Adopt(adoptShell(s.shells))
+	s.guests = guest.NewService(storage.Bind[guest.Reader, guest.Tx](s.db), s.directory, guest.Options{
+		Policy: s.policy, Keys: s.apikeys, Pepper: s.keys.Pepper, Now: now, Logger: o.Logger, Watching: s.meters.guests.Add, Refused: s.meters.guestRefused,
+	})
 	if s.sessionReviews, err = sessionreview.NewService(storage.Bind[sessionreview.Reader, sessionreview.Tx](s.db), sessionreview.Options{
 		Places: places{s.policies}, Roles: s.policies, Recordings: s.shells, Ledger: s.ledger, Replica: s.replica, Seal: seal, Now: now, Logger: o.Logger,
 	}); err != nil {

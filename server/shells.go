@@ -25,6 +25,7 @@ import (
 //
 //	POST /replica/v1/shell        the order of a shell, for the replica that holds the host's link
 //	GET  /shell/v1/{session}      somebody's part in a session
+//	GET  /guest/v1/{session}      a guest's
 //	POST /api/…ShellService/…     a call about a session
 
 const (
@@ -37,6 +38,10 @@ func (s *Server) shellService(peers rpc.Peers) rpc.Shells {
 	return rpc.Shells{Service: s.shells, Authenticate: s.credentials, Peers: peers}
 }
 
+func (s *Server) guestService() rpc.Guests {
+	return rpc.Guests{Service: s.guests, PublicURL: s.options.Settings.PublicURL}
+}
+
 // serveShells answers other replicas. They have looked for the session where it is: nothing is handed on a second time.
 func (s *Server) serveShells(mux *http.ServeMux) {
 	options := rpc.Options{Logger: s.log, Observe: s.meters.call, Limits: s.limits, Tracer: s.tracers.Tracer("loopback/rpc"), Stopping: s.stopping,
@@ -46,6 +51,7 @@ func (s *Server) serveShells(mux *http.ServeMux) {
 		}}
 	mux.Handle("POST /api/"+loopbackv1connect.ShellServiceName+"/", http.StripPrefix("/api", rpc.Handler(rpc.Services{Shells: s.shellService(nil)}, s.credentials, options)))
 	mux.Handle("GET /shell/v1/{session}", rpc.Terminal(s.shellService(nil), options))
+	mux.Handle("GET /guest/v1/{session}", rpc.GuestTerminal(s.guestService(), s.shellService(nil), options))
 	mux.HandleFunc("POST "+orderPath, s.takeShellOrder)
 }
 

@@ -2,6 +2,7 @@ package shell
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/loopbackd/loopback/fault"
 )
@@ -35,13 +36,23 @@ const (
 	TellKill  Told = 'k' // ends the session; for who opened it
 )
 
-// Hello says whose session it is.
+// Hello says whose session it is. Guests are told the last three, and of the rest the session and its host.
 type Hello struct {
 	Session string `json:"session"`
 	Host    string `json:"host"`
-	User    string `json:"user"`
-	Who     string `json:"who"`
+	User    string `json:"user,omitempty"`
+	Who     string `json:"who,omitempty"`
+
+	Guest     string    `json:"guest,omitempty"` // what they are called
+	InvitedBy string    `json:"invitedBy,omitempty"`
+	Until     time.Time `json:"until,omitzero"` // at the latest
 }
+
+// GuestProtocol is what the WebSocket of a guest at /guest/v1/{session} is negotiated as by a browser, which can set no header: it
+// offers this and the link's string (RFC 6455, 11.3.4), so that the string is in no address. Programs send it as a bearer credential.
+// What travels is what travels to who watches, but events of Marker, Begin and Exit are not shown, and whoever says anything but
+// TellShown is sent away.
+const GuestProtocol = "loopback.guest.v1"
 
 type over struct {
 	Kind    fault.Kind `json:"kind"`

@@ -18,6 +18,7 @@ import (
 	"github.com/loopbackd/loopback/apikey"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/grant"
+	"github.com/loopbackd/loopback/guest"
 	"github.com/loopbackd/loopback/lock"
 	"github.com/loopbackd/loopback/operation"
 	"github.com/loopbackd/loopback/policy"
@@ -55,6 +56,7 @@ var readers = map[feed.Kind][]access.Permission{
 	feed.Provider:     {provider.Read},
 	feed.AccessReview: {review.Read},
 	feed.Lock:         {lock.Read},
+	feed.Guest:        {guest.Read},
 
 	feed.SessionReview:       {sessionreview.Read},
 	feed.SessionReviewPolicy: {sessionreview.Read},

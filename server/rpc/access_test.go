@@ -34,7 +34,7 @@ var references = map[protoreflect.Name]string{
 	"token": "token", "host": "host", "hosts": "host", "operation": "operation", "api_key": "key",
 	"target": "host", "actor": "key", "entry": "entry", "sink": "sink", "sign_in": "sign-in", "passkey": "passkey", "invitation": "invitation", "identity_provider": "idp", "user": "user", "users": "user", "service_account": "account", "group": "group", "role": "role", "binding": "binding",
 	"grant": "grant", "grant_policy": "grant policy", "approvers": "group", "access_review": "review", "bindings": "binding",
-	"lock": "lock", "session_review": "session review", "review_roles": "role", "subject": "user", "remove_bindings": "binding", "session": "session", "exec": "run", "command": "command", "transfer": "transfer",
+	"lock": "lock", "session_review": "session review", "review_roles": "role", "subject": "user", "remove_bindings": "binding", "session": "session", "guest": "guest", "exec": "run", "command": "command", "transfer": "transfer",
 }
 
 // plain are the other fields that hold text or bytes, with something that they accept.
@@ -344,7 +344,7 @@ func oneOf(refs map[protoreflect.Name]string) map[protoreflect.Name]string {
 // method: it is refused like any other about that thing.
 func lists(m rpc.Method) bool {
 	n := string(m.Descriptor.Name())
-	if n == "ListAccessReviewItems" || n == "WatchShellSession" || n == "WatchExec" { // of one
+	if n == "ListAccessReviewItems" || n == "WatchShellSession" || n == "WatchExec" || n == "ListGuests" { // of one
 		return false
 	}
 	return strings.HasPrefix(n, "List") || strings.HasPrefix(n, "Watch")

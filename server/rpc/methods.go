@@ -19,6 +19,7 @@ var files = []protoreflect.FileDescriptor{
 	v1.File_loopback_v1_exec_proto,
 	v1.File_loopback_v1_file_proto,
 	v1.File_loopback_v1_grant_proto,
+	v1.File_loopback_v1_guest_proto,
 	v1.File_loopback_v1_host_proto,
 	v1.File_loopback_v1_invitation_proto,
 	v1.File_loopback_v1_lock_proto,

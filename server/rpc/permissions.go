@@ -8,6 +8,7 @@ import (
 	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/file"
 	"github.com/loopbackd/loopback/grant"
+	"github.com/loopbackd/loopback/guest"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/invitation"
 	"github.com/loopbackd/loopback/lock"
@@ -129,6 +130,9 @@ var Permissions = []Permission{
 	{shell.Retain, "set how long the recordings of shells are kept"},
 	{shell.Hold, "put recordings of shells on hold, so that nothing deletes them, and end that"},
 	{shell.Forget, "delete the recordings of shells on purpose, for good; tier 0: named in a role and given for a time only; needs a reason"},
+	{guest.Invite, "invite guests to shells that one may watch: people without an account, who look on for a time"},
+	{guest.Read, "see who was invited to a shell as a guest, and when they came"},
+	{guest.Revoke, "end guests' links; those of one's own guests and sessions are ended by whoever holds it anywhere"},
 	{sessionreview.Set, "say which recorded shells somebody else has to look at"},
 	{sessionreview.Read, "see which recorded shells wait to be looked at, and the verdicts"},
 	{sessionreview.Answer, "give a verdict on a shell that one took no part in; to look at it takes shell_sessions.replay"},

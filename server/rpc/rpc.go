@@ -46,6 +46,7 @@ type Services struct {
 	Execs           loopbackv1connect.ExecServiceHandler
 	Files           loopbackv1connect.FileServiceHandler
 	Commands        loopbackv1connect.CommandServiceHandler
+	Guests          loopbackv1connect.GuestServiceHandler
 	Hosts           loopbackv1connect.HostServiceHandler
 	Invitations     loopbackv1connect.InvitationServiceHandler
 	Operations      loopbackv1connect.OperationServiceHandler
@@ -144,6 +145,7 @@ func Handler(s Services, authenticate Authenticator, o Options) http.Handler {
 	mount(loopbackv1connect.NewSettingsServiceHandler(or[loopbackv1connect.SettingsServiceHandler](s.Settings, loopbackv1connect.UnimplementedSettingsServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewShellServiceHandler(or[loopbackv1connect.ShellServiceHandler](s.Shells, loopbackv1connect.UnimplementedShellServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewProviderServiceHandler(or[loopbackv1connect.ProviderServiceHandler](s.Providers, loopbackv1connect.UnimplementedProviderServiceHandler{}), opts...))
+	mount(loopbackv1connect.NewGuestServiceHandler(or[loopbackv1connect.GuestServiceHandler](s.Guests, loopbackv1connect.UnimplementedGuestServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSignInServiceHandler(or[loopbackv1connect.SignInServiceHandler](s.SignIns, loopbackv1connect.UnimplementedSignInServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewSinkServiceHandler(or[loopbackv1connect.SinkServiceHandler](s.Sinks, loopbackv1connect.UnimplementedSinkServiceHandler{}), opts...))
 	mount(loopbackv1connect.NewTokenServiceHandler(or[loopbackv1connect.TokenServiceHandler](s.Tokens, loopbackv1connect.UnimplementedTokenServiceHandler{}), opts...))

@@ -17,6 +17,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/api/loopback/v1/loopbackv1connect"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/guest"
 	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/server/limit"
 	"github.com/loopbackd/loopback/server/shell"
@@ -60,10 +61,13 @@ var modes = map[shell.Mode]string{
 var errUpgrade = fault.New(fault.Precondition, "upgrade_required", "a session is taken part in by a WebSocket")
 
 func (t *terminals) serve(w http.ResponseWriter, r *http.Request) {
-	err := t.take(w, r)
-	if err == nil {
-		return
+	if err := t.take(w, r); err != nil {
+		whyNot(w, err)
 	}
+}
+
+// whyNot is the answer to who does not get a WebSocket.
+func whyNot(w http.ResponseWriter, err error) {
 	f := fault.Of(err)
 	status := map[fault.Kind]int{fault.Invalid: 400, fault.Unauthenticated: 401, fault.Denied: 403, fault.NotFound: 404, fault.Precondition: 409,
 		fault.Conflict: 409, fault.Exhausted: 429, fault.Unavailable: 503}[f.Kind]
@@ -128,21 +132,29 @@ func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
 	defer end()
 	ctx, end = t.edge.untilRefused(ctx, spec, r.Header)
 	defer end()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	h := &terminal{viewer: v, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1)}
-	conn, err := gws.NewUpgrader(h, &gws.ServerOption{
-		ReadMaxPayloadSize: noun.MaxInput + 64, ParallelGolimit: 1, Logger: silent{}, ReadBufferSize: 1024, WriteBufferSize: 1024,
-	}).Upgrade(w, r)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	session := v.Session()
+	h := &terminal{viewer: v, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1), hello: noun.Hello{Session: session.ID, Host: session.HostName, User: session.User, Who: session.Who}}
+	h.carry(w, r, gws.ServerOption{ReadMaxPayloadSize: noun.MaxInput + 64})
+	return nil
+}
+
+// carry makes the WebSocket and returns when it is over.
+func (t *terminal) carry(w http.ResponseWriter, r *http.Request, o gws.ServerOption) {
+	o.ParallelGolimit, o.Logger, o.ReadBufferSize, o.WriteBufferSize = 1, silent{}, 1024, 1024
+	conn, err := gws.NewUpgrader(t, &o).Upgrade(w, r)
 	if err != nil {
-		return nil // the library has answered
+		return // the library has answered
 	}
 	go func() {
-		defer cancel()
+		defer t.cancel(nil)
 		conn.ReadLoop()
 	}()
-	h.show(conn)
-	return nil
+	if t.guest { // one who takes nothing is not waited for either
+		defer context.AfterFunc(t.ctx, func() { _ = conn.SetWriteDeadline(time.Now().Add(terminalBye)) })()
+	}
+	t.show(conn)
 }
 
 // pass hands the request to the replica that has the session, where that is why it cannot be served here.
@@ -190,8 +202,10 @@ func (silent) Error(...any) {}
 type terminal struct {
 	gws.BuiltinEventHandler
 	viewer *shell.Viewer
+	hello  noun.Hello
+	guest  bool // may say what was shown, and nothing else
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	acked  chan struct{} // holds one when the caller has shown more
 }
 
@@ -199,19 +213,24 @@ type terminal struct {
 const (
 	terminalSilence = 30 * time.Second // a caller says something (a ping) at least this often
 	terminalWrite   = 20 * time.Second // for a caller to take what is sent
+	terminalBye     = 2 * time.Second  // for a guest who may see no more to take why
 	terminalCredit  = 256 << 10        // bytes that a caller is sent beyond what they have shown
 )
 
 // show sends what is shown, until the session is over or the caller gone.
 func (t *terminal) show(conn *gws.Conn) {
 	defer func() { _ = conn.NetConn().Close() }()
-	first, err := json.Marshal(noun.Hello{Session: t.viewer.Session().ID, Host: t.viewer.Session().HostName, User: t.viewer.Session().User, Who: t.viewer.Session().Who})
+	first, err := json.Marshal(t.hello)
 	if err != nil {
 		return
 	}
 	var message []byte
 	send := func(kind noun.Shown, number uint64, body []byte) bool {
-		_ = conn.SetWriteDeadline(time.Now().Add(terminalWrite))
+		patience := terminalWrite
+		if kind == noun.ShowOver && t.guest {
+			patience = terminalBye
+		}
+		_ = conn.SetWriteDeadline(time.Now().Add(patience))
 		message = append(message[:0], byte(kind))
 		message = binary.BigEndian.AppendUint64(message, number)
 		return conn.WriteMessage(gws.OpcodeBinary, append(message, body...)) == nil
@@ -228,6 +247,7 @@ func (t *terminal) show(conn *gws.Conn) {
 			if cause := context.Cause(t.ctx); cause != nil {
 				err = stopped(t.ctx, cause)
 			}
+			t.cancel(err) // the cause, whoever closes first
 			send(noun.ShowOver, 0, noun.EncodeOver(fault.Of(err)))
 			_ = conn.WriteClose(1000, nil)
 			return
@@ -273,14 +293,18 @@ func (t *terminal) OnMessage(conn *gws.Conn, m *gws.Message) {
 	t.renew(conn)
 	b := m.Bytes()
 	if len(b) < 9 {
-		t.cancel()
+		t.cancel(nil)
 		return
 	}
 	number, body := binary.BigEndian.Uint64(b[1:]), b[9:]
+	if t.guest && noun.Told(b[0]) != noun.TellShown {
+		t.cancel(guest.ErrActs)
+		return
+	}
 	switch noun.Told(b[0]) {
 	case noun.TellTyped:
 		if err := t.viewer.Type(t.ctx, number, body); err != nil {
-			t.cancel()
+			t.cancel(nil)
 		}
 	case noun.TellSize:
 		if cols, rows, ok := recording.ParseSize(body); ok {

@@ -20,6 +20,7 @@ import (
 	"github.com/loopbackd/loopback/fault"
 	carried "github.com/loopbackd/loopback/file"
 	lent "github.com/loopbackd/loopback/grant"
+	visitor "github.com/loopbackd/loopback/guest"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
 	invited "github.com/loopbackd/loopback/invitation"
@@ -41,6 +42,7 @@ import (
 	files "github.com/loopbackd/loopback/server/file"
 	"github.com/loopbackd/loopback/server/fleet"
 	"github.com/loopbackd/loopback/server/grant"
+	"github.com/loopbackd/loopback/server/guest"
 	machines "github.com/loopbackd/loopback/server/host"
 	"github.com/loopbackd/loopback/server/install"
 	"github.com/loopbackd/loopback/server/invitation"
@@ -141,6 +143,7 @@ func newWorld(t *testing.T) *world {
 		Execs: rpc.Execs{Service: runs}, Commands: rpc.Commands{Service: command.NewService(storage.Bind[command.Reader, command.Tx](p.DB), p.Tenants, startAs{runs}, now)},
 		Files:  rpc.Files{Service: files.NewService(storage.Bind[files.Reader, files.Tx](p.DB), p.Tenants, p.Hosts, p.Fleet, unlinkedFiles{}, unlinkedFiles{}, files.Options{Policy: rules, Replica: "here", Now: now, Logger: slog.New(slog.DiscardHandler)})},
 		Shells: rpc.Shells{Service: shells(t, p, policies, rules)},
+		Guests: rpc.Guests{Service: guest.NewService(storage.Bind[guest.Reader, guest.Tx](p.DB), p.Fleet, guest.Options{Policy: rules, Keys: keys, Pepper: []byte("pepper"), Now: now, Logger: slog.New(slog.DiscardHandler)})},
 		Roles:  rpc.Roles{Service: policies}, Bindings: rpc.Bindings{Service: policies},
 		Access: rpc.Access{Policies: policies, Service: questions.NewService(engine, places{policies}, people, hosts{p.Hosts, p.Fleet})},
 	}
@@ -230,6 +233,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 	watched := looks.Policy{Meta: place.Meta{ID: id.New("srp", w.plane.Clock.Now())}, Scope: at, By: name, Within: time.Hour}
 	session := held.Session{Meta: place.Meta{ID: id.New("ses", w.plane.Clock.Now()), Name: name}, Scope: at, HostID: machine.ID, HostName: name, Principal: user.ID, Who: name,
 		Reason: name, State: held.Ended, EndReason: name, Replica: "here"}
+	looker := visitor.Guest{Meta: place.Meta{ID: id.New("gst", w.plane.Clock.Now()), Name: name}, Scope: at, SessionID: session.ID, HostID: machine.ID, HostName: name,
+		Inviter: visitor.Inviter{Principal: user.ID, Name: name, Reason: name}, ExpiresAt: w.plane.Clock.Now().Add(time.Hour)}
 	run := ran.Run{Meta: place.Meta{ID: id.New("exe", w.plane.Clock.Now()), Name: name}, Scope: at, Command: ran.Command{Arguments: []string{name}}, State: ran.Succeeded}
 	moved := carried.Transfer{Meta: place.Meta{ID: id.New("file", w.plane.Clock.Now()), Name: "/" + name}, Scope: at, HostID: machine.ID, HostName: name,
 		Task: carried.Task{Kind: carried.ToHost, Path: "/" + name}, State: carried.Succeeded}
@@ -299,6 +304,9 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		if err := tx.PutRecordingRetention(t.Context(), held.Retention{Scope: at, KeepDays: 400, Reason: name, By: name}); err != nil {
 			return err
 		}
+		if _, err := tx.PutGuest(t.Context(), looker); err != nil {
+			return err
+		}
 		if _, err := tx.PutSavedCommand(t.Context(), script); err != nil {
 			return err
 		}
@@ -338,6 +346,7 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 		"lock":           {"id": bar.ID},
 		"session review": {"id": looks.ID(session.ID), "session": session.ID},
 		"session":        {"id": session.ID},
+		"guest":          {"id": looker.ID},
 		"run":            {"id": run.ID},
 		"transfer":       {"id": moved.ID},
 		"command":        {"id": script.ID},

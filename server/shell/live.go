@@ -38,13 +38,14 @@ type live struct {
 	ending  *recording.Ending // told by the recording's last event
 	head    *recording.Head   // the host's
 	why     string            // why the control plane ends it
+	size    []byte            // of the terminal, as a Resize says it
 	moved   chan struct{}     // closed and made anew when something changed that somebody may wait for
 	away    bool              // no typist is there
 	forget  func()            // has no stream lead here any more
 }
 
 func (s *Service) newLive(session shell.Session, actor access.Actor, again Again, w *recording.Writer) *live {
-	l := &live{s: s, life: session.Lives, end: stream.New(stream.Options{}), writer: w, base: w.Extent().Bytes, dirty: make(chan struct{}, 1), session: session, actor: actor, again: again,
+	l := &live{s: s, life: session.Lives, end: stream.New(stream.Options{}), writer: w, base: w.Extent().Bytes, dirty: make(chan struct{}, 1), session: session, actor: actor, again: again, size: recording.Size(session.Cols, session.Rows),
 		viewers: map[*Viewer]struct{}{}, applied: map[uint64]uint64{}, moved: make(chan struct{}), away: true}
 	l.over, l.stop = context.WithCancel(context.Background())
 	return l

@@ -81,6 +81,10 @@ func (l *live) add(e recording.Event) error {
 		l.session.State, l.session.StartedAt = shell.Running, l.s.Now()
 		l.mu.Unlock()
 		l.store()
+	case recording.Resize:
+		l.mu.Lock()
+		l.size = append([]byte(nil), e.Data...)
+		l.mu.Unlock()
 	case recording.Exit:
 		var end recording.Ending
 		_ = json.Unmarshal(e.Data, &end) // what cannot be read says nothing

@@ -3,6 +3,7 @@ package shell
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"sync/atomic"
 
 	"github.com/loopbackd/loopback/access"
@@ -49,6 +50,8 @@ type Viewer struct {
 	took   atomic.Int64
 	told   uint64 // applied, as they were told last
 	batch  []byte
+	guest  bool   // sees the terminal, and nothing about the session
+	size   []byte // of the terminal, for a guest who has yet to be told it: it may have been set before what they see
 }
 
 // fromEnd is how much of what was seen a watcher begins with.
@@ -136,6 +139,68 @@ func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
 	return v, nil
 }
 
+// guestFromEnd is how much of what was seen before a guest begins with: about a screen. They may not go back further, a cut included.
+const guestFromEnd = 16 << 10
+
+// MayShow tells whether a session can be shown to a guest here. Whether the guest may see it is for whoever let them in.
+func (s *Service) MayShow(ctx context.Context, session string) error {
+	_, err := s.showing(ctx, session)
+	return err
+}
+
+func (s *Service) showing(ctx context.Context, session string) (*live, error) {
+	of, err := s.store.View().ShellSession(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	l, ok := s.find(of.ID)
+	switch {
+	case of.State == shell.Ended && !ok:
+		return nil, errShown
+	case !ok:
+		return nil, elsewhere(of)
+	}
+	return l, nil
+}
+
+// errShown is what a guest is told when a session ends: why is not theirs to know.
+var errShown = fault.New(fault.Precondition, "session_ended", "the session has ended")
+
+// Show lets a guest see a session from a place on, or from about a screen before its end; who is what those in it are told of them.
+// Close the viewer in any case.
+func (s *Service) Show(ctx context.Context, session, who string, pos int64) (*Viewer, error) {
+	l, err := s.showing(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	v := &Viewer{l: l, mode: Watching, guest: true, more: make(chan struct{}, 1), who: who}
+	if err := l.enter(ctx, v, max(pos, l.writer.Extent().Bytes-guestFromEnd, 0)); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	v.size = l.size
+	l.mu.Unlock()
+	l.do(shell.Do{Act: shell.DoMark, Text: v.who + " watches"})
+	return v, nil
+}
+
+// forGuest is an event as a guest sees it: what the terminal shows and how large it is. Who else is there, what is said of the session
+// and how it ended are not shown.
+func forGuest(e recording.Event) (recording.Event, bool) {
+	switch e.Kind {
+	case recording.Output, recording.Resize:
+		return e, true
+	case recording.Begin:
+		var h recording.Header
+		if json.Unmarshal(e.Data, &h) != nil {
+			return e, false
+		}
+		e.Kind, e.Data = recording.Resize, recording.Size(h.Cols, h.Rows)
+		return e, true
+	}
+	return e, false
+}
+
 // enter has a viewer follow from a place, for which it waits where the host has yet to send it again.
 func (l *live) enter(ctx context.Context, v *Viewer, pos int64) error {
 	ctx, cancel := context.WithTimeout(ctx, headWithin)
@@ -160,7 +225,9 @@ func (l *live) enter(ctx context.Context, v *Viewer, pos int64) error {
 			case <-v.more:
 				continue
 			case <-l.over.Done():
-				if err = errTaken; !l.left.Load() {
+				if err = errTaken; !l.left.Load() && v.guest {
+					err = errShown
+				} else if !l.left.Load() {
 					err = ended(v.Session())
 				}
 			case <-ctx.Done():
@@ -202,6 +269,9 @@ func (v *Viewer) Next(ctx context.Context) (frames []byte, pos int64, applied ui
 		typed := v.l.applied[v.origin]
 		v.l.mu.Unlock()
 		v.batch = v.batch[:0]
+		if v.size != nil {
+			v.batch, v.size = recording.Event{Kind: recording.Resize, Data: v.size}.AppendFrame(v.batch), nil
+		}
 		for len(v.batch) < maxBatch {
 			e, ok, err := v.tail.Next()
 			if err != nil {
@@ -210,6 +280,11 @@ func (v *Viewer) Next(ctx context.Context) (frames []byte, pos int64, applied ui
 			if !ok {
 				break
 			}
+			if v.guest {
+				if e, ok = forGuest(e); !ok {
+					continue
+				}
+			}
 			v.batch = e.AppendFrame(v.batch)
 		}
 		if len(v.batch) > 0 || typed != v.told {
@@ -217,6 +292,8 @@ func (v *Viewer) Next(ctx context.Context) (frames []byte, pos int64, applied ui
 			return v.batch, v.tail.Pos(), typed, nil
 		}
 		switch {
+		case over && v.guest:
+			return nil, 0, 0, errShown
 		case over:
 			return nil, 0, 0, ended(session)
 		case v.l.left.Load():

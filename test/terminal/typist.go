@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +56,8 @@ type Typist struct {
 	started int // connections that were welcomed
 	stir    chan struct{}
 	proof   string // what the typist goes on with after a cut, in place of a passkey
+	hello   shell.Hello
+	size    string // of the terminal, as it was shown last
 
 	// Shown, where it is set, is called with what the terminal shows, instead of keeping it.
 	Shown func(b []byte)
@@ -62,7 +65,10 @@ type Typist struct {
 	Deaf bool
 }
 
-// New makes a typist who has not connected yet. mode is own, join or watch.
+// Guest is the mode of one who watches by a guest's link; Way.Key is its string, shown as a browser shows it.
+const Guest = "guest"
+
+// New makes a typist who has not connected yet. mode is own, join, watch or Guest.
 func New(way Way, session, mode string) *Typist {
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
@@ -96,11 +102,14 @@ func (t *Typist) Connect(ctx context.Context) error {
 		_ = raw.Close()
 		return fault.New(fault.Unavailable, "connect_failed", "it cannot be reached").WithCause(err)
 	}
-	header := http.Header{"Authorization": {"Bearer " + t.way.Key}}
+	header, path := http.Header{"Authorization": {"Bearer " + t.way.Key}}, "/shell/v1/"
+	if t.mode == Guest {
+		header, path = http.Header{"Sec-WebSocket-Protocol": {shell.GuestProtocol + ", " + t.way.Key}}, "/guest/v1/"
+	}
 	for name, values := range t.way.Header {
 		header[name] = values
 	}
-	conn, answer, err := gws.NewClientFromConn(t, &gws.ClientOption{Addr: "wss://" + u.Host + "/shell/v1/" + t.session + "?" + q.Encode(), RequestHeader: header,
+	conn, answer, err := gws.NewClientFromConn(t, &gws.ClientOption{Addr: "wss://" + u.Host + path + t.session + "?" + q.Encode(), RequestHeader: header,
 		ReadMaxPayloadSize: 256 << 10, Logger: silent{}}, sealed)
 	if err != nil {
 		if answer == nil {
@@ -237,6 +246,7 @@ func (t *Typist) OnMessage(conn *gws.Conn, m *gws.Message) {
 	switch shell.Shown(b[0]) {
 	case shell.ShowHello:
 		t.started++
+		_ = json.Unmarshal(body, &t.hello) // what cannot be read is found missing
 	case shell.ShowEvents:
 		t.show(body)
 		t.pos = int64(number)
@@ -270,6 +280,8 @@ func (t *Typist) show(frames []byte) {
 			} else {
 				t.seen = append(t.seen, e.Data...)
 			}
+		case recording.Resize:
+			t.size = string(e.Data)
 		case recording.Marker:
 			t.marks = append(t.marks, string(e.Data))
 		case recording.Exit:
@@ -351,11 +363,33 @@ func (t *Typist) Marks() []string {
 	return append([]string(nil), t.marks...)
 }
 
+// AwaitMark waits until a line about the session was shown.
+func (t *Typist) AwaitMark(ctx context.Context, what string) error {
+	if err := t.Wait(ctx, func() bool { return slices.Contains(t.marks, what) }); err != nil {
+		return fmt.Errorf("%q was not said: %w; said was %q", what, err, t.Marks())
+	}
+	return nil
+}
+
 // Over is why it is over, and how the shell ended; nil while it is not known.
 func (t *Typist) Over() (*fault.Error, *recording.Ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.over, t.exit
+}
+
+// Hello is what the control plane said first.
+func (t *Typist) Hello() shell.Hello {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.hello
+}
+
+// Size is the terminal's, "COLSxROWS", as it was shown last.
+func (t *Typist) Size() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.size
 }
 
 // Connections is how many were welcomed.
