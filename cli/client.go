@@ -61,6 +61,7 @@ type api struct {
 	passkeys       loopbackv1connect.PasskeyServiceClient
 	invitations    loopbackv1connect.InvitationServiceClient
 	shells         loopbackv1connect.ShellServiceClient
+	guests         loopbackv1connect.GuestServiceClient
 }
 
 // dial makes the clients; nothing is sent yet.
@@ -136,6 +137,7 @@ func newAPI(s account, version string) (*api, error) {
 		passkeys:       loopbackv1connect.NewPasskeyServiceClient(c, u, o),
 		signIns:        loopbackv1connect.NewSignInServiceClient(c, u, o),
 		shells:         loopbackv1connect.NewShellServiceClient(c, u, o),
+		guests:         loopbackv1connect.NewGuestServiceClient(c, u, o),
 	}, nil
 }
 

@@ -90,7 +90,7 @@ func (a *app) sessionCommand() *cobra.Command {
 			return a.showSession(one)
 		})}
 	kill.Flags().StringVar(&comment, "comment", "", "why; everybody in the session reads it")
-	return noun("session", "Shell sessions: live and past", ls, show, watch, join, kill, a.sessionReplay(), a.sessionExport(), a.sessionHold(), a.sessionRelease(), a.sessionForget(), a.sessionRetention(), a.sessionReviewCommand(), a.sessionReport())
+	return noun("session", "Shell sessions: live and past", ls, show, watch, join, kill, a.sessionReplay(), a.sessionExport(), a.sessionHold(), a.sessionRelease(), a.sessionForget(), a.sessionRetention(), a.sessionGuestCommand(), a.sessionReviewCommand(), a.sessionReport())
 }
 
 // seenOut is the end of somebody's taking part in what is not theirs: that the session ended is no failure.
