@@ -25,6 +25,7 @@ const keys: Record<string, string[]> = {
   grant_policy: ["grant policies"],
   provider: ["providers"],
   lock: ["locks"],
+  guest: ["guests"],
   session_review: ["session reviews"],
   session_review_policy: ["session review policies"],
 };

@@ -1,6 +1,6 @@
 // Who is signed in, and what they may do.
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { createContext, useContext, useEffect, useRef, useState, type FormEvent, type ReactNode } from "react";
+import { createContext, lazy, Suspense, useContext, useEffect, useRef, useState, type FormEvent, type ReactNode } from "react";
 import { api, leaveFor, onSignedOut, onStepUp, refusal, signIn, signInBeside, signOut, troubleOf, type Trouble } from "../api/client";
 import { signInByPasskey, stepUp, without } from "../api/passkey";
 import { Invite, Invited } from "./invite";
@@ -32,12 +32,38 @@ function invitation(): string {
   return secret;
 }
 const invitedWith = invitation();
+
+/** The link of a guest of a shell that was opened; its string is taken out of the address at once. */
+function guest(): { session: string; secret: string } | undefined {
+  const session = /^\/guest\/([^/]+)$/.exec(window.location.pathname)?.[1];
+  if (!session) return undefined;
+  const secret = window.location.hash.slice(1);
+  window.history.replaceState(null, "", window.location.pathname);
+  return { session, secret };
+}
+const guestOf = guest();
+const GuestPage = lazy(() => import("../pages/guest").then((m) => ({ default: m.GuestPage })));
+
 const cameBack = window.location.pathname === "/signed-in";
 
 export function SignedIn({ children }: { children: ReactNode }) {
   if (cameBack) return <Back />;
+  if (guestOf)
+    return (
+      <Suspense fallback={<Opening />}>
+        <GuestPage {...guestOf} />
+      </Suspense>
+    );
   if (invitedWith) return <Invite secret={invitedWith} done={() => window.location.replace("/")} />;
   return <SignedInPages>{children}</SignedInPages>;
+}
+
+function Opening() {
+  return (
+    <div role="status" aria-label="loading" className="grid min-h-dvh place-items-center text-accent">
+      <Spinner />
+    </div>
+  );
 }
 
 function SignedInPages({ children }: { children: ReactNode }) {
@@ -45,13 +71,7 @@ function SignedInPages({ children }: { children: ReactNode }) {
   const [over, setOver] = useState(false);
   const who = useQuery({ queryKey: ["who"], queryFn: () => api.session.whoAmI({}), retry: (n, e) => n < 5 && troubleOf(e).code === "unreachable", staleTime: Infinity });
   useEffect(() => onSignedOut(() => setOver(true)), []);
-  if (who.isPending) {
-    return (
-      <div role="status" aria-label="loading" className="grid min-h-dvh place-items-center text-accent">
-        <Spinner />
-      </div>
-    );
-  }
+  if (who.isPending) return <Opening />;
   const again = async () => {
     await queries.resetQueries();
     setOver(false);

@@ -10,6 +10,7 @@ import { paths } from "../app/paths";
 import { useSession } from "../app/session";
 import { Player } from "../terminal/player";
 import { LiveTerminal } from "../terminal/live";
+import { Guests, InviteGuest } from "./shellguests";
 import type { Mode } from "../terminal/connection";
 import { Ago, Button, Card, Command, Facts, Field, Input, Page, Problem, State, Waiting } from "../ui/basics";
 import { call, FormDialog, useAct } from "../ui/form";
@@ -19,9 +20,10 @@ export function ShellPage() {
   const search = useSearch({ strict: false }) as { as?: string };
   const navigate = useNavigate();
   const queries = useQueryClient();
-  const { why, who } = useSession();
+  const { may, why, who } = useSession();
   const [killing, setKilling] = useState(false);
   const [keeping, setKeeping] = useState<Keeping>();
+  const [inviting, setInviting] = useState(false);
   const read = useQuery({ queryKey: ["shells", "one", id], queryFn: () => api.shells.getShellSession({ session: id }), retry: false, refetchInterval: (q) => (q.state.data?.state === "ended" && q.state.data.verdict !== "alone" ? false : 5_000) });
   const s = read.data;
   if (!s) {
@@ -61,6 +63,9 @@ export function ShellPage() {
                 {mode === "join" ? "Only watch" : "Join it"}
               </Button>
             )}
+            <Button why={why("shell_guests.invite") || why("shell_sessions.watch")} onClick={() => setInviting(true)}>
+              Invite a guest…
+            </Button>
             <Button kind="danger" why={mine ? "" : why("shell_sessions.kill")} onClick={() => setKilling(true)}>
               End it
             </Button>
@@ -69,9 +74,11 @@ export function ShellPage() {
       }
     >
       {s.state === "ended" ? <Player session={s} /> : <LiveTerminal key={mode} session={s} mode={mode} changed={() => void queries.invalidateQueries({ queryKey: ["shells"] })} />}
+      {may("shell_guests.read") && <Guests s={s} />}
       <About s={s} />
       {keeping && <Keep s={s} what={keeping} close={() => setKeeping(undefined)} />}
       {killing && <Kill s={s} close={() => setKilling(false)} />}
+      {inviting && <InviteGuest s={s} close={() => setInviting(false)} />}
     </Page>
   );
 }

@@ -171,4 +171,42 @@ describe("somebody's part in a session", () => {
     expect(over).toMatchObject({ code: "session_ended" });
     expect(sockets.length).toBe(dials);
   });
+
+  it("has a guest's secret in no address, and asks for nothing as who is signed in", async () => {
+    connection.close();
+    const asked: { url: string; with: RequestInit | undefined }[] = [];
+    vi.stubGlobal("fetch", (url: string, init?: RequestInit) => {
+      asked.push({ url, with: init });
+      return Promise.resolve(new Response(JSON.stringify({ code: "guest_expired", message: "the link has expired" }), { status: 401 }));
+    });
+    let offered: string[] | undefined;
+    let hello: unknown;
+    connection = new Connection({
+      session: "ses_1",
+      mode: "watch",
+      guest: "lbg_secret",
+      base: "wss://cp",
+      socket: (url, protocols) => {
+        offered = protocols;
+        const s = new Socket(url);
+        sockets.push(s);
+        return s as unknown as WebSocket;
+      },
+      events: { welcomed: (h) => (hello = h), happened: (_, done) => done(), connected: (on) => states.push(on), over: (why) => (over = why) },
+    });
+    const first = sockets.at(-1)!;
+    expect(first.url).toBe("wss://cp/guest/v1/ses_1?pos=-1");
+    expect(offered).toEqual(["loopback.guest.v1", "lbg_secret"]);
+    first.says("s", 0, text.encode('{"host":"db-7","guest":"Jane"}'));
+    expect(hello).toEqual({ host: "db-7", guest: "Jane" });
+    first.says("e", 40, output("hello"));
+    first.cut();
+    await vi.advanceTimersByTimeAsync(100);
+    const again = sockets.at(-1)!;
+    expect(again.url).toBe("wss://cp/guest/v1/ses_1?pos=40");
+    again.cut(); // before it was welcomed: why is asked
+    await vi.advanceTimersByTimeAsync(0);
+    expect(asked).toEqual([{ url: "https://cp/guest/v1/ses_1?pos=40", with: { credentials: "omit", headers: { Authorization: "Bearer lbg_secret" } } }]);
+    expect(over?.code).toBe("guest_expired");
+  });
 });

@@ -9,7 +9,17 @@ export interface Over {
   hint: string;
 }
 
+/** What a guest is told of what they see. */
+export interface Hello {
+  host: string;
+  guest?: string;
+  invitedBy?: string;
+  until?: string;
+}
+
 export interface Events {
+  /** There is a connection, and this is what it leads to. */
+  welcomed?: (hello: Hello) => void;
   /** Something happened; `shown` is called once it is on the screen, and lets the control plane send more. */
   happened: (h: Happening, shown: () => void) => void;
   /** Whether there is a connection; since when there is none. */
@@ -21,13 +31,17 @@ export interface Events {
 export interface Options {
   session: string;
   mode: Mode;
+  /** The string of a guest's link, by which nobody signs in: it is kept in memory, and sent in no address. */
+  guest?: string;
   events: Events;
   /** Has the person show their passkey, where they have been away for too long to go on without; false where they leave it. */
   stepUp?: () => Promise<boolean>;
   /** Where the control plane is; by default where the page is from. */
   base?: string;
-  socket?: (url: string) => WebSocket;
+  socket?: (url: string, protocols?: string[]) => WebSocket;
 }
+
+const guestProtocol = "loopback.guest.v1";
 
 const maxInput = 16 << 10;
 const maxUntyped = 256 << 10; // bytes typed that nobody has confirmed
@@ -103,8 +117,9 @@ export class Connection {
     const base = this.o.base ?? window.location.origin.replace(/^http/, "ws");
     // A session that was never seen by us begins where the control plane says: at the first byte for who owns it.
     const from = this.begun || this.o.mode === "own" ? this.position : -1;
-    const url = `${base}/shell/v1/${encodeURIComponent(this.o.session)}?${this.query(from)}`;
-    const socket = this.o.socket ? this.o.socket(url) : new WebSocket(url);
+    const url = `${base}${this.path()}?${this.query(from)}`;
+    const protocols = this.o.guest ? [guestProtocol, this.o.guest] : undefined; // a browser sends no header of ours
+    const socket = this.o.socket ? this.o.socket(url, protocols) : new WebSocket(url, protocols);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     let welcomed = false;
@@ -115,6 +130,7 @@ export class Connection {
       switch (m.kind) {
         case "s":
           welcomed = true;
+          this.o.events.welcomed?.(JSON.parse(new TextDecoder().decode(m.body)) as Hello);
           this.welcome(socket);
           break;
         case "e":
@@ -139,7 +155,12 @@ export class Connection {
     };
   }
 
+  private path(): string {
+    return `/${this.o.guest ? "guest" : "shell"}/v1/${encodeURIComponent(this.o.session)}`;
+  }
+
   private query(from: number): string {
+    if (this.o.guest) return `pos=${from}`;
     return `mode=${this.o.mode}&pos=${from}&origin=${this.origin}` + (this.again && `&again=${this.again}`);
   }
 
@@ -232,9 +253,9 @@ export class Connection {
   }
 
   private async whyNot(): Promise<Over | undefined> {
-    const url = `${(this.o.base ?? window.location.origin).replace(/^ws/, "http")}/shell/v1/${encodeURIComponent(this.o.session)}?${this.query(this.position)}`;
+    const url = `${(this.o.base ?? window.location.origin).replace(/^ws/, "http")}${this.path()}?${this.query(this.position)}`;
     try {
-      const answer = await fetch(url, { credentials: "same-origin" });
+      const answer = await fetch(url, this.o.guest ? { credentials: "omit", headers: { Authorization: `Bearer ${this.o.guest}` } } : { credentials: "same-origin" });
       if (answer.status < 400 || answer.status >= 500 || answer.status === 426 || answer.status === 429) return undefined; // 426: nothing is in the way
       const said = (await answer.json()) as Partial<Over>;
       if (!said.code) return undefined;

@@ -3,12 +3,18 @@ import { useEffect, useRef, useState } from "react";
 import { showPasskey } from "../api/client";
 import type { ShellSession } from "../api/gen/loopback/v1/shell_pb";
 import { Button, Problem, cx } from "../ui/basics";
-import { Connection, type Mode, type Over } from "./connection";
+import { Connection, type Hello, type Mode, type Over } from "./connection";
 import { Screen } from "./screen";
 
 const decoder = new TextDecoder();
 
-export function LiveTerminal({ session, mode, changed }: { session: ShellSession; mode: Mode; changed: () => void }) {
+/** One who looks on by a guest's link. */
+export interface Looking {
+  secret: string;
+  welcomed: (hello: Hello) => void;
+}
+
+export function LiveTerminal({ session, mode, changed, guest }: { session: Pick<ShellSession, "id" | "hostName">; mode: Mode; changed: () => void; guest?: Looking }) {
   const place = useRef<HTMLDivElement>(null);
   const [connected, setConnected] = useState<boolean>();
   const [ended, setEnded] = useState<Over>();
@@ -17,6 +23,9 @@ export function LiveTerminal({ session, mode, changed }: { session: ShellSession
   const parts = useRef<{ screen: Screen; connection: Connection }>(undefined);
   const told = useRef(changed); // that the session is not as it was: it runs, or is over
   told.current = changed;
+  const welcomed = useRef(guest?.welcomed);
+  welcomed.current = guest?.welcomed;
+  const secret = guest?.secret;
   const host = session.hostName;
   useEffect(() => {
     if (!place.current) return;
@@ -33,8 +42,10 @@ export function LiveTerminal({ session, mode, changed }: { session: ShellSession
     const connection = new Connection({
       session: session.id,
       mode,
+      guest: secret,
       stepUp: showPasskey,
       events: {
+        welcomed: (hello) => welcomed.current?.(hello),
         happened: (h, shown) => {
           switch (h.kind) {
             case "o":
@@ -74,7 +85,7 @@ export function LiveTerminal({ session, mode, changed }: { session: ShellSession
       connection.close();
       screen.dispose();
     };
-  }, [session.id, mode, host]);
+  }, [session.id, mode, host, secret]);
   return (
     <section aria-label="terminal" className={cx("flex min-w-0 flex-col overflow-hidden rounded-lg border border-line bg-[#11161b]", full && "fixed inset-0 z-40 rounded-none")}>
       <div className="flex flex-wrap items-center gap-x-3 gap-y-1 border-b border-white/10 bg-[#182028] px-3 py-1.5 text-[12.5px] text-[#c9d1d8]">
@@ -90,7 +101,7 @@ export function LiveTerminal({ session, mode, changed }: { session: ShellSession
       {ended && (
         <div className="border-t border-white/10 bg-card p-3">
           {ended.code !== "session_ended" && <Problem error={{ ...ended, violations: [], requestId: "" }} />}
-          <Button onClick={() => told.current()}>To its recording</Button>
+          {guest ? ended.code === "session_ended" && <p>There is nothing more to see.</p> : <Button onClick={() => told.current()}>To its recording</Button>}
         </div>
       )}
     </section>

@@ -55,6 +55,10 @@ const looks: Record<string, Look> = {
   left: { tone: "text-soft", shape: "ring", means: "stopped in order" },
   gone: { tone: "text-bad", shape: "cross", means: "its lease ended without a word" },
 
+  "guest waiting": { tone: "text-soft", shape: "ring", means: "nobody has opened the link" },
+  "guest watching": { tone: "text-busy", shape: "busy", means: "looks on just now" },
+  "guest left": { tone: "text-soft", shape: "bar", means: "was there; the link still works" },
+
   "session-review open": { tone: "text-odd", shape: "ring", means: "waits for somebody to look at it" },
   "session-review overdue": { tone: "text-bad", shape: "half", means: "nobody looked at it in time" },
   "session-review fine": { tone: "text-good", shape: "dot", means: "nothing was wrong" },
