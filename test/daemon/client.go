@@ -36,6 +36,7 @@ type Client struct {
 	Execs      loopbackv1connect.ExecServiceClient
 	Commands   loopbackv1connect.CommandServiceClient
 	Shells     loopbackv1connect.ShellServiceClient
+	Guests     loopbackv1connect.GuestServiceClient
 	Files      loopbackv1connect.FileServiceClient
 
 	Anchor    trust.AnchorHash // whom agents are to trust
@@ -79,6 +80,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 		Accounts: loopbackv1connect.NewServiceAccountServiceClient(h, u), Bindings: loopbackv1connect.NewBindingServiceClient(h, u),
 		Roles: loopbackv1connect.NewRoleServiceClient(h, u), Grants: loopbackv1connect.NewGrantServiceClient(h, u), Offers: loopbackv1connect.NewGrantPolicyServiceClient(h, u),
 		Shells:    loopbackv1connect.NewShellServiceClient(h, u),
+		Guests:    loopbackv1connect.NewGuestServiceClient(h, u),
 		Execs:     loopbackv1connect.NewExecServiceClient(h, u),
 		Files:     loopbackv1connect.NewFileServiceClient(h, u),
 		Commands:  loopbackv1connect.NewCommandServiceClient(h, u),

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
@@ -114,6 +115,21 @@ func TestAShellThroughThreeReplicas(t *testing.T) {
 		own.Type("echo a$((40+2))b\n")
 		c.seen(own, "a42b")
 		c.seen(watcher, "a42b")
+		// A guest comes in at a replica that does not have it, and is sent away from a third.
+		link, err := c.replicas[1].Guests.InviteGuest(c.within(20*time.Second), connect.NewRequest(&pb.InviteGuestRequest{Session: s.Id, Name: "Vendor, Jane"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		guest, gone := c.typist(c.replicas[2], link.Msg.Secret, s.Id, terminal.Guest)
+		c.seen(guest, "a42b")
+		if _, err := c.replicas[1].Guests.RevokeGuest(c.within(20*time.Second), connect.NewRequest(&pb.RevokeGuestRequest{Guest: link.Msg.Guest.Id})); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := <-gone; fault.Of(err).Code != "guest_revoked" {
+			t.Errorf("the guest was told %v", err)
+		}
+		t.Logf("the guest was gone %v after their link was taken back", time.Since(began).Round(time.Millisecond))
 		if _, err := c.replicas[2].As(key).Shells.KillShellSession(c.within(20*time.Second), connect.NewRequest(&pb.KillShellSessionRequest{Session: s.Id, Comment: "enough"})); err != nil {
 			t.Fatal(err)
 		}
@@ -153,6 +169,12 @@ func TestAShellThroughThreeReplicas(t *testing.T) {
 		own, _ := c.typist(c.replicas[2], key, s.Id, "own")
 		watcher, _ := c.typist(c.replicas[1], key, s.Id, "watch")
 		c.seen(own, "is recorded")
+		link, err := c.replicas[1].Guests.InviteGuest(c.within(20*time.Second), connect.NewRequest(&pb.InviteGuestRequest{Session: s.Id, Name: "Vendor, Jane"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		guest, _ := c.typist(c.replicas[2], link.Msg.Secret, s.Id, terminal.Guest)
+		c.seen(guest, "is recorded")
 		own.Type("x=41; echo before-$((x+1)); i=0; while [ $i -lt 2000 ]; do echo line-$i; i=$((i+1)); done\n")
 		c.seen(own, "line-1999")
 		if err := c.replicas[0].Kill(); err != nil {
@@ -162,6 +184,7 @@ func TestAShellThroughThreeReplicas(t *testing.T) {
 		began := time.Now()
 		c.seen(own, "after-42")
 		c.seen(watcher, "after-42")
+		c.seen(guest, "after-42")
 		t.Logf("it went on %v after the kill", time.Since(began).Round(time.Millisecond))
 		own.Type("exit 3\n")
 		if s := c.sessionEnds(c.replicas[2], key, s.Id); s.Verdict != "agreed" || s.ExitStatus != 3 {
