@@ -25,6 +25,7 @@ package exec
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +49,8 @@ type Reader interface {
 	Exec(ctx context.Context, id string) (exec.Run, error)
 	ExecByRequest(ctx context.Context, actorID, requestID string) (exec.Run, error)
 	Execs(ctx context.Context, q exec.Query) ([]exec.Run, string, error)
+	// ExecTallies are how many hosts of each of these runs are in which state.
+	ExecTallies(ctx context.Context, runs []string) (map[string]map[exec.HostState]int, error)
 	ExecHosts(ctx context.Context, runID string, after int64) ([]exec.Host, error)
 	// UnansweredExecHosts are those whose turn has come, and those that were told and have said nothing.
 	UnansweredExecHosts(ctx context.Context, runID string) ([]exec.Host, error)
@@ -335,7 +338,32 @@ func (s *Service) targets(ctx context.Context, actor access.Actor, q Request) ([
 
 // Get is one run.
 func (s *Service) Get(ctx context.Context, id string) (exec.Run, error) {
-	return s.permitted(ctx, s.store.View(), id, exec.Read)
+	r, err := s.permitted(ctx, s.store.View(), id, exec.Read)
+	if err != nil {
+		return exec.Run{}, err
+	}
+	return r, s.tally(ctx, []*exec.Run{&r})
+}
+
+// tally counts the hosts of runs that go on. What is kept with a run is how they were at its start, until it is how they are at its
+// end: to keep it true in between would be a write of the run for each host that says something.
+func (s *Service) tally(ctx context.Context, runs []*exec.Run) error {
+	var running []string
+	for _, r := range runs {
+		if r.State == exec.Running {
+			running = append(running, r.ID)
+		}
+	}
+	now, err := s.store.View().ExecTallies(ctx, running)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
+		if counts, ok := now[r.ID]; ok {
+			r.Counts = counts
+		}
+	}
+	return nil
 }
 
 func (s *Service) permitted(ctx context.Context, r Reader, id string, p access.Permission) (exec.Run, error) {
@@ -364,7 +392,15 @@ func (s *Service) List(ctx context.Context, workspace string, q exec.Query) ([]e
 		q.Within = w.Scope()
 	}
 	q.Readable = actor.Readable(exec.Read)
-	return s.store.View().Execs(ctx, q)
+	list, next, err := s.store.View().Execs(ctx, q)
+	if err != nil {
+		return nil, "", err
+	}
+	runs := make([]*exec.Run, len(list))
+	for i := range list {
+		runs[i] = &list[i]
+	}
+	return list, next, s.tally(ctx, runs)
 }
 
 // Cancel has a run end: it is begun on no further host, and ended where it runs.
@@ -382,7 +418,10 @@ func (s *Service) Cancel(ctx context.Context, id string) (exec.Run, error) {
 		return tx.Audit(ctx, audit.Of(actor, exec.Cancel, r.Scope, r.ID, r.Name))
 	})
 	s.look(id)
-	return r, err
+	if err != nil {
+		return exec.Run{}, err
+	}
+	return r, s.tally(ctx, []*exec.Run{&r})
 }
 
 // Event is something that watchers of a run see.
@@ -391,6 +430,9 @@ type Event struct {
 	Host   *exec.Host
 	Output *exec.Output
 }
+
+// tallyEvery is how often, at most, watchers are told of a run because of its hosts alone: each of them is told of by itself.
+const tallyEvery = time.Second
 
 // outputAtOnce is how many pieces of output are read at a time.
 const outputAtOnce = 64
@@ -404,8 +446,11 @@ func (s *Service) Watch(ctx context.Context, runID string, follow, output bool, 
 	defer again.Stop()
 	var hosts, told int64
 	var outputs exec.Mark
+	states, counts := map[string]exec.HostState{}, map[exec.HostState]int{} // by order; as they were told
+	var tallied map[exec.HostState]int
+	var talliedAt time.Time
 	for {
-		r, err := s.Get(ctx, runID)
+		r, err := s.permitted(ctx, s.store.View(), runID, exec.Read)
 		if err != nil {
 			return err
 		}
@@ -428,14 +473,25 @@ func (s *Service) Watch(ctx context.Context, runID string, follow, output bool, 
 			}
 		}
 		for i := range rows {
-			hosts = max(hosts, rows[i].Revision)
+			h := rows[i]
+			hosts = max(hosts, h.Revision)
+			if before, ok := states[h.ID]; ok {
+				if counts[before]--; counts[before] == 0 {
+					delete(counts, before)
+				}
+			}
+			states[h.ID] = h.State
+			counts[h.State]++
 			if err := tell(Event{Host: &rows[i]}); err != nil {
 				return err
 			}
 		}
 		over := r.State != exec.Running
-		if r.Revision != told || over {
-			told = r.Revision
+		if !over {
+			r.Counts = counts
+		}
+		if now := s.Now(); r.Revision != told || over || now.Sub(talliedAt) >= tallyEvery && !maps.Equal(counts, tallied) {
+			told, tallied, talliedAt = r.Revision, maps.Clone(counts), now
 			if err := tell(Event{Run: &r}); err != nil {
 				return err
 			}

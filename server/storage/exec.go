@@ -71,6 +71,34 @@ func (v *View) Execs(ctx context.Context, q exec.Query) ([]exec.Run, string, err
 	return page, next, nil
 }
 
+// ExecTallies are how many hosts of each of these runs are in which state.
+func (v *View) ExecTallies(ctx context.Context, runs []string) (map[string]map[exec.HostState]int, error) {
+	out := make(map[string]map[exec.HostState]int, len(runs))
+	if len(runs) == 0 {
+		return out, nil
+	}
+	var f filter
+	f.and(f.in("run_id", runs))
+	rows, err := v.session.query(ctx, "SELECT run_id, state, count(*) FROM exec_hosts"+f.where()+" GROUP BY run_id, state", f.args...)
+	if err != nil {
+		return nil, fmt.Errorf("counting hosts of commands: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var run string
+		var state exec.HostState
+		var n int
+		if err := rows.Scan(&run, &state, &n); err != nil {
+			return nil, fmt.Errorf("counting hosts of commands: %w", v.session.explain(err))
+		}
+		if out[run] == nil {
+			out[run] = map[exec.HostState]int{}
+		}
+		out[run][state] = n
+	}
+	return out, v.session.explain(rows.Err())
+}
+
 // ExecHosts are those of a run that changed after a revision, in the order of the run.
 func (v *View) ExecHosts(ctx context.Context, runID string, after int64) ([]exec.Host, error) {
 	return execHostsTable.list(ctx, v.session, "WHERE run_id = $1 AND revision > $2 ORDER BY place", runID, after)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -205,6 +206,55 @@ func TestDeadHostsHoldNobodyUp(t *testing.T) {
 		t.Errorf("the run is %s: %v", o.run.GetState(), o.run.GetHosts())
 	}
 	t.Logf("the last of %d hosts that live was seen to have answered after %v", n-40, last)
+}
+
+// TestATallyIsOfNow asks how many hosts are how far while a command goes on, and once it has ended: one run, the list, and a watcher
+// are told the same.
+func TestATallyIsOfNow(t *testing.T) {
+	d := start(t)
+	c, _ := operator(t, d)
+	hosts(t, d, 3, func(i int, a *fleet.Agent) {
+		a.Exec = fleet.Hang
+		if i == 0 {
+			a.Exec = fleet.Say("up\n", 0)
+		}
+	})
+	tally := func() [2]map[string]int32 {
+		t.Helper()
+		list := must(c.Execs.ListExecs(t.Context(), connect.NewRequest(&pb.ListExecsRequest{})))
+		one := must(c.Execs.GetExec(t.Context(), connect.NewRequest(&pb.GetExecRequest{Exec: list.Items[0].Id})))
+		return [2]map[string]int32{list.Items[0].Hosts, one.Hosts}
+	}
+	total := func(of map[string]int32) (n int32) {
+		for _, v := range of {
+			n += v
+		}
+		return n
+	}
+	run := must(c.Execs.StartExec(t.Context(), because(&pb.StartExecRequest{Workspace: "default", All: true, Command: &pb.ExecCommand{Arguments: []string{"uptime"}, Timeout: durationpb.New(time.Second)}})))
+	var once sync.Once
+	var heard map[string]int32
+	o := watch(t, c, run.Id, func(e *pb.ExecEvent) {
+		if r := e.GetExec(); r.GetState() == "running" && r.Hosts["succeeded"] == 1 {
+			heard = r.Hosts
+			once.Do(func() {
+				for i, of := range tally() {
+					if of["succeeded"] != 1 || of["waiting"] != 0 || total(of) != 3 {
+						t.Errorf("with one of three done, %s says %v", []string{"the list", "the run"}[i], of)
+					}
+				}
+			})
+		}
+	})
+	if heard == nil || total(heard) != 3 {
+		t.Errorf("a watcher was told %v while it went on", heard)
+	}
+	ended := tally()
+	for i, of := range append(ended[:], o.run.Hosts) {
+		if want := map[string]int32{"succeeded": 1, "timed_out": 2}; !maps.Equal(of, want) {
+			t.Errorf("once it has ended, %s says %v; wanted %v", []string{"the list", "the run", "a watcher"}[i], of, want)
+		}
+	}
 }
 
 // machine gives an agent the executor of real agents.

@@ -3,6 +3,7 @@ package storagetest
 import (
 	"bytes"
 	"context"
+	"reflect"
 	"testing"
 	"time"
 
@@ -66,6 +67,14 @@ var execs = []test{
 			b.write(t, func(ctx context.Context, tx *storage.Tx) error {
 				return tx.PutExecHosts(ctx, r.ID, r.Scope, []exec.Host{changed}, []exec.Output{piece})
 			})
+		}
+		other := b.run(t, "")
+		tallies, err := b.DB.View().ExecTallies(t.Context(), []string{r.ID, other.ID, "exec_none"})
+		if want := (map[string]map[exec.HostState]int{r.ID: {exec.Waiting: 1, exec.Unsuccessful: 1}, other.ID: {exec.Waiting: 2}}); err != nil || !reflect.DeepEqual(tallies, want) {
+			t.Errorf("counted %v, %v; wanted %v", tallies, err, want)
+		}
+		if none, err := b.DB.View().ExecTallies(t.Context(), nil); err != nil || len(none) != 0 {
+			t.Errorf("of no run, counted %v, %v", none, err)
 		}
 		hosts, err = b.DB.View().ExecHosts(t.Context(), r.ID, before)
 		if err != nil || len(hosts) != 1 || hosts[0].ExitCode != 7 || !hosts[0].Exited || !hosts[0].EndedAt.Equal(changed.EndedAt) {
