@@ -68,18 +68,22 @@ func BuiltIn() []Role {
 		role(Admin, "everything but making and deleting organisations, and tier 0",
 			"organisations.read", "projects.*", "workspaces.*", "agent_tokens.*", "hosts.*", "settings.*", "operations.*", "releases.*",
 			"api_keys.*", "audit.*", "users.*", "groups.*", "service_accounts.*", "roles.*", "bindings.*", "access.*", "grants.*", "grant_policies.*", "access_reviews.*", "replicas.read", "sign_ins.*", "passkeys.*", "invitations.*", "providers.read",
-			"shell_sessions.*", "shell_guests.*", "locks.*", "session_reviews.*"),
-		role(Operator, "runs hosts: enrols, labels, moves, quarantines and removes them, and sets how agents behave",
+			"shell_sessions.*", "shell_guests.*", "locks.*", "session_reviews.*", "exec.*", "file.*", "commands.*", "checks.*"),
+		// Saves commands and runs those that somebody approved; to approve is of tier 0, and in no role that is held for good. What one
+		// runs, and what a host tells of itself, is read and ended by exec.* and file.*, of which the rest is of tier 0, too.
+		role(Operator, "runs hosts: enrols, labels, moves, quarantines and removes them, sets how agents behave, and runs checks and commands that were approved",
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.*", "hosts.*", "settings.*", "operations.*", "releases.read",
-			"grants.request", "grants.read", "grants.approve", "grant_policies.read"),
+			"grants.request", "grants.read", "grants.approve", "grant_policies.read",
+			"exec.read", "exec.cancel", "file.read", "file.cancel", "commands.save", "commands.read", "commands.run", "checks.run"),
 		role(Member, "sees hosts and what becomes of them",
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.list", "hosts.read", "settings.read", "operations.read", "releases.read",
-			"grants.request", "grants.read", "grant_policies.read"),
+			"grants.request", "grants.read", "grant_policies.read", "commands.read"),
 		role(Auditor, "sees everything, the audit log and who may do what; changes nothing",
 			"organisations.read", "projects.read", "workspaces.read", "agent_tokens.list", "hosts.read", "settings.read", "operations.read", "releases.read",
 			"api_keys.read", "audit.read", "audit.verify", "sinks.read", "users.read", "groups.read", "service_accounts.read", "roles.read", "bindings.read", "access.explain",
 			"replicas.read", "grants.read", "grant_policies.read", "access_reviews.read", "sign_ins.read", "passkeys.read", "invitations.read", "providers.read",
-			"shell_sessions.read", "shell_sessions.replay", "shell_guests.read", "locks.read", "session_reviews.read"),
+			"shell_sessions.read", "shell_sessions.replay", "shell_guests.read", "locks.read", "session_reviews.read",
+			"exec.read", "file.read", "commands.read"),
 	}
 }
 
