@@ -68,13 +68,15 @@ command: what is to stay is started with systemd-run.`,
 				}
 				q.Command.Stdin = b
 			}
+			q.RequestId = id.New("req", time.Now())
+			begin := func() (*pb.Exec, error) { return call(ctx, s, s.execs.StartExec, q) }
 			if rerun != "" {
-				if err := again(ctx, s, q, rerun); err != nil {
+				var err error
+				if begin, err = again(ctx, s, q, rerun); err != nil {
 					return err
 				}
 			}
-			q.RequestId = id.New("req", time.Now())
-			run, err := call(ctx, s, s.execs.StartExec, q)
+			run, err := begin()
 			if err != nil {
 				return err
 			}
@@ -123,34 +125,51 @@ command: what is to stay is started with systemd-run.`,
 	return c
 }
 
-// again makes a request of an earlier run, for the hosts on which it did not succeed.
-func again(ctx context.Context, s *api, q *pb.StartExecRequest, run string) error {
+// again is how the command of an earlier run is asked for once more, on the hosts on which it did not succeed: as what it was, so that
+// whoever may run a check or a saved command may run it again.
+func again(ctx context.Context, s *api, q *pb.StartExecRequest, runID string) (begin func() (*pb.Exec, error), err error) {
 	if len(q.Hosts) > 0 || q.Selector != "" || q.All || len(q.Command.Arguments) > 0 {
-		return usage("--rerun takes command and hosts from the earlier run")
+		return nil, usage("--rerun takes command and hosts from the earlier run")
 	}
-	stream, err := s.execs.WatchExec(ctx, connect.NewRequest(&pb.WatchExecRequest{Exec: run, ResultsOnly: true}))
+	stream, err := s.execs.WatchExec(ctx, connect.NewRequest(&pb.WatchExecRequest{Exec: runID, ResultsOnly: true}))
 	if err != nil {
-		return s.explain(err)
+		return nil, s.explain(err)
 	}
 	defer stream.Close()
+	run := &pb.Exec{}
 	for stream.Receive() {
 		if r := stream.Msg().GetExec(); r != nil {
-			q.Command.Arguments, q.Command.Shell, q.Command.User = r.Command.GetArguments(), r.Command.GetShell(), r.Command.GetUser()
-			if q.Command.Timeout == nil {
-				q.Command.Timeout = r.Command.GetTimeout()
-			}
+			run = r
 		}
 		if h := stream.Msg().GetHost(); h != nil && h.State != string(exec.Done) {
 			q.Hosts = append(q.Hosts, h.HostId)
 		}
 	}
 	if err := stream.Err(); err != nil {
-		return s.explain(err)
+		return nil, s.explain(err)
 	}
-	if len(q.Hosts) == 0 {
-		return fault.New(fault.Precondition, "exec_succeeded", "command %s succeeded everywhere", run)
+	switch {
+	case run.State == string(exec.Running):
+		return nil, fault.New(fault.Precondition, "exec_running", "command %s goes on: where it will not have succeeded is not known yet", runID).WithHint("wait for its end: loopback exec watch %s", runID)
+	case len(q.Hosts) == 0:
+		return nil, fault.New(fault.Precondition, "exec_succeeded", "command %s succeeded everywhere", runID)
+	case run.StdinBytes > 0 && len(q.Command.Stdin) == 0:
+		return nil, fault.New(fault.Precondition, "exec_stdin_missing", "command %s was given %s of standard input, which nobody is shown", runID, bytesize(run.StdinBytes)).WithHint("give it once more: loopback exec --rerun %s --stdin --", runID)
+	case run.Check != "":
+		return func() (*pb.Exec, error) {
+			return call(ctx, s, s.commands.RunCheck, &pb.RunCheckRequest{Check: run.Check, Hosts: q.Hosts, RequestId: q.RequestId})
+		}, nil
+	case run.SavedCommand != "":
+		return func() (*pb.Exec, error) {
+			return call(ctx, s, s.commands.RunCommand, &pb.RunCommandRequest{Command: run.SavedCommand, Values: run.Values, Hosts: q.Hosts,
+				Concurrency: q.Concurrency, MaxFailures: q.MaxFailures, Canary: q.Canary, RequestId: q.RequestId})
+		}, nil
 	}
-	return nil
+	q.Command.Arguments, q.Command.Shell, q.Command.User = run.Command.GetArguments(), run.Command.GetShell(), run.Command.GetUser()
+	if q.Command.Timeout == nil {
+		q.Command.Timeout = run.Command.GetTimeout()
+	}
+	return func() (*pb.Exec, error) { return call(ctx, s, s.execs.StartExec, q) }, nil
 }
 
 func execFields(r *pb.Exec) [][2]string {

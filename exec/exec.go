@@ -138,6 +138,15 @@ type Actor struct {
 	// Permission that they start it by; empty: Start. As is the saved command, or the check, that it is then.
 	Permission access.Permission `json:"permission,omitempty"`
 	As         string            `json:"as,omitempty"`
+	Of         Origin            `json:"of,omitzero"`
+}
+
+// Origin is what a run is of, where it is nobody's own command: a check, or a version of a saved command with these values. By it
+// the same can be asked for again.
+type Origin struct {
+	Check  string            `json:"check,omitempty"`
+	Saved  string            `json:"saved,omitempty"` // id of the version
+	Values map[string]string `json:"values,omitempty"`
 }
 
 // By is the permission that a run rests on.

@@ -156,9 +156,9 @@ type runs struct{ *exec.Service }
 
 var _ command.Runs = runs{}
 
-func (r runs) StartAs(ctx context.Context, c noun.Command, p access.Permission, as string, t command.Target) (noun.Run, error) {
+func (r runs) StartAs(ctx context.Context, c noun.Command, by noun.Actor, t command.Target) (noun.Run, error) {
 	return r.Start(ctx, exec.Request{Workspace: t.Workspace, Hosts: t.Hosts, Selector: t.Selector, All: t.All, Run: noun.Run{
-		Command: c, Concurrency: t.Concurrency, MaxFailures: t.MaxFailures, Canary: t.Canary, RequestID: t.RequestID, Actor: noun.Actor{Permission: p, As: as},
+		Command: c, Concurrency: t.Concurrency, MaxFailures: t.MaxFailures, Canary: t.Canary, RequestID: t.RequestID, Actor: by,
 	}})
 }
 

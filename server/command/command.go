@@ -57,9 +57,10 @@ type Target struct {
 	RequestID                        string
 }
 
-// Runs start runs for the caller, who holds the permission that is named on every host of the target. As says what is run.
+// Runs start runs for the caller, who holds the permission that is named on every host of the target. By says which that is, and what
+// is run.
 type Runs interface {
-	StartAs(ctx context.Context, c exec.Command, p access.Permission, as string, t Target) (exec.Run, error)
+	StartAs(ctx context.Context, c exec.Command, by exec.Actor, t Target) (exec.Run, error)
 }
 
 // Service is saved commands and checks.
@@ -251,15 +252,18 @@ func (s *Service) Run(ctx context.Context, ref string, values map[string]string,
 		return exec.Run{}, err
 	}
 	if v.State != command.Approved {
-		return exec.Run{}, fault.New(fault.Precondition, "command_not_approved", "version %d of %s is %s", v.Version, v.Name, v.State).
-			WithHint("somebody else than %s approves it: loopback command approve %s", v.ByName, v.ID)
+		refused := fault.New(fault.Precondition, "command_not_approved", "version %d of %s is %s", v.Version, v.Name, v.State)
+		if v.State == command.Replaced {
+			return exec.Run{}, refused.WithHint("run the version that replaced it, by its name: loopback command run %s", v.Name)
+		}
+		return exec.Run{}, refused.WithHint("somebody else than %s approves it: loopback command approve %s", v.ByName, v.ID)
 	}
 	c, err := v.With(values)
 	if err != nil {
 		return exec.Run{}, err
 	}
 	t.Workspace = v.Scope.Workspace // a command of one workspace is not run in another
-	return s.runs.StartAs(ctx, c, command.Run, v.Title(), t)
+	return s.runs.StartAs(ctx, c, exec.Actor{Permission: command.Run, As: v.Title(), Of: exec.Origin{Saved: v.ID, Values: values}}, t)
 }
 
 // runnable finds a command for who may run it somewhere in its workspace, were it on some hosts alone.
@@ -297,5 +301,5 @@ func (s *Service) Check(ctx context.Context, name string, t Target) (exec.Run, e
 		}
 		return exec.Run{}, fault.New(fault.NotFound, "check_unknown", "there is no check %q", name).WithHint("there are %s", strings.Join(names, ", "))
 	}
-	return s.runs.StartAs(ctx, c.Command, command.RunOne, "check "+c.Name, t)
+	return s.runs.StartAs(ctx, c.Command, exec.Actor{Permission: command.RunOne, As: "check " + c.Name, Of: exec.Origin{Check: c.Name}}, t)
 }

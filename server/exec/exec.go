@@ -219,7 +219,7 @@ func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 	}
 	r.Actor = exec.Actor{
 		Kind: actor.Kind, ID: actor.ID, Name: actor.Name, Principal: actor.Principal, Address: actor.Address, MFA: actor.MFA,
-		Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant, Permission: r.Actor.Permission, As: r.Actor.As,
+		Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant, Permission: r.Actor.Permission, As: r.Actor.As, Of: r.Actor.Of,
 	}
 	r.LeaseOwner, r.LeaseUntil, r.Attempt = s.Replica, now.Add(lease), 1
 	rows := make([]exec.Host, len(targets))

@@ -357,8 +357,8 @@ func (w *world) populate(t *testing.T, name string) (access.Scope, map[string]ma
 // startAs has saved commands run, as the server does.
 type startAs struct{ *exec.Service }
 
-func (s startAs) StartAs(ctx context.Context, c ran.Command, p access.Permission, as string, t command.Target) (ran.Run, error) {
-	return s.Start(ctx, exec.Request{Workspace: t.Workspace, Hosts: t.Hosts, Selector: t.Selector, All: t.All, Run: ran.Run{Command: c, RequestID: t.RequestID, Actor: ran.Actor{Permission: p, As: as}}})
+func (s startAs) StartAs(ctx context.Context, c ran.Command, by ran.Actor, t command.Target) (ran.Run, error) {
+	return s.Start(ctx, exec.Request{Workspace: t.Workspace, Hosts: t.Hosts, Selector: t.Selector, All: t.All, Run: ran.Run{Command: c, RequestID: t.RequestID, Actor: by}})
 }
 
 // places and hosts are what questions about access go by, as the server gives it to them.

@@ -241,7 +241,14 @@ type Exec struct {
 	// How many hosts, by state.
 	Hosts map[string]int32 `protobuf:"bytes,16,rep,name=hosts,proto3" json:"hosts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// The saved command or the check that it is; empty: somebody's own.
-	As            string `protobuf:"bytes,17,opt,name=as,proto3" json:"as,omitempty"`
+	As string `protobuf:"bytes,17,opt,name=as,proto3" json:"as,omitempty"`
+	// The check that it is.
+	Check string `protobuf:"bytes,18,opt,name=check,proto3" json:"check,omitempty"`
+	// The version of a saved command that it is, by id, and the values of its parameters.
+	SavedCommand string            `protobuf:"bytes,19,opt,name=saved_command,json=savedCommand,proto3" json:"saved_command,omitempty"`
+	Values       map[string]string `protobuf:"bytes,20,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How many bytes of standard input each host was given. The bytes themselves are shown to nobody.
+	StdinBytes    int64 `protobuf:"varint,21,opt,name=stdin_bytes,json=stdinBytes,proto3" json:"stdin_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -393,6 +400,34 @@ func (x *Exec) GetAs() string {
 		return x.As
 	}
 	return ""
+}
+
+func (x *Exec) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Exec) GetSavedCommand() string {
+	if x != nil {
+		return x.SavedCommand
+	}
+	return ""
+}
+
+func (x *Exec) GetValues() map[string]string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *Exec) GetStdinBytes() int64 {
+	if x != nil {
+		return x.StdinBytes
+	}
+	return 0
 }
 
 // What came of a command on one host.
@@ -990,7 +1025,7 @@ const file_loopback_v1_exec_proto_rawDesc = "" +
 	"\fmax_failures\x18\a \x01(\x05R\vmaxFailures\x12\x16\n" +
 	"\x06canary\x18\b \x01(\x05R\x06canary\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\t \x01(\tR\trequestId\"\xe2\x05\n" +
+	"request_id\x18\t \x01(\tR\trequestId\"\xb0\a\n" +
 	"\x04Exec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1011,14 +1046,22 @@ const file_loopback_v1_exec_proto_rawDesc = "" +
 	"\x05actor\x18\x0e \x01(\tR\x05actor\x125\n" +
 	"\bended_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x122\n" +
 	"\x05hosts\x18\x10 \x03(\v2\x1c.loopback.v1.Exec.HostsEntryR\x05hosts\x12\x0e\n" +
-	"\x02as\x18\x11 \x01(\tR\x02as\x1a9\n" +
+	"\x02as\x18\x11 \x01(\tR\x02as\x12\x14\n" +
+	"\x05check\x18\x12 \x01(\tR\x05check\x12#\n" +
+	"\rsaved_command\x18\x13 \x01(\tR\fsavedCommand\x125\n" +
+	"\x06values\x18\x14 \x03(\v2\x1d.loopback.v1.Exec.ValuesEntryR\x06values\x12\x1f\n" +
+	"\vstdin_bytes\x18\x15 \x01(\x03R\n" +
+	"stdinBytes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +
 	"\n" +
 	"HostsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xcb\x03\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcb\x03\n" +
 	"\bExecHost\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\tR\x06hostId\x12\x12\n" +
@@ -1084,7 +1127,7 @@ func file_loopback_v1_exec_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_exec_proto_rawDescData
 }
 
-var file_loopback_v1_exec_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_loopback_v1_exec_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_loopback_v1_exec_proto_goTypes = []any{
 	(*ExecCommand)(nil),           // 0: loopback.v1.ExecCommand
 	(*StartExecRequest)(nil),      // 1: loopback.v1.StartExecRequest
@@ -1099,43 +1142,45 @@ var file_loopback_v1_exec_proto_goTypes = []any{
 	(*CancelExecRequest)(nil),     // 10: loopback.v1.CancelExecRequest
 	nil,                           // 11: loopback.v1.Exec.LabelsEntry
 	nil,                           // 12: loopback.v1.Exec.HostsEntry
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 15: loopback.v1.Scope
-	(*Page)(nil),                  // 16: loopback.v1.Page
+	nil,                           // 13: loopback.v1.Exec.ValuesEntry
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 16: loopback.v1.Scope
+	(*Page)(nil),                  // 17: loopback.v1.Page
 }
 var file_loopback_v1_exec_proto_depIdxs = []int32{
-	13, // 0: loopback.v1.ExecCommand.timeout:type_name -> google.protobuf.Duration
+	14, // 0: loopback.v1.ExecCommand.timeout:type_name -> google.protobuf.Duration
 	0,  // 1: loopback.v1.StartExecRequest.command:type_name -> loopback.v1.ExecCommand
 	11, // 2: loopback.v1.Exec.labels:type_name -> loopback.v1.Exec.LabelsEntry
-	14, // 3: loopback.v1.Exec.created_at:type_name -> google.protobuf.Timestamp
-	14, // 4: loopback.v1.Exec.updated_at:type_name -> google.protobuf.Timestamp
-	15, // 5: loopback.v1.Exec.scope:type_name -> loopback.v1.Scope
+	15, // 3: loopback.v1.Exec.created_at:type_name -> google.protobuf.Timestamp
+	15, // 4: loopback.v1.Exec.updated_at:type_name -> google.protobuf.Timestamp
+	16, // 5: loopback.v1.Exec.scope:type_name -> loopback.v1.Scope
 	0,  // 6: loopback.v1.Exec.command:type_name -> loopback.v1.ExecCommand
-	14, // 7: loopback.v1.Exec.ended_at:type_name -> google.protobuf.Timestamp
+	15, // 7: loopback.v1.Exec.ended_at:type_name -> google.protobuf.Timestamp
 	12, // 8: loopback.v1.Exec.hosts:type_name -> loopback.v1.Exec.HostsEntry
-	14, // 9: loopback.v1.ExecHost.started_at:type_name -> google.protobuf.Timestamp
-	14, // 10: loopback.v1.ExecHost.ended_at:type_name -> google.protobuf.Timestamp
-	2,  // 11: loopback.v1.ExecEvent.exec:type_name -> loopback.v1.Exec
-	3,  // 12: loopback.v1.ExecEvent.host:type_name -> loopback.v1.ExecHost
-	4,  // 13: loopback.v1.ExecEvent.output:type_name -> loopback.v1.ExecOutput
-	16, // 14: loopback.v1.ListExecsRequest.page:type_name -> loopback.v1.Page
-	2,  // 15: loopback.v1.ListExecsResponse.items:type_name -> loopback.v1.Exec
-	1,  // 16: loopback.v1.ExecService.StartExec:input_type -> loopback.v1.StartExecRequest
-	6,  // 17: loopback.v1.ExecService.GetExec:input_type -> loopback.v1.GetExecRequest
-	7,  // 18: loopback.v1.ExecService.ListExecs:input_type -> loopback.v1.ListExecsRequest
-	9,  // 19: loopback.v1.ExecService.WatchExec:input_type -> loopback.v1.WatchExecRequest
-	10, // 20: loopback.v1.ExecService.CancelExec:input_type -> loopback.v1.CancelExecRequest
-	2,  // 21: loopback.v1.ExecService.StartExec:output_type -> loopback.v1.Exec
-	2,  // 22: loopback.v1.ExecService.GetExec:output_type -> loopback.v1.Exec
-	8,  // 23: loopback.v1.ExecService.ListExecs:output_type -> loopback.v1.ListExecsResponse
-	5,  // 24: loopback.v1.ExecService.WatchExec:output_type -> loopback.v1.ExecEvent
-	2,  // 25: loopback.v1.ExecService.CancelExec:output_type -> loopback.v1.Exec
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	13, // 9: loopback.v1.Exec.values:type_name -> loopback.v1.Exec.ValuesEntry
+	15, // 10: loopback.v1.ExecHost.started_at:type_name -> google.protobuf.Timestamp
+	15, // 11: loopback.v1.ExecHost.ended_at:type_name -> google.protobuf.Timestamp
+	2,  // 12: loopback.v1.ExecEvent.exec:type_name -> loopback.v1.Exec
+	3,  // 13: loopback.v1.ExecEvent.host:type_name -> loopback.v1.ExecHost
+	4,  // 14: loopback.v1.ExecEvent.output:type_name -> loopback.v1.ExecOutput
+	17, // 15: loopback.v1.ListExecsRequest.page:type_name -> loopback.v1.Page
+	2,  // 16: loopback.v1.ListExecsResponse.items:type_name -> loopback.v1.Exec
+	1,  // 17: loopback.v1.ExecService.StartExec:input_type -> loopback.v1.StartExecRequest
+	6,  // 18: loopback.v1.ExecService.GetExec:input_type -> loopback.v1.GetExecRequest
+	7,  // 19: loopback.v1.ExecService.ListExecs:input_type -> loopback.v1.ListExecsRequest
+	9,  // 20: loopback.v1.ExecService.WatchExec:input_type -> loopback.v1.WatchExecRequest
+	10, // 21: loopback.v1.ExecService.CancelExec:input_type -> loopback.v1.CancelExecRequest
+	2,  // 22: loopback.v1.ExecService.StartExec:output_type -> loopback.v1.Exec
+	2,  // 23: loopback.v1.ExecService.GetExec:output_type -> loopback.v1.Exec
+	8,  // 24: loopback.v1.ExecService.ListExecs:output_type -> loopback.v1.ListExecsResponse
+	5,  // 25: loopback.v1.ExecService.WatchExec:output_type -> loopback.v1.ExecEvent
+	2,  // 26: loopback.v1.ExecService.CancelExec:output_type -> loopback.v1.Exec
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_exec_proto_init() }
@@ -1156,7 +1201,7 @@ func file_loopback_v1_exec_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_exec_proto_rawDesc), len(file_loopback_v1_exec_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
