@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func chosen(list []string) (hosts []string, selector string) {
 func (a *app) commandCommand() *cobra.Command {
 	save := &pb.SaveCommandRequest{Command: &pb.ExecCommand{}}
 	var limit time.Duration
-	var parameters []string
+	var parameters, descriptions []string
 	saving := &cobra.Command{Use: "save NAME -- COMMAND [ARGUMENT…]", Short: "Save a command, to be approved by somebody else",
 		Long: `Save a command under a name, as its next version. It is run once somebody else has approved it; until then, the version that
 was approved before stays the one that is run. Where an argument holds {PARAMETER}, whoever runs the command gives the value; all
@@ -64,6 +65,14 @@ of it has to match the pattern (RE2).`,
 				}
 				save.Parameters = append(save.Parameters, &pb.CommandParameter{Name: name, Pattern: pattern})
 			}
+			for _, d := range descriptions {
+				name, text, _ := strings.Cut(d, "=")
+				i := slices.IndexFunc(save.Parameters, func(p *pb.CommandParameter) bool { return p.Name == name })
+				if i < 0 {
+					return usage("--parameter-description is NAME=TEXT of a parameter; there is none %q", name)
+				}
+				save.Parameters[i].Description = text
+			}
 			c, err := call(ctx, s, s.commands.SaveCommand, save)
 			if err != nil {
 				return err
@@ -75,32 +84,46 @@ of it has to match the pattern (RE2).`,
 	f := saving.Flags()
 	f.StringVar(&save.Description, "description", "", "what it is for")
 	f.StringArrayVar(&parameters, "parameter", nil, "NAME=`PATTERN` of what whoever runs it fills in (repeatable)")
+	f.StringArrayVar(&descriptions, "parameter-description", nil, "NAME=`TEXT` for whoever fills it in (repeatable)")
 	f.BoolVar(&save.Command.Shell, "shell", false, "have /bin/sh run the arguments as one line; without parameters")
 	f.StringVar(&save.Command.User, "user", "", "run it as this `USER` (default root)")
 	f.DurationVar(&limit, "max-time", 0, "how long it may run on a host (default 1m, at most 24h)")
 
 	type T = *pb.SavedCommand
 	var most int
+	look := &pb.ListCommandsRequest{}
 	ls := &cobra.Command{Use: "list", Short: "List saved commands, newest versions first", Args: args(), RunE: a.with(func(ctx context.Context, s *api, _ []string) error {
 		return list(a, ctx, most, func(ctx context.Context, p *pb.Page) ([]T, string, error) {
-			r, err := call(ctx, s, s.commands.ListCommands, &pb.ListCommandsRequest{Workspace: s.Workspace, Page: p})
+			look.Workspace, look.Page = s.Workspace, p
+			r, err := call(ctx, s, s.commands.ListCommands, look)
 			return r.GetItems(), r.GetNextPageToken(), err
 		}, "no command is saved",
 			column[T]{"ID", T.GetId}, column[T]{"NAME", T.GetName}, column[T]{"VERSION", func(c T) string { return fmt.Sprint(c.Version) }}, column[T]{"STATE", T.GetState},
 			column[T]{"SAVED BY", T.GetSavedByName}, column[T]{"APPROVED BY", T.GetApprovedByName}, column[T]{"COMMAND", func(c T) string { return words(c.Command) }})
 	})}
 	ls.Flags().IntVar(&most, "limit", 100, "show at most this many; 0: all")
+	ls.Flags().StringVar(&look.Name, "name", "", "only versions of the command of this `NAME`")
+	ls.Flags().StringSliceVar(&look.States, "state", nil, "only versions in this `STATE`: pending, approved or replaced (repeatable)")
+	ls.Flags().BoolVar(&look.Current, "current", false, "of each name only the version that is run, or the newest where none is approved")
+	ls.Flags().StringVar(&look.Search, "search", "", "only where name or description holds this `TEXT`")
 
 	run := &pb.RunCommandRequest{}
-	var values map[string]string
+	var values []string
 	running := a.onHosts(&cobra.Command{Use: "run NAME [SELECTOR | HOST…]", Short: "Run a saved command on hosts, once on each",
 		Example: "  loopback command run restart 'role=web' --set unit=nginx.service --canary 1"}, &run.All, func(ctx context.Context, s *api, name string, hosts []string) (*pb.Exec, error) {
-		run.Workspace, run.Command, run.Values, run.RequestId = s.Workspace, name, values, id.New("req", time.Now())
+		run.Workspace, run.Command, run.Values, run.RequestId = s.Workspace, name, map[string]string{}, id.New("req", time.Now())
+		for _, v := range values {
+			name, value, ok := strings.Cut(v, "=")
+			if !ok {
+				return nil, usage("--set is NAME=VALUE; %q has no '='", v)
+			}
+			run.Values[name] = value
+		}
 		run.Hosts, run.Selector = chosen(hosts)
 		return call(ctx, s, s.commands.RunCommand, run)
 	})
 	r := running.Flags()
-	r.StringToStringVar(&values, "set", nil, "NAME=`VALUE` of a parameter (repeatable)")
+	r.StringArrayVar(&values, "set", nil, "NAME=`VALUE` of a parameter (repeatable)")
 	r.Int32Var(&run.Concurrency, "concurrency", 0, "on how many hosts at a time (default 100)")
 	r.Int32Var(&run.MaxFailures, "max-failures", 0, "begin on no further host once so many have failed (default: never stop)")
 	r.Int32Var(&run.Canary, "canary", 0, "begin on so many hosts first, and on the others once it succeeded there")

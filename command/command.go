@@ -149,5 +149,8 @@ type Query struct {
 	Readable access.Sight
 	Within   access.Scope
 	Name     string // empty: all
+	States   []State
+	Current  bool   // of each name only the version that is run, or the newest where none is approved
+	Search   string // in name and description
 	Page     tenant.Page
 }

@@ -42,7 +42,7 @@ var plain = map[protoreflect.Name]string{
 	"check": "disk", "pattern": "x",
 	"path": "/x", "owner": "", "term": "", "arguments": "", "stdin": "",
 	"name": "intruder", "description": "x", "reason": "x", "request_id": "r-1", "address": "192.0.2.1", "provider": "manual",
-	"verdict": "fine", "note": "x", "host_selector": "", "selector": "", "query": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
+	"verdict": "fine", "note": "x", "host_selector": "", "selector": "", "query": "", "search": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",
 	"allowed_networks": "10.0.0.0/8", "permissions": "hosts.read", "action": "", "remove": "role", "log_level": "info",
 	"keep": "x", "copy": "x", "section": "settings", "winner": "host", "names": "mesh", "code": "0000", "sha256": "", "data": "", "roots": "", "targets": "",
 	"kind": "webhook", "format": "json", "ca": "", "secret": "", "dead_letters": "",

@@ -43,7 +43,10 @@ func (h Commands) GetCommand(ctx context.Context, r *connect.Request[v1.GetComma
 
 // ListCommands is those that the caller may read.
 func (h Commands) ListCommands(ctx context.Context, r *connect.Request[v1.ListCommandsRequest]) (*connect.Response[v1.ListCommandsResponse], error) {
-	items, next, err := h.Service.List(ctx, r.Msg.GetWorkspace(), noun.Query{Page: page(r.Msg.GetPage())})
+	items, next, err := h.Service.List(ctx, r.Msg.GetWorkspace(), noun.Query{
+		Name: r.Msg.GetName(), States: each(r.Msg.GetStates(), func(s string) noun.State { return noun.State(s) }), Current: r.Msg.GetCurrent(), Search: r.Msg.GetSearch(),
+		Page: page(r.Msg.GetPage()),
+	})
 	return answer(&v1.ListCommandsResponse{Items: each(items, savedMessage), NextPageToken: next}, err)
 }
 

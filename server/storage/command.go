@@ -5,6 +5,7 @@ import (
 
 	"github.com/loopbackd/loopback/command"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/query"
 	"github.com/loopbackd/loopback/server/feed"
 )
 
@@ -31,7 +32,16 @@ func (v *View) SavedCommands(ctx context.Context, q command.Query) ([]command.Sa
 	f.readable(anywhere, q.Readable, nil)
 	f.within(anywhere, q.Within)
 	f.equal("name", q.Name)
-	k := keyset{descending: true, list: fingerprint("saved commands", q.Within, q.Name)}
+	among(&f, "state", q.States)
+	if q.Current {
+		f.and(`(state = 'approved' OR NOT EXISTS (SELECT 1 FROM saved_commands o WHERE o.workspace_id = saved_commands.workspace_id AND o.name = saved_commands.name
+			AND (o.state = 'approved' OR o.version > saved_commands.version)))`)
+	}
+	if q.Search != "" {
+		wanted := query.Term{Operator: query.Contains, Values: []string{q.Search}}
+		f.and("(" + f.compare("name", wanted) + " OR " + f.compare("description", wanted) + ")")
+	}
+	k := keyset{descending: true, list: fingerprint("saved commands", q.Within, q.Name, q.States, q.Current, q.Search)}
 	if err := k.after(&f, q.Page.Token, false); err != nil {
 		return nil, "", err
 	}

@@ -436,9 +436,17 @@ func (x *GetCommandRequest) GetWorkspace() string {
 }
 
 type ListCommandsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Workspace     string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
-	Page          *Page                  `protobuf:"bytes,2,opt,name=page,proto3" json:"page,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Workspace string                 `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Page      *Page                  `protobuf:"bytes,2,opt,name=page,proto3" json:"page,omitempty"`
+	// Only versions of the command of this name.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Only versions in these states; none: in any.
+	States []string `protobuf:"bytes,4,rep,name=states,proto3" json:"states,omitempty"`
+	// Of each name only the version that is run, or, where none is approved, the newest.
+	Current bool `protobuf:"varint,5,opt,name=current,proto3" json:"current,omitempty"`
+	// Only where name or description holds this, whatever the case.
+	Search        string `protobuf:"bytes,6,opt,name=search,proto3" json:"search,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -485,6 +493,34 @@ func (x *ListCommandsRequest) GetPage() *Page {
 		return x.Page
 	}
 	return nil
+}
+
+func (x *ListCommandsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListCommandsRequest) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListCommandsRequest) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *ListCommandsRequest) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
 }
 
 type ListCommandsResponse struct {
@@ -1015,10 +1051,14 @@ const file_loopback_v1_command_proto_rawDesc = "" +
 	"\acommand\x18\x01 \x01(\tR\acommand\"K\n" +
 	"\x11GetCommandRequest\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\tR\acommand\x12\x1c\n" +
-	"\tworkspace\x18\x02 \x01(\tR\tworkspace\"Z\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\"\xb8\x01\n" +
 	"\x13ListCommandsRequest\x12\x1c\n" +
 	"\tworkspace\x18\x01 \x01(\tR\tworkspace\x12%\n" +
-	"\x04page\x18\x02 \x01(\v2\x11.loopback.v1.PageR\x04page\"o\n" +
+	"\x04page\x18\x02 \x01(\v2\x11.loopback.v1.PageR\x04page\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06states\x18\x04 \x03(\tR\x06states\x12\x18\n" +
+	"\acurrent\x18\x05 \x01(\bR\acurrent\x12\x16\n" +
+	"\x06search\x18\x06 \x01(\tR\x06search\"o\n" +
 	"\x14ListCommandsResponse\x12/\n" +
 	"\x05items\x18\x01 \x03(\v2\x19.loopback.v1.SavedCommandR\x05items\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"0\n" +

@@ -2,6 +2,8 @@ package storagetest
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -52,6 +54,28 @@ var savedCommands = []test{
 		page, _, err := b.DB.View().SavedCommands(t.Context(), command.Query{Readable: access.Everywhere(), Within: at})
 		if err != nil || len(page) != 3 || page[2].ID != first.ID {
 			t.Errorf("got %d in the workspace, %v; wanted three, the first last", len(page), err)
+		}
+		for what, one := range map[string]struct {
+			query command.Query
+			want  []string
+		}{
+			"of each name the one that is run, or the newest": {command.Query{Current: true}, []string{"two 1", "one 2"}},
+			"those that wait":                {command.Query{States: []command.State{command.Pending}}, []string{"two 1", "one 1"}},
+			"of a name":                      {command.Query{Name: "one"}, []string{"one 2", "one 1"}},
+			"by a part of the name":          {command.Query{Search: "W"}, []string{"two 1", "one 2", "one 1"}}, // "why" is what all are described by
+			"by a part of the name, exact":   {command.Query{Search: "TWO"}, []string{"two 1"}},
+			"by what is a pattern in SQL":    {command.Query{Search: "%"}, nil},
+			"of a name, the one that is run": {command.Query{Name: "one", Current: true, States: []command.State{command.Approved}}, []string{"one 2"}},
+		} {
+			one.query.Readable, one.query.Within = access.Everywhere(), at
+			page, _, err := b.DB.View().SavedCommands(t.Context(), one.query)
+			var got []string
+			for _, s := range page {
+				got = append(got, fmt.Sprintf("%s %d", s.Name, s.Version))
+			}
+			if err != nil || !slices.Equal(got, one.want) {
+				t.Errorf("%s: got %v, %v; wanted %v", what, got, err, one.want)
+			}
 		}
 		if page, _, _ := b.DB.View().SavedCommands(t.Context(), command.Query{}); len(page) != 0 {
 			t.Errorf("who may read nothing sees %d", len(page))
