@@ -16,6 +16,8 @@ import (
 
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/apikey"
+	"github.com/loopbackd/loopback/command"
+	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/grant"
 	"github.com/loopbackd/loopback/guest"
@@ -57,6 +59,8 @@ var readers = map[feed.Kind][]access.Permission{
 	feed.AccessReview: {review.Read},
 	feed.Lock:         {lock.Read},
 	feed.Guest:        {guest.Read},
+	feed.Exec:         {exec.Read},
+	feed.Command:      {command.Read},
 
 	feed.SessionReview:       {sessionreview.Read},
 	feed.SessionReviewPolicy: {sessionreview.Read},

@@ -21,6 +21,8 @@ const keys: Record<string, string[]> = {
   sink: ["sinks"],
   access_review: ["reviews"],
   sign_in: ["sign-ins"],
+  exec: ["commands"],
+  command: ["saved commands"],
   grant: ["grants"],
   grant_policy: ["grant policies"],
   provider: ["providers"],
