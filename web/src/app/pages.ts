@@ -28,6 +28,15 @@ export const access: Group = {
   ],
 };
 
+export const commands: Group = {
+  label: "Commands",
+  pages: [
+    { to: paths.commands, label: "Commands", needs: "exec.read" },
+    { to: paths.savedCommands, label: "Saved commands", needs: "commands.read" },
+    { to: paths.checks, label: "Checks", needs: "checks.run" },
+  ],
+};
+
 export const shells: Group = {
   label: "Shells",
   pages: [
@@ -64,7 +73,7 @@ export const groups: readonly Group[] = [
   one(paths.tokens, "Tokens", "agent_tokens.list"),
   one(paths.releases, "Releases", "releases.read"),
   one(paths.operations, "Operations", "operations.read"),
-  one(paths.commands, "Commands", "exec.read"),
+  commands,
   shells,
   grants,
   access,

@@ -46,6 +46,12 @@ function Chooser({ close }: { close: () => void }) {
     queryFn: () => api.hosts.listHosts({ workspace: place?.id ?? "", query: wanted ? `name~${JSON.stringify(wanted)}` : "", page: { size: 20 } }),
     placeholderData: (old) => old,
   });
+  const saved = useQuery({
+    queryKey: ["saved commands", "find", place?.id, wanted],
+    enabled: may("commands.read") && wanted !== "",
+    queryFn: async () => (await import("../api/commands")).commands.listCommands({ workspace: place?.id ?? "", current: true, search: wanted, page: { size: 20 } }),
+    placeholderData: (old) => old,
+  });
   const entries = useMemo(() => {
     const to = (path: string) => () => void navigate({ to: path, search: ((old: { in?: string }) => ({ in: old.in })) as never });
     const all: Entry[] = groups.flatMap((g) => g.pages.filter((p) => may(p.needs)).map((p) => ({ key: p.to, label: p.label === g.label ? p.label : `${g.label}: ${p.label.toLowerCase()}`, about: "page", go: to(p.to) })));
@@ -58,8 +64,9 @@ function Chooser({ close }: { close: () => void }) {
     const named = (hosts.data?.items ?? []).filter((h) => h.name.toLowerCase().includes(wanted));
     named.sort((a, b) => Number(b.name.toLowerCase() === wanted) - Number(a.name.toLowerCase() === wanted));
     for (const h of named) found.push({ key: h.id, label: h.name, about: h.state, state: h.state, go: to(paths.host(h.id)) });
+    for (const c of saved.data?.items ?? []) if (wanted && c.name.toLowerCase().includes(wanted)) found.push({ key: c.id, label: c.name, about: "saved command", go: to(paths.savedCommand(c.id)) });
     return found.slice(0, 50);
-  }, [wanted, hosts.data, places, may, navigate, choose]);
+  }, [wanted, hosts.data, saved.data, places, may, navigate, choose]);
   const current = Math.min(at, entries.length - 1);
   useEffect(() => {
     list.current?.children[current]?.scrollIntoView({ block: "nearest" });
@@ -76,8 +83,8 @@ function Chooser({ close }: { close: () => void }) {
         aria-expanded
         aria-controls={id}
         aria-activedescendant={entries[current] ? `${id}-${current}` : undefined}
-        aria-label="Go to a page, a workspace or a host"
-        placeholder="Go to a page, a workspace or a host…"
+        aria-label="Go to a page, a workspace, a host or a saved command"
+        placeholder="Go to a page, a workspace, a host or a saved command…"
         autoFocus
         spellCheck={false}
         value={text}

@@ -75,6 +75,10 @@ const shellReport = lazily(paths.shellReport, () => import("../pages/shellreport
 const shellRetention = lazily(paths.shellRetention, () => import("../pages/shellretention"), "ShellRetention");
 const locks = lazily(paths.locks, () => import("../pages/access/locks"), "Locks", "open", "state");
 const commands = lazily(paths.commands, () => import("../pages/commands"), "Commands");
+const savedCommands = lazily(paths.savedCommands, () => import("../pages/commands/saved"), "SavedCommands", "show", "q");
+const savedCommand = lazily("/commands/saved/$id", () => import("../pages/commands/savedpage"), "SavedCommandPage");
+const checks = lazily(paths.checks, () => import("../pages/commands/checks"), "Checks");
+const check = lazily("/commands/checks/$id", () => import("../pages/commands/check"), "CheckPage");
 const command = lazily("/commands/$id", () => import("../pages/command"), "CommandPage");
 const shells = lazily(paths.shells, () => import("../pages/shells"), "Shells", "state", "host");
 const shell = lazily("/shells/$id", () => import("../pages/shell"), "ShellPage", "as");
@@ -83,7 +87,7 @@ const account = createRoute({ getParentRoute: () => root, path: "/account", comp
 export const deviceRoute = createRoute({ getParentRoute: () => root, path: paths.device, component: lazyRouteComponent(() => import("../pages/device"), "DevicePage"), validateSearch: (s: Record<string, unknown>) => text(s, "code") });
 
 export const router = createRouter({
-  routeTree: root.addChildren([shells, shell, commands, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention, shellReviews, shellReport, shellRetention, locks]),
+  routeTree: root.addChildren([shells, shell, commands, savedCommands, savedCommand, checks, check, command, overview, hostsRoute, host, enrol, tokens, releases, operations, audit, keys, settings, account, deviceRoute, grants, grantPolicies, proof, sinks, people, groups, serviceAccounts, roles, bindings, reviews, review, questions, witnesses, retention, shellReviews, shellReport, shellRetention, locks]),
   defaultPreload: "intent",
   scrollRestoration: true,
 });

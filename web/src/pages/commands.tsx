@@ -1,17 +1,19 @@
 // Commands that were run on hosts, and the form that runs one.
-import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api } from "../api/client";
-import { parseDuration, toProto } from "../api/duration";
+import { formatDuration, parseDuration, toProto } from "../api/duration";
 import { ExecService, type Exec } from "../api/gen/loopback/v1/exec_pb";
 import { usePages } from "../app/list";
 import { paths } from "../app/paths";
+import { commands } from "../app/pages";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
-import { Ago, Button, Card, Empty, Field, Input, Page, Problem, Select, State, Waiting } from "../ui/basics";
+import { Tabs } from "../app/tabs";
+import { Ago, Button, Card, Empty, Field, Input, Page, Problem, State, Waiting } from "../ui/basics";
 import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
+import { runItOn, Targets, useTargets } from "./targets";
 import { line, words } from "./words";
 
 export function Commands() {
@@ -26,7 +28,8 @@ export function Commands() {
       head: "Command",
       width: "minmax(12rem,2fr)",
       cell: (e) => (
-        <Link to={paths.command(e.id) as never} className="font-mono text-[12.5px] hover:underline">
+        <Link to={paths.command(e.id) as never} title={e.name} className="font-mono text-[12.5px] hover:underline">
+          {e.as && <span className="font-sans text-[13px] font-medium">{e.as} </span>}
           {e.name}
         </Link>
       ),
@@ -46,6 +49,7 @@ export function Commands() {
         </Button>
       }
     >
+      <Tabs of={commands} />
       {list.error && <Problem error={list.error} retry={list.again} />}
       <Card flush>
         {list.pending ? (
@@ -88,9 +92,9 @@ export function Tally({ of }: { of: Record<string, number> }) {
 }
 
 function Run({ close }: { close: () => void }) {
-  const { place, places } = usePlace();
   const navigate = useNavigate();
-  const [form, setForm] = useState({ command: "", shell: false, user: "", on: "selector", selector: "", hosts: "", reason: "", ticket: "", timeout: "1m", failures: "", canary: "", workspace: place?.id ?? places[0]?.id ?? "" });
+  const at = useTargets();
+  const [form, setForm] = useState({ command: "", shell: false, user: "", reason: "", ticket: "", timeout: "1m", failures: "", canary: "" });
   const act = useAct();
   const set = (name: keyof typeof form) => (e: { target: EventTarget | null }) => setForm({ ...form, [name]: (e.target as HTMLInputElement).value });
   const parsed = (() => {
@@ -100,18 +104,10 @@ function Run({ close }: { close: () => void }) {
       return { args: [], wrong: (problem as Error).message };
     }
   })();
-  const names = form.hosts.split(/[\s,]+/).filter(Boolean);
-  const selector = form.on === "selector" ? form.selector.trim() : "";
-  const count = useQuery({ queryKey: ["hosts", "count", form.workspace, form.on, selector], enabled: form.on === "all" || selector !== "", queryFn: () => api.hosts.countHosts({ workspace: form.workspace, selector }), retry: false });
-  const reached = form.on === "hosts" ? names.length : (count.data && Object.entries(count.data.byState).reduce((n, [state, of]) => (state === "removed" ? n : n + Number(of)), 0)) || 0;
   const timeout = parseDuration(form.timeout);
-  const headers: Record<string, string> = { "Loopback-Reason": encodeURIComponent(form.reason) };
-  if (form.ticket) headers["Loopback-Ticket"] = encodeURIComponent(form.ticket);
+  const headers = because(form.reason, form.ticket);
   const request = {
-    workspace: form.workspace,
-    hosts: form.on === "hosts" ? names : [],
-    selector,
-    all: form.on === "all",
+    ...at.request,
     command: { arguments: parsed.args, shell: form.shell, user: form.user, timeout: timeout === undefined ? undefined : toProto(timeout) },
     maxFailures: Number(form.failures) || 0,
     canary: Number(form.canary) || 0,
@@ -124,11 +120,12 @@ function Run({ close }: { close: () => void }) {
     });
   const cli = [
     "loopback exec",
-    form.on === "all" ? "--all" : form.on === "hosts" ? line(names) || "HOSTS" : line([selector || "SELECTOR"]),
+    at.where,
+    at.flag,
     `--reason ${line([form.reason || "REASON"])}`,
     form.ticket && `--ticket ${line([form.ticket])}`,
     form.user && `--user ${line([form.user])}`,
-    form.timeout !== "1m" && `--max-time ${form.timeout}`,
+    timeout !== undefined && timeout !== 60 && `--max-time ${formatDuration(timeout)}`,
     form.failures && `--max-failures ${form.failures}`,
     form.canary && `--canary ${form.canary}`,
     form.shell && "--shell",
@@ -142,61 +139,43 @@ function Run({ close }: { close: () => void }) {
       title="Run a command"
       close={close}
       act={act}
-      label={reached > 1 ? `Run it on ${reached} hosts` : "Run it"}
+      label={runItOn(at.reached)}
       disabled={parsed.wrong !== "" || parsed.args.length === 0 || timeout === undefined}
       submit={submit}
       same={{ cli, api: call(ExecService.method.startExec, request, { headers }) }}
     >
       <Field label="Command" error={parsed.wrong} hint={form.shell ? "/bin/sh on each host reads this line." : "Program and arguments; no shell looks at them."}>
-        {(at) => <Input {...at} required autoFocus className="font-mono" placeholder="uptime" value={form.command} onChange={set("command")} />}
+        {(id) => <Input {...id} required autoFocus className="font-mono" placeholder="uptime" value={form.command} onChange={set("command")} />}
       </Field>
       <label className="-mt-2 flex items-center gap-2">
         <input type="checkbox" name="shell" checked={form.shell} onChange={(e) => setForm({ ...form, shell: e.target.checked })} />
         Let a shell read it (pipes, variables, patterns)
       </label>
-      {places.length > 1 && (
-        <Field label="Workspace">
-          {(at) => (
-            <Select {...at} value={form.workspace} onChange={set("workspace")}>
-              {places.map((p) => (
-                <option key={p.id} value={p.id}>
-                  {p.path}
-                </option>
-              ))}
-            </Select>
-          )}
-        </Field>
-      )}
-      <Field label="On" hint={form.on === "hosts" || selector || form.on === "all" ? (count.error && form.on !== "hosts" ? undefined : `${reached} ${reached === 1 ? "host" : "hosts"}`) : "Labels, such as role=web or env in (prod, stage)."}>
-        {(at) => (
-          <div className="flex gap-2">
-            <Select aria-label="how hosts are chosen" value={form.on} onChange={set("on")} className="w-36!">
-              <option value="selector">Labels</option>
-              <option value="hosts">These hosts</option>
-              <option value="all">All hosts</option>
-            </Select>
-            {form.on === "selector" && <Input {...at} required placeholder="role=web" value={form.selector} onChange={set("selector")} />}
-            {form.on === "hosts" && <Input {...at} required placeholder="web-1 web-2" value={form.hosts} onChange={set("hosts")} />}
-          </div>
-        )}
-      </Field>
-      <Field label="Reason">{(at) => <Input {...at} required placeholder="disk is filling" value={form.reason} onChange={set("reason")} />}</Field>
+      <Targets at={at} />
+      <Field label="Reason">{(id) => <Input {...id} required placeholder="disk is filling" value={form.reason} onChange={set("reason")} />}</Field>
       <details>
         <summary className="text-soft">As whom, how long, how careful</summary>
         <div className="mt-3 grid grid-cols-2 gap-3">
-          <Field label="As which user">{(at) => <Input {...at} placeholder="root" value={form.user} onChange={set("user")} />}</Field>
-          <Field label="Ticket">{(at) => <Input {...at} value={form.ticket} onChange={set("ticket")} />}</Field>
+          <Field label="As which user">{(id) => <Input {...id} placeholder="root" value={form.user} onChange={set("user")} />}</Field>
+          <Field label="Ticket">{(id) => <Input {...id} value={form.ticket} onChange={set("ticket")} />}</Field>
           <Field label="Ended on a host after" error={timeout === undefined ? "such as 30s, 5m or 1h" : ""}>
-            {(at) => <Input {...at} value={form.timeout} onChange={set("timeout")} />}
+            {(id) => <Input {...id} value={form.timeout} onChange={set("timeout")} />}
           </Field>
           <Field label="Stop after so many failures" hint="Empty: never.">
-            {(at) => <Input {...at} type="number" min={0} value={form.failures} onChange={set("failures")} />}
+            {(id) => <Input {...id} type="number" min={0} value={form.failures} onChange={set("failures")} />}
           </Field>
           <Field label="So many hosts first" hint="The others once it succeeded there.">
-            {(at) => <Input {...at} type="number" min={0} value={form.canary} onChange={set("canary")} />}
+            {(id) => <Input {...id} type="number" min={0} value={form.canary} onChange={set("canary")} />}
           </Field>
         </div>
       </details>
     </FormDialog>
   );
+}
+
+/** The headers that say why. */
+export function because(reason: string, ticket = ""): Record<string, string> {
+  const headers: Record<string, string> = { "Loopback-Reason": encodeURIComponent(reason) };
+  if (ticket) headers["Loopback-Ticket"] = encodeURIComponent(ticket);
+  return headers;
 }

@@ -90,6 +90,9 @@ const looks: Record<string, Look> = {
   "witness applied": { tone: "text-good", shape: "dot", means: "remembers it, and found that the log only grew" },
   "witness degraded": { tone: "text-warn", shape: "half", means: "an older state of the host was put back; it is led on" },
   "witness failed": { tone: "text-bad", shape: "cross", means: "refuses it: the log does not add to what it remembers" },
+  "command pending": { tone: "text-odd", shape: "ring", means: "waits until somebody else than who saved it approves it" },
+  "command approved": { tone: "text-good", shape: "dot", means: "it is what is run" },
+  "command replaced": { tone: "text-soft", shape: "bar", means: "a later version was approved" },
   "operation pending": { tone: "text-odd", shape: "ring", means: "waits to be taken up" },
 
   ok: { tone: "text-good", shape: "dot", means: "its receiver takes what it is sent" },
