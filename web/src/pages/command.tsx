@@ -7,6 +7,7 @@ import { paths } from "../app/paths";
 import { useSession } from "../app/session";
 import { Ago, Button, Card, Command, Facts, Input, Page, Problem, State, Waiting, cx } from "../ui/basics";
 import { Tally } from "./commands";
+import { Again, needs } from "./commands/again";
 import { line } from "./words";
 
 const shownOf = 64 << 10; // bytes of a host's output that the page holds; all of it is in the command line
@@ -103,6 +104,7 @@ export function CommandPage() {
   const { exec, results, error, refetch } = useRun(id);
   const [wanted, setWanted] = useState("");
   const [refused, setRefused] = useState<unknown>();
+  const [again, setAgain] = useState(false);
   const groups = useMemo(() => {
     const text = wanted.trim().toLowerCase();
     return grouped([...results.values()].filter((r) => !text || `${r.host.host}\n${r.out}\n${r.err}\n${r.host.error}`.toLowerCase().includes(text)));
@@ -115,6 +117,7 @@ export function CommandPage() {
   const tally: Record<string, number> = results.size < total ? { waiting: total - results.size } : {};
   for (const r of results.values()) tally[r.host.state] = (tally[r.host.state] ?? 0) + 1;
   const left = Object.entries(tally).reduce((n, [state, v]) => (over.has(state) ? n : n + v), 0);
+  const unsuccessful = [...results.values()].map((r) => r.host).filter((h) => h.state !== "succeeded");
   const text = exec.command?.shell ? (exec.command.arguments[0] ?? "") : line(exec.command?.arguments ?? []);
   return (
     <Page
@@ -129,10 +132,16 @@ export function CommandPage() {
         </span>
       }
       actions={
-        exec.state === "running" && (
+        exec.state === "running" ? (
           <Button kind="danger" why={why("exec.cancel")} onClick={() => void api.execs.cancelExec({ exec: id }).catch(setRefused)}>
             Cancel it
           </Button>
+        ) : (
+          unsuccessful.length > 0 && (
+            <Button why={why(needs(exec)) || (exec.stdinBytes > 0n ? "it was given standard input, which nobody is shown: loopback exec --rerun gives it again" : "")} onClick={() => setAgain(true)}>
+              Run again where it failed
+            </Button>
+          )
         )
       }
     >
@@ -154,6 +163,7 @@ export function CommandPage() {
       <Card title="About it">
         <Facts
           of={[
+            ["Is", exec.as && <As key="as" of={exec} />],
             ["Id", <span key="i" className="font-mono text-[12.5px]">{exec.id}</span>],
             ["Started by", <span key="a" className="font-mono text-[12.5px]">{exec.actor}</span>],
             ["At a time on", exec.concurrency ? `${exec.concurrency} hosts` : undefined],
@@ -166,7 +176,19 @@ export function CommandPage() {
           <Command label="All of it in a terminal" text={`loopback exec show ${exec.id}`} />
         </div>
       </Card>
+      {again && <Again run={exec} hosts={unsuccessful} close={() => setAgain(false)} />}
     </Page>
+  );
+}
+
+/** The check or the saved command that a run is. */
+function As({ of }: { of: Exec }) {
+  const to = of.check ? paths.check(of.check) : of.savedCommand && paths.savedCommand(of.savedCommand);
+  if (!to) return <>{of.as}</>;
+  return (
+    <Link to={to as never} className="text-accent hover:underline">
+      {of.as}
+    </Link>
   );
 }
 
