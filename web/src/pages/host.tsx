@@ -13,6 +13,7 @@ import { Both, call, FormDialog, useAct } from "../ui/form";
 import { lookOf } from "../ui/states";
 import { HostActs, type Act } from "./hostacts";
 import { Copies } from "./hostcopies";
+import { DiagnoseDialog } from "./hostdiagnose";
 import { SettleDialog } from "./hostsettle";
 
 export function HostPage() {
@@ -22,6 +23,7 @@ export function HostPage() {
   const [act, setAct] = useState<Act>();
   const [labelling, setLabelling] = useState(false);
   const [settling, setSettling] = useState(false);
+  const [diagnosing, setDiagnosing] = useState(false);
   const host = useQuery({ queryKey: ["hosts", "one", id], queryFn: () => api.hosts.getHost({ host: id }), retry: false });
   const h = host.data;
   if (host.error && !h) {
@@ -76,6 +78,11 @@ export function HostPage() {
               Shells
             </Link>
           )}
+          {h.state !== "removed" && h.state !== "unmanaged" && (
+            <Button why={why("hosts.diagnose")} onClick={() => setDiagnosing(true)}>
+              Diagnose
+            </Button>
+          )}
           {cloned ? null : h.state === "quarantined" ? (
             <Button why={why("hosts.release")} onClick={() => setAct("release")}>
               Release
@@ -121,6 +128,7 @@ export function HostPage() {
           }}
         />
       )}
+      {diagnosing && <DiagnoseDialog h={h} close={() => setDiagnosing(false)} />}
       {labelling && <LabelDialog h={h} close={() => setLabelling(false)} />}
       {settling && (
         <SettleDialog
