@@ -24,7 +24,10 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	agentfile "github.com/loopbackd/loopback/agent/file"
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/file"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
@@ -116,7 +119,7 @@ func control(t *testing.T, d *daemon.Daemon) string {
 	return s.URL
 }
 
-// runner is a key that may run commands for an hour, as nobody may for good.
+// runner is a key that may run commands, and approve those that others saved, for an hour, as nobody may for good.
 func runner(t *testing.T, d *daemon.Daemon) string {
 	t.Helper()
 	ctx := t.Context()
@@ -124,14 +127,14 @@ func runner(t *testing.T, d *daemon.Daemon) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	role, err := d.Roles.CreateRole(ctx, connect.NewRequest(&pb.CreateRoleRequest{Name: "runs-commands", Permissions: []string{"exec.run", "exec.read", "exec.cancel", "hosts.read"}}))
+	role, err := d.Roles.CreateRole(ctx, connect.NewRequest(&pb.CreateRoleRequest{Name: "runs-commands", Permissions: []string{"exec.run", "exec.read", "exec.cancel", "hosts.read", "workspaces.read", "commands.approve", "commands.read"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Bindings.CreateBinding(ctx, connect.NewRequest(&pb.CreateBindingRequest{ServiceAccount: account.Msg.GetId(), Role: role.Msg.GetId(), NotAfter: timestamppb.New(time.Now().Add(time.Hour))})); err != nil {
 		t.Fatal(err)
 	}
-	key, err := d.APIKeys.CreateApiKey(ctx, connect.NewRequest(&pb.CreateApiKeyRequest{Name: "runner", ServiceAccount: account.Msg.GetId(), Permissions: []string{"*", "exec.run"}}))
+	key, err := d.APIKeys.CreateApiKey(ctx, connect.NewRequest(&pb.CreateApiKeyRequest{Name: "runner", ServiceAccount: account.Msg.GetId(), Permissions: []string{"*", "exec.run", "commands.approve"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +183,7 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 	}
 	run(count, func(i int) *fleet.Agent {
 		role := roles[i%len(roles)]
-		return &fleet.Agent{Dialer: d.Dialer(wire.WebSocket, i), Token: secrets[role], Name: fmt.Sprintf("%s-%d", role, i/len(roles)+1), Patience: 200 * time.Millisecond, Exec: executor(i)}
+		return &fleet.Agent{Dialer: d.Dialer(wire.WebSocket, i), Token: secrets[role], Name: fmt.Sprintf("%s-%d", role, i/len(roles)+1), Patience: 200 * time.Millisecond, Exec: machine(t, i, executor(i))}
 	})
 	waiting := mint(&pb.MintTokenRequest{RequiresApproval: true, Description: "seed: waits for approval"})
 	run(1, func(int) *fleet.Agent {
@@ -221,6 +224,28 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 		a.Met = &pb.LinkTrouble{Code: "proxy_auth_required", Message: "the proxy proxy.example.com:3128 wants a user and password", Attempts: 12, At: timestamppb.New(time.Now().Add(-time.Hour))}
 		return a
 	})
+}
+
+// machine is one that also tells of itself, as an agent does; one in ten cannot.
+func machine(t *testing.T, i int, run func(context.Context, fleet.Order)) func(context.Context, fleet.Order) {
+	t.Helper()
+	l := agentfile.NewLauncher(agentfile.Options{Now: time.Now, Notes: t.TempDir(), Bundle: func(context.Context) ([]byte, error) {
+		if i%10 == 3 {
+			return nil, fault.New(fault.Exhausted, "disk_full", "the host's disk has no room for it").WithHint("make room there, begin anew")
+		}
+		return bytes.Repeat([]byte("a bundle"), 100<<10), nil
+	}})
+	t.Cleanup(l.Close)
+	return func(ctx context.Context, o fleet.Order) {
+		var task file.Task
+		if o.GetFile() == nil || json.Unmarshal(o.GetFile().GetTask(), &task) != nil {
+			run(ctx, o)
+			return
+		}
+		l.Order(agentfile.Order{ID: o.GetId(), NotAfter: o.GetNotAfter().AsTime(), Task: task, Dial: o.Dial}, func(why *fault.Error) {
+			_ = o.Report(ctx, &pb.OrderReport{State: "refused", Message: why.Message, Detail: &pb.ErrorDetail{Code: why.Code, Hint: why.Hint}}) // a link that ended has no use for it
+		})
+	}
 }
 
 // executor is what a machine of the seed does with a command: one in ten fails, one in ten never ends.

@@ -74,6 +74,19 @@ const ones = {
     { name: "command-finished", open: async () => (await start({ hosts: ["web-1", "web-2", "web-3", "worker-1"], command: { arguments: ["df", "-h", "/"] } })).id, there: (page) => page.getByRole("region", { name: /host, failed/ }).waitFor() },
     { name: "command-running", open: async () => (await start({ selector: "role=worker", command: { arguments: ["apt-get", "-y", "upgrade"], timeout: "3600s" } })).id, there: (page) => page.getByRole("region", { name: /succeeded/ }).waitFor() },
   ],
+  "saved-command": [
+    { name: "saved-command", open: async () => (await saved("pictured")).id, there: (page) => page.getByRole("row").filter({ hasText: "(this one)" }).waitFor() },
+    {
+      name: "saved-command-script",
+      open: async () => {
+        await saved("rotates-logs");
+        const { id } = await call("CommandService/SaveCommand", { workspace: "default", name: "rotates-logs", description: "rotate logs now, on hosts whose disk is filling", command: { arguments: ["set -eu\nlogrotate --force /etc/logrotate.conf\ndf -h / | tail -n 1"], shell: true, user: "log", timeout: "300s" } });
+        return id;
+      },
+      there: (page) => page.getByText("is what is run").waitFor(),
+    },
+  ],
+  check: [{ name: "check", open: async () => "disk", there: (page) => page.getByRole("heading", { name: "Check disk" }).waitFor() }],
   review: [
     {
       name: "review",
@@ -83,6 +96,18 @@ const ones = {
   ],
   shell: [],
 };
+
+/** A saved command that somebody else approved. */
+async function saved(name) {
+  const made = await call("CommandService/SaveCommand", {
+    workspace: "default",
+    name,
+    description: "restart a service of the web tier",
+    command: { arguments: ["systemctl", "restart", "--no-block", "{unit}"] },
+    parameters: [{ name: "unit", pattern: "(nginx|haproxy)\\.service", description: "which service" }],
+  });
+  return call("CommandService/ApproveCommand", { command: made.id }, process.env.CONSOLE_RUNNER);
+}
 
 function start(of) {
   return call("ExecService/StartExec", of, process.env.CONSOLE_RUNNER, { "Loopback-Reason": "disk%20is%20filling" });

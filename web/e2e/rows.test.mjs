@@ -15,6 +15,7 @@ const lists = {
   grants: { path: "/grants", method: "GrantService/ListGrants" },
   sinks: { path: "/audit/sinks", method: "SinkService/ListSinks" },
   commands: { path: "/commands", method: "ExecService/ListExecs" },
+  saved: { path: "/commands/saved?show=all", method: "CommandService/ListCommands" },
 };
 
 async function call(method, body, as = key, headers = {}) {
@@ -36,6 +37,10 @@ async function seed() {
   await call("HostService/QuarantineHost", { host: "cache-9", reason: "rows" });
   await call("HostService/ReleaseHost", { host: "cache-9" });
   await call("ExecService/StartExec", { hosts: ["web-1", "worker-1"], command: { arguments: ["journalctl", "--unit", "nginx", "--since", "-1h", "--grep", "upstream timed out", "--no-pager"] } }, process.env.CONSOLE_RUNNER, { "Loopback-Reason": "disk" });
+  for (const name of ["restart", long.slice(0, 50)]) {
+    const one = await call("CommandService/SaveCommand", { workspace: "default", name: `${tag}-${name}`.slice(0, 62), description: "restart a service", command: { arguments: ["systemctl", "restart", "{unit}"] }, parameters: [{ name: "unit", pattern: "[a-z]+" }] });
+    if (name === "restart") await call("CommandService/ApproveCommand", { command: one.id }, process.env.CONSOLE_RUNNER);
+  }
   await call("RoleService/CreateRole", { name: tag, permissions: ["hosts.read", "hosts.label"] }); // one policy offers a role at a place
   await call("GrantPolicyService/CreateGrantPolicy", { name: tag, role: tag, approvals: 1 });
   const account = await call("ServiceAccountService/CreateServiceAccount", { name: `${tag}-${long}`.slice(0, 63) });
