@@ -39,7 +39,7 @@ export function ShellRetention() {
   ];
   return (
     <Page
-      title="Retention"
+      title="Retention of recordings"
       about="How long recordings of shells are kept after a session’s end. What is on hold, or waits for a review, is kept longer. Who had a shell, where and why stays, and so does the proof of what was recorded."
       actions={
         <Button kind="primary" why={why("shell_sessions.retain")} onClick={() => setChanging("")}>
