@@ -103,3 +103,33 @@ test("labels, settings, a key and a revocation", async () => {
   await shell(await shown(dialog(), "Command line"));
   assert.ok((await call("ApiKeyService/GetApiKey", { apiKey: made.apiKey.id })).revokedAt);
 });
+
+test("how long recordings are kept: by the command, by curl, by the form, and as the place above says", async () => {
+  const set = async () => (await call("ShellService/ListRecordingRetentions", {})).items.map((r) => `${r.scope.workspaceId ? "workspace" : "everywhere"} ${r.keepDays} ${r.reason}`).sort();
+  const { id: workspace } = (await call("WorkspaceService/ListWorkspaces", {})).items[0];
+  const open = async (place, days) => {
+    await page.goto(`${url}/shells/retention`);
+    await page.getByRole("button", { name: "How long…" }).click();
+    await dialog().getByLabel("Recordings in").selectOption(place);
+    await dialog().getByRole("textbox", { name: "Days" }).fill(days);
+    await dialog().getByLabel("Why").fill("it's a test");
+  };
+  await open("", "400");
+  await shell(await shown(dialog(), "Command line"));
+  assert.deepEqual(await set(), ["everywhere 400 it's a test"]);
+  await open(`workspace:${workspace}`, "90");
+  await shell(await shown(dialog(), "curl"));
+  assert.deepEqual(await set(), ["everywhere 400 it's a test", "workspace 90 it's a test"]);
+  await open(`workspace:${workspace}`, "0");
+  await dialog().getByText("a number of days, 1 to").waitFor();
+  await dialog().getByRole("textbox", { name: "Days" }).fill("30");
+  await dialog().getByRole("checkbox").check();
+  await picture(page, "shell-retention-form");
+  await dialog().getByRole("button", { name: "Delete what is older" }).click();
+  await page.getByRole("cell", { name: "30 days" }).waitFor();
+  await open(`workspace:${workspace}`, "30");
+  await dialog().getByText("as the place above it says").click();
+  await shell(await shown(dialog(), "Command line"));
+  assert.deepEqual(await set(), ["everywhere 400 it's a test"]);
+  await call("ShellService/SetRecordingRetention", { inherit: true });
+});
