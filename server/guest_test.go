@@ -499,7 +499,15 @@ func TestAGuestDoesNotGoBack(t *testing.T) {
 	if seen := jane.Seen(); strings.Contains(seen, "be0fore") || len(seen) > 64<<10 {
 		t.Errorf("the guest saw %d bytes, from %q on", len(seen), seen[:min(100, len(seen))])
 	}
-	if size := jane.Size(); size != "91x33" {
-		t.Errorf("the guest's terminal is %q", size)
+	watcher := terminal.New(s.way(s.running.key), session, "watch") // who begins near the end
+	watcher.From(-1)
+	if err := watcher.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaits(t, watcher, "done-42")
+	for who, y := range map[string]*terminal.Typist{"guest": jane, "watcher": watcher} {
+		if size := y.Size(); size != "91x33" {
+			t.Errorf("the %s's terminal is %q", who, size)
+		}
 	}
 }

@@ -51,7 +51,7 @@ type Viewer struct {
 	told   uint64 // applied, as they were told last
 	batch  []byte
 	guest  bool   // sees the terminal, and nothing about the session
-	size   []byte // of the terminal, for a guest who has yet to be told it: it may have been set before what they see
+	size   []byte // of the terminal, for who watches and has yet to be told it: it may have been set before what they see
 }
 
 // fromEnd is how much of what was seen a watcher begins with.
@@ -122,8 +122,11 @@ func (s *Service) Take(ctx context.Context, t Taking) (*Viewer, error) {
 		return nil, err
 	}
 	l.mu.Lock()
-	if t.Mode == Owning {
+	switch t.Mode {
+	case Owning:
 		l.actor, l.again = actor, t.Again
+	case Watching:
+		v.size = l.size
 	}
 	back := t.Mode != Watching && l.away
 	if back {

@@ -184,6 +184,9 @@ func (t *Typist) Type(text string) {
 	}
 }
 
+// From says where what is shown is to begin, for who has not connected yet; -1: near the end.
+func (t *Typist) From(pos int64) { t.pos = pos }
+
 // Resize says how large the terminal is.
 func (t *Typist) Resize(cols, rows int) {
 	t.mu.Lock()
