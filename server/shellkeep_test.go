@@ -201,6 +201,8 @@ func TestRecordingsAreKeptAsLongAsTheirPlaceSays(t *testing.T) {
 	days := func(n int) time.Time { return now.Add(-time.Duration(n) * 24 * time.Hour) }
 	old, recent := r.shellOf(t, eve, "bnd_1", "db-7", days(40), "old\r\n"), r.shellOf(t, eve, "bnd_1", "db-7", days(20), "recent\r\n")
 	onHold, waits, runs := r.shellOf(t, eve, "bnd_1", "db-7", days(40), "held\r\n"), r.shellOf(t, eve, "bnd_1", "db-7", days(40), "waits\r\n"), r.shellOf(t, eve, "bnd_1", "db-7", days(40), "runs\r\n")
+	differs := r.shellOf(t, eve, "bnd_1", "db-7", days(40), "differs\r\n")
+	r.change(t, differs.ID, func(s *noun.Session) { s.Verdict = noun.Disagreed })
 	r.change(t, runs.ID, func(s *noun.Session) { s.State, s.Replica = noun.Running, "rep_elsewhere" })
 	if err := r.db.Observe(t.Context(), func(tx *storage.Tx) error {
 		_, err := tx.PutSessionReview(t.Context(), sessionreview.Review{Meta: tenant.Meta{ID: sessionreview.ID(waits.ID)}, Scope: waits.Scope, SessionID: waits.ID, State: sessionreview.Open})
@@ -211,7 +213,7 @@ func TestRecordingsAreKeptAsLongAsTheirPlaceSays(t *testing.T) {
 	do(t, admin.HoldShellSession, &v1.HoldShellSessionRequest{Session: onHold.ID, Reason: "case 17"})
 	left := func() (out []string) {
 		t.Helper()
-		for name, s := range map[string]string{"old": old.ID, "recent": recent.ID, "held": onHold.ID, "waits": waits.ID, "runs": runs.ID} {
+		for name, s := range map[string]string{"old": old.ID, "recent": recent.ID, "held": onHold.ID, "waits": waits.ID, "runs": runs.ID, "differs": differs.ID} {
 			if held(t, r.recording(s)) > 0 {
 				out = append(out, name)
 			}
@@ -235,7 +237,7 @@ func TestRecordingsAreKeptAsLongAsTheirPlaceSays(t *testing.T) {
 		}
 	}
 	r.tidy(t)
-	if got := left(); len(got) != 5 {
+	if got := left(); len(got) != 6 {
 		t.Fatalf("without a retention %v are left", got)
 	}
 	do(t, admin.SetRecordingRetention, &v1.SetRecordingRetentionRequest{KeepDays: 1, Reason: "nobody needs them"})
@@ -251,15 +253,18 @@ func TestRecordingsAreKeptAsLongAsTheirPlaceSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.tidy(t)
-	if got := left(); len(got) != 5 {
+	if got := left(); len(got) != 6 {
 		t.Fatalf("while their month may yet be drawn %v are left", got)
 	}
 	do(t, r.looking(r.key).UnsetSessionReviewPolicy, &v1.UnsetSessionReviewPolicyRequest{})
 	for range 2 {
 		r.tidy(t)
 	}
-	if got := left(); !slices.Equal(got, []string{"held", "recent", "runs", "waits"}) {
+	if got := left(); !slices.Equal(got, []string{"differs", "held", "recent", "runs", "waits"}) {
 		t.Errorf("left are %v", got)
+	}
+	if got := do(t, admin.GetShellSession, &v1.GetShellSessionRequest{Session: differs.ID}).KeptUntil; got != nil {
+		t.Errorf("what disagrees is kept until %v", got)
 	}
 	gone := do(t, admin.GetShellSession, &v1.GetShellSessionRequest{Session: old.ID})
 	if d := gone.Deletion; d == nil || d.PrincipalId != "" || d.Reason != "kept for 30 days after the session ended" || gone.KeptUntil != nil || gone.Root == "" {
@@ -275,7 +280,7 @@ func TestRecordingsAreKeptAsLongAsTheirPlaceSays(t *testing.T) {
 	}
 	do(t, admin.ReleaseShellSession, &v1.ReleaseShellSessionRequest{Session: onHold.ID, Reason: "closed"})
 	r.tidy(t)
-	if got := left(); !slices.Equal(got, []string{"runs", "waits"}) {
+	if got := left(); !slices.Equal(got, []string{"differs", "runs", "waits"}) {
 		t.Errorf("left are %v", got)
 	}
 	if got := refused(t, r.shellsAs(bob).ListRecordingRetentions, &v1.ListRecordingRetentionsRequest{}); got != "permission_denied" {

@@ -54,10 +54,10 @@ func NearestRetention(all []Retention, at access.Scope) Retention {
 }
 
 // KeptUntil is when a session's recording is deleted unless it is held, as retentions are now; zero where it is kept for ever, is deleted
-// already, or the session has not ended.
+// already, or the session has not ended. Two recordings that disagree are evidence: no time alone deletes them.
 func (s Session) KeptUntil(all []Retention) time.Time {
 	r := NearestRetention(all, s.Scope)
-	if s.State != Ended || !s.Deletion.At.IsZero() || r.KeepDays == 0 {
+	if s.State != Ended || s.Verdict == Disagreed || !s.Deletion.At.IsZero() || r.KeepDays == 0 {
 		return time.Time{}
 	}
 	return s.EndedAt.AddDate(0, 0, int(r.KeepDays))

@@ -122,7 +122,7 @@ func (s *Service) expireSome(ctx context.Context, at access.Scope, after string)
 		more = len(list) == keepBatch
 		for _, one := range list {
 			last = one.ID
-			if shell.NearestRetention(all, one.Scope).Scope != at || lots.have(one) {
+			if shell.NearestRetention(all, one.Scope).Scope != at || one.KeptUntil(all).IsZero() || lots.have(one) {
 				continue
 			}
 			before := describeKept(one)
