@@ -110,6 +110,7 @@ func (t *guestTerminals) take(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	until := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer func() {
 		cancel(nil)
@@ -122,7 +123,7 @@ func (t *guestTerminals) take(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer v.Close()
-	h := &terminal{viewer: v, guest: true, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1),
+	h := &terminal{viewer: v, guest: true, until: until, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1),
 		hello: shell.Hello{Session: g.SessionID, Host: g.HostName, Guest: g.Name, InvitedBy: g.Inviter.Name, Until: g.ExpiresAt}}
 	h.carry(w, r, gws.ServerOption{ReadMaxPayloadSize: 64, SubProtocols: protocols})
 	return nil

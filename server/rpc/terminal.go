@@ -132,10 +132,11 @@ func (t *terminals) take(w http.ResponseWriter, r *http.Request) error {
 	defer end()
 	ctx, end = t.edge.untilRefused(ctx, spec, r.Header)
 	defer end()
+	until := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	session := v.Session()
-	h := &terminal{viewer: v, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1), hello: noun.Hello{Session: session.ID, Host: session.HostName, User: session.User, Who: session.Who}}
+	h := &terminal{viewer: v, until: until, ctx: ctx, cancel: cancel, acked: make(chan struct{}, 1), hello: noun.Hello{Session: session.ID, Host: session.HostName, User: session.User, Who: session.Who}}
 	h.carry(w, r, gws.ServerOption{ReadMaxPayloadSize: noun.MaxInput + 64})
 	return nil
 }
@@ -147,7 +148,9 @@ func (t *terminal) carry(w http.ResponseWriter, r *http.Request, o gws.ServerOpt
 	if err != nil {
 		return // the library has answered
 	}
+	t.gone = make(chan struct{})
 	go func() {
+		defer close(t.gone)
 		defer t.cancel(nil)
 		conn.ReadLoop()
 	}()
@@ -206,14 +209,16 @@ type terminal struct {
 	guest  bool // may say what was shown, and nothing else
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	acked  chan struct{} // holds one when the caller has shown more
+	until  context.Context // of which ctx is part: over when the control plane or somebody's right is
+	gone   chan struct{}   // closed when the connection is
+	acked  chan struct{}   // holds one when the caller has shown more
 }
 
 // Patience with a caller.
 const (
 	terminalSilence = 30 * time.Second // a caller says something (a ping) at least this often
 	terminalWrite   = 20 * time.Second // for a caller to take what is sent
-	terminalBye     = 2 * time.Second  // for a guest who may see no more to take why
+	terminalBye     = 2 * time.Second  // for who may see no more to take why
 	terminalCredit  = 256 << 10        // bytes that a caller is sent beyond what they have shown
 )
 
@@ -235,6 +240,25 @@ func (t *terminal) show(conn *gws.Conn) {
 		message = binary.BigEndian.AppendUint64(message, number)
 		return conn.WriteMessage(gws.OpcodeBinary, append(message, body...)) == nil
 	}
+	// Whoever is told why it is over closes, or has had their time. Closing first, upon what they say meanwhile, would have the kernel
+	// throw away what is on its way to them: the end of what was shown.
+	bye := func(why error) {
+		patience, over := terminalWrite, t.until.Done()
+		if t.guest || t.until.Err() != nil {
+			patience, over = terminalBye, nil
+		}
+		t.cancel(why) // the cause, whoever closes first
+		if !send(noun.ShowOver, 0, noun.EncodeOver(fault.Of(why))) || conn.WriteMessage(gws.OpcodeCloseConnection, []byte{1000 >> 8, 1000 & 0xff}) != nil {
+			return
+		}
+		enough := time.NewTimer(patience)
+		defer enough.Stop()
+		select {
+		case <-t.gone:
+		case <-enough.C:
+		case <-over:
+		}
+	}
 	_ = conn.SetReadDeadline(time.Now().Add(terminalSilence))
 	if !send(noun.ShowHello, 0, first) {
 		return
@@ -247,9 +271,7 @@ func (t *terminal) show(conn *gws.Conn) {
 			if cause := context.Cause(t.ctx); cause != nil {
 				err = stopped(t.ctx, cause)
 			}
-			t.cancel(err) // the cause, whoever closes first
-			send(noun.ShowOver, 0, noun.EncodeOver(fault.Of(err)))
-			_ = conn.WriteClose(1000, nil)
+			bye(err)
 			return
 		}
 		if len(frames) > 0 && !send(noun.ShowEvents, uint64(pos), frames) {
@@ -264,7 +286,7 @@ func (t *terminal) show(conn *gws.Conn) {
 			select {
 			case <-t.acked:
 			case <-t.ctx.Done():
-				send(noun.ShowOver, 0, noun.EncodeOver(fault.Of(stopped(t.ctx, context.Cause(t.ctx)))))
+				bye(stopped(t.ctx, context.Cause(t.ctx)))
 				return
 			}
 		}
