@@ -90,7 +90,7 @@ func (s *shells) types(t *testing.T, credential, session string) *terminal.Typis
 
 func awaits(t *testing.T, y *terminal.Typist, what string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := y.Await(ctx, what); err != nil {
 		t.Fatal(err)

@@ -231,13 +231,14 @@ func TestSIGKILLAtAnyMomentLosesNothing(t *testing.T) {
 		}
 	}
 	set(false)
+	before := len(control.Host(h.id).Hellos)
 	agent := h.run()
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
 	}
 	control.Wait(t, "everything applied", h.id, func(x *controltest.Host) bool {
 		s := x.Held["settings"]
-		return x.Link != nil && s != nil && s.State == "applied" && s.Revision.Number == number
+		return len(x.Hellos) > before && x.Link != nil && s != nil && s.State == "applied" && s.Revision.Number == number
 	})
 	if err := agent.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
