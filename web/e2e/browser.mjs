@@ -1,7 +1,6 @@
 // A browser for tests: Debian's Chromium, with nothing that would call home.
 import { mkdtemp, rm } from "node:fs/promises";
 import assert from "node:assert/strict";
-import { afterEach } from "node:test";
 import { createHash, X509Certificate } from "node:crypto";
 import { tmpdir } from "node:os";
 import { connect } from "node:tls";
@@ -17,15 +16,17 @@ export const hosts = Number(process.env.CONSOLE_HOSTS ?? 40);
 
 const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
 
-// What pages showed when a test failed: a locator that was waited for in vain tells little by itself.
+// What pages showed when a test failed: a locator that was waited for in vain tells little by itself. Where this serves a program that is
+// no test, the runner is left alone: it would write its own report into what the program says.
 const open = new Set();
-afterEach(async (t) => {
+async function tell(t) {
   if (t.passed !== false) return;
   for (const page of [...open].flatMap((c) => c.pages())) {
     const shown = await page.locator("body").ariaSnapshot({ timeout: 2000 }).catch((e) => `nothing that can be read: ${e.message}`);
     console.log(`${t.name}: ${page.url()} showed\n${shown.slice(0, 6000)}`);
   }
-});
+}
+if (process.env.NODE_TEST_CONTEXT) (await import("node:test")).afterEach(tell);
 
 /** others: origins beside the control plane's own that a page may be of here. */
 export async function launch({ others = [], ...options } = {}) {
