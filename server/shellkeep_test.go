@@ -185,6 +185,29 @@ func TestWhoMayForget(t *testing.T) {
 	if got := refused(t, r.shellsAs(r.signedIn(t, key).cookie.Value).ForgetShellSession, q); got != "step_up_required" {
 		t.Errorf("without a passkey: %q", got)
 	}
+	again, second := r.forgetter(t, "by-another-account")
+	alike := func(email string) {
+		t.Helper()
+		if err := r.db.Observe(t.Context(), func(tx *storage.Tx) error {
+			for _, one := range []string{account, again} {
+				p, err := tx.Principal(t.Context(), one)
+				if err != nil {
+					return err
+				}
+				p.Email = email
+				if _, err := tx.PutPrincipal(t.Context(), p); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alike("eve@example.com")
+	if got := refused(t, r.shellsAs(second).ForgetShellSession, q); got != "session_forget_own" {
+		t.Errorf("by another account of the same person: %q", got)
+	}
 	_, other := r.forgetter(t, "other")
 	if got := do(t, r.shellsAs(other).ForgetShellSession, q); got.Deletion == nil {
 		t.Errorf("somebody else: %v", got)

@@ -11,6 +11,7 @@ import (
 	"github.com/loopbackd/loopback/access"
 	"github.com/loopbackd/loopback/audit"
 	"github.com/loopbackd/loopback/fault"
+	"github.com/loopbackd/loopback/principal"
 	"github.com/loopbackd/loopback/recording"
 	"github.com/loopbackd/loopback/sessionreview"
 	"github.com/loopbackd/loopback/shell"
@@ -158,7 +159,12 @@ func (s *Service) Forget(ctx context.Context, ref, reason string) (shell.Session
 		if err != nil && fault.KindOf(err) != fault.NotFound {
 			return err
 		}
-		if err == nil && review.State == sessionreview.Open && actor.Principal == out.Principal {
+		awaited := err == nil && review.State == sessionreview.Open
+		own, err := samePerson(ctx, tx, actor.Principal, out.Principal)
+		if err != nil {
+			return err
+		}
+		if awaited && own {
 			return fault.New(fault.Denied, "session_forget_own", "session %s is yours, and somebody has yet to look at it", out.ID).WithHint("have somebody else delete its recording")
 		}
 		out.Deletion, out.Sealed = w, nil
@@ -175,6 +181,24 @@ func (s *Service) Forget(ctx context.Context, ref, reason string) (shell.Session
 	}
 	notify(s.due)
 	return out, nil
+}
+
+// samePerson tells whether two principals are one person's, by another account too. One that is gone is only itself.
+func samePerson(ctx context.Context, tx Tx, a, b string) (bool, error) {
+	if a == b {
+		return true, nil
+	}
+	one, err := tx.Principal(ctx, a)
+	if err == nil {
+		var other principal.Principal
+		if other, err = tx.Principal(ctx, b); err == nil {
+			return principal.SamePerson(one, other), nil
+		}
+	}
+	if fault.KindOf(err) == fault.NotFound {
+		return false, nil
+	}
+	return false, err
 }
 
 // say changes what is said of a recording, with its entry of the audit log.
