@@ -55,6 +55,20 @@ test("sign in", async () => {
   await page.getByRole("heading", { name: "Overview" }).waitFor();
 });
 
+test("what is typed right after Ctrl K is for the field", async () => {
+  const { page } = b;
+  for (let i = 0; i < 5; i++) {
+    // Closer upon one another than a keyboard's own: nothing is drawn in between.
+    const open = await page.evaluate(() => {
+      window.dispatchEvent(new KeyboardEvent("keydown", { ctrlKey: true, key: "k" }));
+      return document.activeElement?.role ?? document.activeElement?.getAttribute("role");
+    });
+    assert.equal(open, "combobox");
+    await page.keyboard.press("Escape");
+    await page.getByRole("combobox", { name: "Go to" }).waitFor({ state: "hidden" });
+  }
+});
+
 test("the first Tab leads past the navigation", async () => {
   const { page } = b;
   await page.goto(`${url}/hosts`);

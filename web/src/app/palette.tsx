@@ -1,7 +1,7 @@
 // Every page and every host, some keystrokes away.
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
-import { useEffect, useId, useMemo, useRef, useState } from "react";
+import { useEffect, useId, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { api } from "../api/client";
 import { Mark, cx } from "../ui/basics";
 import { lookOf } from "../ui/states";
@@ -20,12 +20,13 @@ interface Entry {
 
 export function Palette({ open, close }: { open: boolean; close: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  // Before the next key is handled: what is typed right after Ctrl K is meant for the field.
+  useLayoutEffect(() => {
     if (open && !dialog.current?.open) dialog.current?.showModal();
     if (!open && dialog.current?.open) dialog.current.close();
   }, [open]);
   return (
-    <dialog ref={dialog} onClose={close} aria-label="Go to" className="mt-[12vh] w-[min(36rem,calc(100vw-2rem))] rounded-xl border border-line bg-card p-0 shadow-2xl" onClick={(e) => e.target === dialog.current && close()}>
+    <dialog ref={dialog} onCancel={close} onClose={close} aria-label="Go to" className="mt-[12vh] w-[min(36rem,calc(100vw-2rem))] rounded-xl border border-line bg-card p-0 shadow-2xl" onClick={(e) => e.target === dialog.current && close()}>
       {open && <Chooser close={close} />}
     </dialog>
   );

@@ -1,6 +1,7 @@
 // The frame around every page: where one is, where one can go, and whether what is seen is live.
 import { Link, Outlet, useLocation } from "@tanstack/react-router";
 import { lazy, Suspense, useLayoutEffect, useState } from "react";
+import { flushSync } from "react-dom";
 import { Button, Command, Empty, Page, cx } from "../ui/basics";
 import { useMedia } from "../ui/media";
 import { useLive } from "./live";
@@ -23,7 +24,7 @@ export function Shell() {
     const keys = (e: KeyboardEvent) => {
       if ((e.metaKey || e.ctrlKey) && e.key.toLowerCase() === "k") {
         e.preventDefault();
-        setPalette((open) => !open);
+        flushSync(() => setPalette((open) => !open)); // a key that follows at once finds it open
       }
     };
     window.addEventListener("keydown", keys);

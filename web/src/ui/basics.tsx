@@ -239,7 +239,7 @@ export function Select(props: SelectHTMLAttributes<HTMLSelectElement>) {
 export function Dialog({ title, open, close, wide, must, children }: { title: string; open: boolean; close: () => void; wide?: boolean; must?: boolean; children: ReactNode }) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = ref.current;
     if (!dialog) return;
     if (!open || dialog.open) return;
