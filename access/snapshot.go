@@ -44,6 +44,7 @@ type Principal struct {
 // sheet is all that concerns one principal: its own rules and those of its groups.
 type sheet struct {
 	active  bool
+	near    uint64   // of the number of each entry's scope, the bit that bit gives: most scopes that are asked about are none of them
 	places  []uint32 // number of the scope of each entry
 	entries []entry  // by scope; over each first denials, then what always allows, then the rest
 	allow   Set      // what is allowed anywhere
@@ -113,6 +114,7 @@ func newSheet(p Principal, rules []*compiled) *sheet {
 	})
 	for i := range s.entries {
 		s.places[i] = s.entries[i].rule.scopeN
+		s.near |= bit(s.places[i])
 	}
 	slices.SortStableFunc(rules, func(a, b *compiled) int { return cmp.Compare(min(a.rank(), 1), min(b.rank(), 1)) })
 	return s
@@ -138,6 +140,9 @@ func (s *Snapshot) path(at *Scope) [4]uint32 {
 	return [4]uint32{wholeN, s.number(at.Organisation), s.number(at.Project), s.number(at.Workspace)}
 }
 
+// bit stands for a scope, and for every 64th after it, in a sheet's near.
+func bit(place uint32) uint64 { return 1 << (place & 63) }
+
 // few is how many entries are looked through faster than searched.
 const few = 16
 
@@ -162,7 +167,7 @@ func (s *sheet) over(place uint32) []entry {
 func (s *Snapshot) decide(of *sheet, n uint16, at *Scope, host bool, labels label.Set, c *circumstances) Decision {
 	var grant *entry
 	for _, place := range s.path(at) {
-		if place == noneN {
+		if of.near&bit(place) == 0 || place == noneN {
 			continue
 		}
 		entries := of.over(place)
