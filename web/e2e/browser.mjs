@@ -37,6 +37,7 @@ export async function launch({ others = [], ...options } = {}) {
     ignoreHTTPSErrors: true,
     viewport: { width: 1440, height: 900 },
     locale: "en-GB",
+    reducedMotion: "reduce", // what is looked at stands still: colours half-way from one theme to the other are nobody's
     args: flags,
     permissions: ["clipboard-read", "clipboard-write"],
     ...options,

@@ -219,8 +219,8 @@ test("a check is run, without a reason, and again where it failed", async () => 
   await dialog().getByRole("button", { name: "Run it on 2 hosts" }).click();
   await page.getByRole("region", { name: "1 host, failed" }).waitFor();
   await page.getByRole("button", { name: "Run again where it failed" }).click();
-  assert.deepEqual(await dialog().getByRole("list", { name: "hosts" }).getByRole("listitem").allInnerTexts(), [await dialog().getByRole("listitem").innerText()]);
   await dialog().getByRole("list", { name: "hosts" }).getByText("worker-1").waitFor();
+  assert.equal(await dialog().getByRole("list", { name: "hosts" }).getByRole("listitem").count(), 1);
   assert.equal(await dialog().getByLabel("Reason").count(), 0, "a check needs none");
   const before = page.url();
   await dialog().getByRole("button", { name: "Run it" }).click();
