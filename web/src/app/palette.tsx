@@ -58,7 +58,7 @@ function Chooser({ close }: { close: () => void }) {
     const all: Entry[] = groups.flatMap((g) => g.pages.filter((p) => may(p.needs)).map((p) => ({ key: p.to, label: p.label === g.label ? p.label : `${g.label}: ${p.label.toLowerCase()}`, about: "page", go: to(p.to) })));
     if (places.length > 1) {
       all.push({ key: "in:", label: "All workspaces", about: "workspace", go: () => choose("") });
-      for (const p of places) all.push({ key: p.id, label: p.path, about: "workspace", go: () => choose(p.path) });
+      for (const p of places) all.push({ key: p.id, label: p.label, about: "workspace", go: () => choose(p.path) });
     }
     const found = all.filter((e) => e.label.toLowerCase().includes(wanted));
     // What was found for what was typed before is still there for a moment: Enter must not lead to one of those.

@@ -7,6 +7,7 @@ import type { Workspace } from "../api/gen/loopback/v1/tenant_pb";
 
 export interface Place extends Workspace {
   path: string; // organisation/project/workspace
+  label: string; // path without what one may not read the name of
 }
 
 export type Level = "organisation" | "project" | "workspace";
@@ -30,7 +31,7 @@ export function usePlaces(): { places: Place[]; spots: Spot[]; error: unknown } 
       ]);
       const name = new Map([...organisations.items, ...projects.items].map((x) => [x.id, x.name]));
       const called = (id: string) => name.get(id) ?? id;
-      const places: Place[] = workspaces.items.map((w) => ({ ...w, path: [called(w.organisationId), called(w.projectId), w.name].join("/") })).sort((a, b) => a.path.localeCompare(b.path));
+      const places: Place[] = workspaces.items.map((w) => ({ ...w, path: [called(w.organisationId), called(w.projectId), w.name].join("/"), label: [name.get(w.organisationId), name.get(w.projectId), w.name].filter(Boolean).join("/") })).sort((a, b) => a.path.localeCompare(b.path));
       const spots: Spot[] = [
         ...organisations.items.map((o) => ({ level: "organisation" as const, id: o.id, path: o.name })),
         ...projects.items.map((p) => ({ level: "project" as const, id: p.id, path: `${called(p.organisationId)}/${p.name}` })),

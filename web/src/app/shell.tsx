@@ -125,7 +125,7 @@ function PlaceChooser() {
   if (places.length < 2) {
     return place ? (
       <p className="truncate px-2 text-[12px] text-soft" title={place.path}>
-        {place.path}
+        {place.label}
       </p>
     ) : null;
   }
@@ -134,7 +134,7 @@ function PlaceChooser() {
       <option value="">All workspaces</option>
       {places.map((p) => (
         <option key={p.id} value={p.path}>
-          {p.path}
+          {p.label}
         </option>
       ))}
     </select>

@@ -32,7 +32,7 @@ export function Enrol() {
           <ul className="flex flex-wrap gap-2">
             {places.map((p) => (
               <li key={p.id}>
-                <Button onClick={() => choose(p.path)}>{p.path}</Button>
+                <Button onClick={() => choose(p.path)}>{p.label}</Button>
               </li>
             ))}
           </ul>

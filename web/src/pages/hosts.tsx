@@ -106,7 +106,7 @@ export function HostList() {
   return (
     <Page
       title="Hosts"
-      about={`${total.toLocaleString()} ${filtered ? "match" : total === 1 ? "host" : "hosts"}${place ? ` in ${place.path}` : ""}`}
+      about={`${total.toLocaleString()} ${filtered ? "match" : total === 1 ? "host" : "hosts"}${place ? ` in ${place.label}` : ""}`}
       actions={
         <Link to={paths.enrol} search={((old: { in?: string }) => ({ in: old.in })) as never} {...linkButton("primary", why("agent_tokens.mint"))}>
           Enrol a host

@@ -17,7 +17,7 @@ export function Overview() {
   const total = Number(counts.data?.total ?? 0);
   const inPlace = { in: place?.path } as never;
   return (
-    <Page title="Overview" about={place ? place.path : "all workspaces"} actions={<Link to={paths.enrol} search={inPlace} {...linkButton("primary", why("agent_tokens.mint"))}>Enrol a host</Link>}>
+    <Page title="Overview" about={place ? place.label : "all workspaces"} actions={<Link to={paths.enrol} search={inPlace} {...linkButton("primary", why("agent_tokens.mint"))}>Enrol a host</Link>}>
       {counts.error && <Problem error={counts.error} retry={() => void counts.refetch()} />}
       {counts.isPending ? (
         <Waiting rows={3} />

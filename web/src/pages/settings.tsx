@@ -14,13 +14,13 @@ import { Replicas } from "./replicas";
 export function Settings() {
   const { place, places, choose } = usePlace();
   return (
-    <Page title="Settings" about={place ? `of agents in ${place.path}` : "of agents in a workspace"}>
+    <Page title="Settings" about={place ? `of agents in ${place.label}` : "of agents in a workspace"}>
       {!place && places.length > 1 ? (
         <Card title="Which workspace?">
           <ul className="flex flex-wrap gap-2">
             {places.map((p) => (
               <li key={p.id}>
-                <Button onClick={() => choose(p.path)}>{p.path}</Button>
+                <Button onClick={() => choose(p.path)}>{p.label}</Button>
               </li>
             ))}
           </ul>

@@ -55,7 +55,7 @@ export function SavedCommands() {
       ),
     },
     { key: "approved", head: "Approved by", width: "minmax(7rem,1fr)", narrow: "hide", cell: (c) => (c.approvedByName ? <span title={c.approvedByName}>{c.approvedByName}</span> : <span className="text-soft">nobody yet</span>) },
-    ...(places.length > 1 && !workspace ? [{ key: "where", head: "Workspace", width: "minmax(8rem,1fr)", narrow: "hide", cell: (c: SavedCommand) => places.find((p) => p.id === c.scope?.workspaceId)?.path ?? c.scope?.workspaceId } as Column<SavedCommand>] : []),
+    ...(places.length > 1 && !workspace ? [{ key: "where", head: "Workspace", width: "minmax(8rem,1fr)", narrow: "hide", cell: (c: SavedCommand) => places.find((p) => p.id === c.scope?.workspaceId)?.label ?? c.scope?.workspaceId } as Column<SavedCommand>] : []),
     { key: "changed", head: "Changed", width: "6.5rem", narrow: "hide", cell: (c) => <Ago at={c.updatedAt} /> },
   ];
   return (
@@ -70,7 +70,7 @@ export function SavedCommands() {
     >
       <Tabs of={commands} />
       <div className="flex flex-wrap gap-2">
-        <Select aria-label="which versions" value={show} onChange={(e) => set({ show: e.target.value === "current" ? undefined : e.target.value })} className="w-48!">
+        <Select aria-label="which versions" value={show} onChange={(e) => set({ show: e.target.value === "current" ? undefined : e.target.value })} className="w-56!">
           {Object.entries(shows).map(([value, s]) => (
             <option key={value} value={value}>
               {s.label}

@@ -137,7 +137,7 @@ export function SavedCommandPage() {
               of={[
                 ["Saved", <span key="s">by {c.savedByName || c.savedBy}, <Ago at={c.createdAt} /></span>],
                 ["Approved", c.approvedAt && <span key="a">by {c.approvedByName || c.approvedBy}, <Ago at={c.approvedAt} /></span>],
-                ["Workspace", places.find((p) => p.id === workspace)?.path ?? workspace],
+                ["Workspace", places.find((p) => p.id === workspace)?.label ?? workspace],
                 ["Id", <span key="i" className="font-mono text-[12.5px]">{c.id}</span>],
               ]}
             />
