@@ -65,7 +65,7 @@ holds what now. README.md in it says how to check it.`,
 			return e.write(ctx)
 		}),
 	}
-	c.Flags().Var(&from, "from", "changes from then on: a time, or 2160h for so long ago (default: all)")
+	c.Flags().Var(&from, "from", "changes from then on: a time, or 90d for so long ago (default: all)")
 	c.Flags().Var(&to, "to", "changes until then (default: now)")
 	c.Flags().Int64Var(&seed, "seed", 0, "`NUMBER` that the sample is drawn by: the same draws the same (default: one by chance, which is printed)")
 	c.Flags().IntVar(&sample, "sample", defaultSample, "draw so many of what was given, and of what was taken: `25` to 40")

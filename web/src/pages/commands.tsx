@@ -10,8 +10,9 @@ import { commands } from "../app/pages";
 import { usePlace } from "../app/place";
 import { useSession } from "../app/session";
 import { Tabs } from "../app/tabs";
-import { Ago, Button, Card, Empty, Field, Input, Page, Problem, State, Waiting } from "../ui/basics";
+import { Ago, Button, Card, Empty, Field, Input, Mark, Page, Problem, State, Waiting, cx } from "../ui/basics";
 import { call, FormDialog, useAct } from "../ui/form";
+import { lookOf } from "../ui/states";
 import { Table, type Column } from "../ui/table";
 import { runItOn, Targets, useTargets } from "./targets";
 import { line, words } from "./words";
@@ -26,7 +27,7 @@ export function Commands() {
     {
       key: "command",
       head: "Command",
-      width: "minmax(12rem,2fr)",
+      width: "minmax(9rem,2fr)",
       cell: (e) => (
         <Link to={paths.command(e.id) as never} title={e.name} className="font-mono text-[12.5px] hover:underline">
           {e.as && <span className="font-sans text-[13px] font-medium">{e.as} </span>}
@@ -35,7 +36,7 @@ export function Commands() {
       ),
     },
     { key: "state", head: "State", width: "8rem", cell: (e) => <State of={e.state} reason={e.reason} /> },
-    { key: "hosts", head: "Hosts", width: "minmax(8rem,1fr)", cell: (e) => <Tally of={e.hosts} /> },
+    { key: "hosts", head: "Hosts", width: "minmax(7rem,1fr)", cell: (e) => <Tally of={e.hosts} row /> },
     { key: "user", head: "As", width: "6rem", narrow: "hide", cell: (e) => e.command?.user || "root" },
     { key: "when", head: "Begun", width: "7rem", narrow: "hide", cell: (e) => <Ago at={e.createdAt} /> },
   ];
@@ -78,8 +79,20 @@ export function Commands() {
 const order = ["failed", "timed_out", "refused", "unreachable", "indeterminate", "running", "sent", "ready", "waiting", "succeeded", "cancelled", "skipped"];
 
 /** How many hosts are how far, what needs a look first. */
-export function Tally({ of }: { of: Record<string, number> }) {
+/** How many hosts, by state; in a row of a list on one line, on a phone without the words. */
+export function Tally({ of, row }: { of: Record<string, number>; row?: boolean }) {
   const states = order.filter((s) => of[s]);
+  if (row)
+    return (
+      <span className="flex gap-x-3 max-md:gap-x-2" title={states.map((s) => `${of[s]} ${s}`).join(", ")}>
+        {states.map((s) => (
+          <span key={s} className={cx("inline-flex items-center gap-1 tabular-nums", lookOf(s).tone)}>
+            <Mark state={s} />
+            {of[s]} <span className="max-md:sr-only">{s}</span>
+          </span>
+        ))}
+      </span>
+    );
   return (
     <span className="flex flex-wrap gap-x-3">
       {states.map((s) => (

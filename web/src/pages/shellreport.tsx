@@ -17,7 +17,7 @@ const spans = { "7": "Last 7 days", "30": "Last 30 days", "90": "Last 90 days", 
 const long = (d: Parameters<typeof seconds>[0]) => formatDuration(Math.max(60, Math.round((seconds(d) ?? 0) / 60) * 60));
 
 export function ShellReport() {
-  const { workspace } = usePlace();
+  const { place, workspace } = usePlace();
   const search = useSearch({ strict: false }) as { days?: string };
   const navigate = useNavigate();
   const days = search.days && search.days in spans ? search.days : "30";
@@ -89,7 +89,7 @@ export function ShellReport() {
           </Card>
         )
       )}
-      <Command label="The same as a command" text={command("session report", [["for", `${days}d`], ["in-workspace", workspace]])} />
+      <Command label="The same as a command" text={command("session report", [["for", `${days}d`], ["in-workspace", place?.path ?? ""]])} />
     </Page>
   );
 }

@@ -37,7 +37,7 @@ export function Reviews() {
     },
     { key: "state", head: "State", width: "7.5rem", cell: (r) => <State kind="review" of={r.state} /> },
     { key: "left", head: "To answer", width: "7rem", cell: (r) => <span className={cx("tabular-nums", r.open === 0 && "text-soft")}>{`${r.open.toLocaleString()} of ${r.items.toLocaleString()}`}</span> },
-    { key: "due", head: "Until", width: "6.5rem", cell: (r) => <Ago at={r.closedAt ?? r.dueAt} /> },
+    { key: "due", head: "Until", width: "6.5rem", narrow: "hide", cell: (r) => <Ago at={r.closedAt ?? r.dueAt} /> },
     { key: "where", head: "Where", width: "minmax(8rem,2fr)", narrow: "hide", cell: (r) => <span title={called(spotOf(r.scope))}>{called(spotOf(r.scope))}</span> },
     { key: "kept", head: "Kept", width: "5rem", narrow: "hide", cell: (r) => <Count of={r.kept} /> },
     { key: "revoked", head: "Revoked", width: "5.5rem", narrow: "hide", cell: (r) => <Count of={r.revoked} /> },

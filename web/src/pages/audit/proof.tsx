@@ -159,7 +159,7 @@ function Save({ file }: { file: Blob }) {
 }
 
 function Evidence() {
-  const [from, setFrom] = useState("2160h");
+  const [from, setFrom] = useState("90d");
   const [to, setTo] = useState("");
   const [seed, setSeed] = useState("");
   return (

@@ -41,15 +41,15 @@ export function Retention() {
       ).then((list) => list.filter((r) => r !== undefined)),
   });
   const columns: Column<Of>[] = [
-    { key: "whose", head: "Whose", width: "minmax(9rem,1fr)", cell: (r) => (r.name ? <span className="font-medium" title={r.name}>{r.name}</span> : <span className="font-medium">everybody else</span>) },
-    { key: "kept", head: "Kept", width: "minmax(8rem,1fr)", cell: (r) => (r.name && !r.updatedAt ? <span className="text-soft">as everybody else’s</span> : kept(r)) },
-    { key: "hold", head: "On hold", width: "7rem", cell: (r) => (r.hold ? <span className="font-medium text-warn">on hold</span> : <span className="text-soft">no</span>) },
+    { key: "whose", head: "Whose", width: "minmax(6.5rem,1fr)", cell: (r) => (r.name ? <span className="font-medium" title={r.name}>{r.name}</span> : <span className="font-medium">everybody else</span>) },
+    { key: "kept", head: "Kept", width: "minmax(5rem,1fr)", cell: (r) => (r.name && !r.updatedAt ? <span className="text-soft">as everybody else’s</span> : kept(r)) },
+    { key: "hold", head: "On hold", width: "5.5rem", cell: (r) => (r.hold ? <span className="font-medium text-warn">on hold</span> : <span className="text-soft">no</span>) },
     { key: "why", head: "Why", width: "minmax(8rem,2fr)", narrow: "hide", cell: (r) => <span title={r.reason}>{r.reason}</span> },
     { key: "set", head: "Decided", width: "7rem", narrow: "hide", cell: (r) => <Ago at={r.updatedAt} /> },
     {
       key: "act",
       head: <span className="sr-only">acts</span>,
-      width: "8rem",
+      width: "7rem",
       cell: (r) => (
         <Button why={why("audit.retain")} aria-label={`Change what is kept of ${r.name || "everybody else"}`} onClick={() => setChanging(r)}>
           Change…
