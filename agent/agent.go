@@ -58,6 +58,13 @@ type Module interface {
 	Health() host.Health
 }
 
+// Restarter is a module that has more to do when it is restarted than to apply its section once more.
+type Restarter interface {
+	// Restart stops the module and starts it as at the agent's start: it forgets what it holds in memory, and what it applied last is
+	// applied anew right after. It does not overlap with Apply.
+	Restart(ctx context.Context) error
+}
+
 // Options of an agent. Config and StateDir are needed.
 type Options struct {
 	Config   config.Config
@@ -100,6 +107,7 @@ type Agent struct {
 	link     *link.Client
 	orders   *exec.Executor
 	files    *file.Launcher
+	restarts *restarts
 
 	mu        sync.Mutex
 	identity  state.Identity // guarded by mu
@@ -152,6 +160,7 @@ func (a *Agent) assemble() (err error) {
 	a.orders = exec.New(exec.Options{Dir: filepath.Join(o.StateDir, "orders"), Allow: o.Config.Allow, Now: a.link.Now, Log: a.log, Runner: o.Runner})
 	o.Files.Allow, o.Files.Now, o.Files.Log, o.Files.Notes = o.Config.Allow, a.link.Now, a.log, filepath.Join(o.StateDir, "files")
 	a.files = file.NewLauncher(o.Files)
+	a.restarts = newRestarts(filepath.Join(o.StateDir, "restarts"), a.sections, a.link, a.log)
 	return a.sections.load()
 }
 
@@ -203,6 +212,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("the agent stops")
 	a.orders.Close()
 	a.files.Close()
+	a.restarts.close()
 	stop()
 	running.Wait()
 	return nil
@@ -310,6 +320,10 @@ func (a *Agent) Delta(d section.Delta) { a.sections.delta(d) }
 
 // Order is for package link.
 func (a *Agent) Order(o link.Order) {
+	if o.Module != "" {
+		a.restarts.order(o.ID, o.Module, o.Grant, o.NotAfter)
+		return
+	}
 	if o.File != nil {
 		a.files.Order(file.Order{ID: o.ID, NotAfter: o.NotAfter, Grant: o.Grant, Task: *o.File, Stream: o.Stream, Credential: o.Credential, Endpoint: o.Endpoint, Dial: o.Dial},
 			func(why *fault.Error) { a.link.OrderRefused(o.ID, why) })

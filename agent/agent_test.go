@@ -71,6 +71,7 @@ type machine struct {
 	dir    string
 	id     string
 	mesh   *mesh
+	module agent.Module // beside the agent's own; nil: mesh
 	agent  *agent.Agent
 	level  slog.LevelVar
 	stop   func()
@@ -99,8 +100,11 @@ func inBubble(t *testing.T, test func(*testing.T, *machine)) {
 // start starts the agent; it ends with the test, or by stop.
 func (m *machine) start(t *testing.T) {
 	t.Helper()
+	if m.module == nil {
+		m.module = m.mesh
+	}
 	a, err := agent.New(agent.Options{
-		Config: m.config, StateDir: m.dir, Version: "1.0.0", Modules: []agent.Module{m.mesh}, Level: &m.level, Dial: m.pipes.Dial(m.config),
+		Config: m.config, StateDir: m.dir, Version: "1.0.0", Modules: []agent.Module{m.module}, Level: &m.level, Dial: m.pipes.Dial(m.config),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -36,6 +36,8 @@ type sections struct {
 	applied func()        // is told after each attempt: a module's health may have changed
 	wake    chan struct{} // holds one while something may be there to apply
 
+	turns map[string]chan struct{} // by module: held by whoever has it do something
+
 	mu       sync.Mutex
 	held     map[string]*holding // by name; guarded by mu, its members too
 	standing link.Standing
@@ -60,11 +62,11 @@ type holding struct {
 
 func newSections(store *state.Store, modules []Module, log *slog.Logger) *sections {
 	s := &sections{
-		modules: map[string]Module{}, store: store, log: log, wake: make(chan struct{}, 1),
+		modules: map[string]Module{}, turns: map[string]chan struct{}{}, store: store, log: log, wake: make(chan struct{}, 1),
 		held: map[string]*holding{}, standing: link.Managed, promise: func(time.Duration) {}, rest: func() {}, applied: func() {},
 	}
 	for _, m := range modules {
-		s.modules[m.Name()] = m
+		s.modules[m.Name()], s.turns[m.Name()] = m, make(chan struct{}, 1)
 	}
 	return s
 }
@@ -300,7 +302,9 @@ func (s *sections) run(ctx context.Context) {
 			if !ok || ctx.Err() != nil {
 				break
 			}
-			s.apply(ctx, name, v)
+			s.promise(applyTimeout + time.Minute)
+			s.apply(ctx, name, v, applyTimeout)
+			<-s.turns[name]
 		}
 		s.rest()
 		timer := time.NewTimer(s.untilRetry())
@@ -315,7 +319,7 @@ func (s *sections) run(ctx context.Context) {
 	}
 }
 
-// next is the next value to apply.
+// next is the next value to apply. Its module's turn is taken; modules that are being restarted are passed over.
 func (s *sections) next() (name string, v section.Section, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -326,6 +330,11 @@ func (s *sections) next() (name string, v section.Section, ok bool) {
 	for _, name := range slices.Sorted(maps.Keys(s.held)) {
 		h := s.held[name]
 		if h.todo || !h.retryAt.IsZero() && !now.Before(h.retryAt) {
+			select {
+			case s.turns[name] <- struct{}{}:
+			default:
+				continue
+			}
 			h.todo, h.retryAt = false, time.Time{}
 			return name, h.latest, true
 		}
@@ -338,8 +347,8 @@ func (s *sections) untilRetry() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := time.Hour
-	for _, h := range s.held {
-		if !h.retryAt.IsZero() && s.standing == link.Managed {
+	for name, h := range s.held {
+		if !h.retryAt.IsZero() && s.standing == link.Managed && len(s.turns[name]) == 0 {
 			d = min(d, max(0, time.Until(h.retryAt)))
 		}
 	}
@@ -347,11 +356,10 @@ func (s *sections) untilRetry() time.Duration {
 }
 
 // apply has a module make the machine match, stores the value where that succeeded, and reports.
-func (s *sections) apply(ctx context.Context, name string, v section.Section) {
-	s.promise(applyTimeout + time.Minute)
-	bounded, cancel := context.WithTimeout(ctx, applyTimeout)
+func (s *sections) apply(ctx context.Context, name string, v section.Section, within time.Duration) (result section.Status) {
+	bounded, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	result := applyWith(bounded, s.modules[name], v)
+	result = applyWith(bounded, s.modules[name], v)
 	now := time.Now()
 	matches := result.State == section.Applied || result.State == section.Degraded
 	s.mu.Lock()
@@ -365,12 +373,15 @@ func (s *sections) apply(ctx context.Context, name string, v section.Section) {
 			result.Message = "applied, but not kept for the next start: " + err.Error()
 		}
 	case !matches && ctx.Err() != nil:
-		return // the agent stops; the section is tried again at the next start
+		return result // the agent stops; the section is tried again at the next start
 	}
 	defer s.applied()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.held[name]
+	if matches && again && h.status.Frozen {
+		return result // by which nothing has changed
+	}
 	h.status = section.Status{
 		Name: name, Revision: v.Revision, Digest: h.good.Digest, State: result.State, AppliedAt: h.status.AppliedAt, Message: result.Message,
 	}
@@ -387,6 +398,7 @@ func (s *sections) apply(ctx context.Context, name string, v section.Section) {
 		s.log.Error("a section failed", "section", name, "revision", v.Revision, "error", result.Message)
 	}
 	s.uplink.Report(h.status)
+	return result
 }
 
 // applyWith keeps a module that panics from taking the agent down.

@@ -196,6 +196,17 @@ func (a hostAPI) QuarantineHost(_ context.Context, r *connect.Request[pb.Quarant
 	return a.operate("host.quarantine", r.Msg.Host, "quarantined")
 }
 
+func (a hostAPI) RestartModule(_ context.Context, r *connect.Request[pb.RestartModuleRequest]) (*connect.Response[pb.Operation], error) {
+	h, err := a.find(r.Msg.Host, func(*pb.Host) {})
+	switch {
+	case err != nil:
+		return nil, err
+	case !slices.ContainsFunc(h.Msg.Modules, func(m *pb.ModuleHealth) bool { return m.Module == r.Msg.Module }):
+		return nil, refuse(fault.New(fault.NotFound, "module_unknown", "the agent of host %s has no module %q", h.Msg.Name, r.Msg.Module).WithHint("it has settings"))
+	}
+	return answer(a.p.begin("host.restart_module", h.Msg.Id), nil)
+}
+
 func (a hostAPI) RemoveHost(_ context.Context, r *connect.Request[pb.RemoveHostRequest]) (*connect.Response[pb.Operation], error) {
 	return a.operate("host.remove", r.Msg.Host, "removed")
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,12 +11,13 @@ import (
 	"github.com/spf13/cobra"
 
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
+	"github.com/loopbackd/loopback/id"
 )
 
 func (a *app) hostCommand() *cobra.Command {
 	return noun("host", "Hosts: the servers of the fleet",
 		a.hostList(), a.hostShow(), a.hostWatch(), a.hostWait(), a.hostLabel(), a.hostAdd(), a.hostMove(),
-		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostSettle(), a.hostDiagnose(), a.hostRemove())
+		a.hostApprove(), a.hostRelease(), a.hostQuarantine(), a.hostSplit(), a.hostDrop(), a.hostSettle(), a.hostDiagnose(), a.hostRestartModule(), a.hostRemove())
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -302,4 +304,52 @@ func (a *app) hostRemove() *cobra.Command {
 	return a.hostOperation("remove", "Take a host out for good: its link closes, its key is dead", func(ctx context.Context, s *api, name, reason string) (*pb.Operation, error) {
 		return call(ctx, s, s.hosts.RemoveHost, &pb.RemoveHostRequest{Host: name, Workspace: s.Workspace, Reason: reason})
 	})
+}
+
+func (a *app) hostRestartModule() *cobra.Command {
+	q := &pb.RestartModuleRequest{}
+	var noWait bool
+	c := &cobra.Command{
+		Use: "restart-module HOST MODULE", Short: "Have a host's agent stop and start one of its modules", Args: args("HOST", "MODULE"),
+		Long: `Have a host's agent stop and start one of its modules: what the module applied last is applied anew, from what the host holds, and its
+health is looked at. The agent itself, and its other modules, go on. The permission is hosts.restart_module.`,
+		Example: "  loopback host restart-module web-1 settings --reason 'the log level did not change'",
+		ValidArgsFunction: func(c *cobra.Command, given []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			if len(given) == 1 {
+				return a.completeModules(c, given[0], prefix)
+			}
+			return a.completeHosts(c, given, prefix)
+		},
+		RunE: a.with(func(ctx context.Context, s *api, w []string) error {
+			q.Host, q.Module, q.Workspace, q.RequestId = w[0], w[1], s.Workspace, id.New("req", time.Now())
+			o, err := call(ctx, s, s.hosts.RestartModule, q)
+			if err == nil && !noWait {
+				o, err = a.follow(ctx, s, o)
+			}
+			if err != nil {
+				return err
+			}
+			return cmp.Or(a.showOperation(o), failed(o))
+		}),
+	}
+	c.Flags().StringVar(&q.Reason, "reason", "", "why; goes to the audit log")
+	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until it has ended")
+	return c
+}
+
+// completeModules are those of a host's agent.
+func (a *app) completeModules(c *cobra.Command, host, prefix string) (names []string, _ cobra.ShellCompDirective) {
+	s, err := a.dial()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), completionPatience)
+	defer cancel()
+	h, _ := call(ctx, s, s.hosts.GetHost, &pb.GetHostRequest{Host: host, Workspace: s.Workspace}) // what is typed by hand works too
+	for _, m := range h.GetModules() {
+		if strings.HasPrefix(m.Module, prefix) && clean(m.Module) == m.Module {
+			names = append(names, m.Module)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -166,3 +166,23 @@ func TestDeleting(t *testing.T) {
 		x.fails(5, "gone", "", noun, "delete", "gone")
 	}
 }
+
+func TestRestartingAModule(t *testing.T) {
+	p := new(controlPlane).start(t)
+	x := sit(t, p)
+	p.put(&pb.Host{Name: "web-1", State: "managed", Modules: []*pb.ModuleHealth{{Module: "settings", Healthy: true}, {Module: "mesh"}, {Module: "me\x1bsh"}}})
+	if out := x.ok("host", "restart-module", "web-1", "settings", "--reason", "it is stuck"); !strings.Contains(out, "succeeded") {
+		t.Errorf("it says %q", out)
+	}
+	x.fails(5, "no module", "it has settings", "host", "restart-module", "web-1", "none")
+	x.fails(2, "MODULE is missing", "--help", "host", "restart-module", "web-1")
+	if out := x.ok("__complete", "host", "restart-module", "web-1", ""); out != "settings\nmesh\n:4\n" {
+		t.Errorf("completion offers %q", out)
+	}
+	p.step = func(o *pb.Operation) {
+		o.State, o.Error = "failed", &pb.OperationError{Code: "module_unhealthy", Message: "the module mesh was restarted, and is unhealthy"}
+	}
+	if r := x.run("host", "restart-module", "web-1", "mesh", "-o", "json"); r.code != 1 || !strings.Contains(r.out, `"module_unhealthy"`) || !strings.Contains(r.err, "is unhealthy") {
+		t.Errorf("of one that went wrong: code %d, %q, %q", r.code, r.out, r.err)
+	}
+}

@@ -141,6 +141,19 @@ type Actor struct {
 	Of         Origin            `json:"of,omitzero"`
 }
 
+// ActorOf is whoever acts now, by what allows them to.
+func ActorOf(a access.Actor, by access.Decision) Actor {
+	return Actor{Kind: a.Kind, ID: a.ID, Name: a.Name, Principal: a.Principal, Address: a.Address, MFA: a.MFA, Reason: a.Reason, Ticket: a.Ticket, Rule: by.Grant}
+}
+
+// Under is the actor as a policy has them now, with this permission at most.
+func (a Actor) Under(p *access.Policy, need access.Permission) access.Actor {
+	return access.Actor{
+		Kind: a.Kind, ID: a.ID, Name: a.Name, Principal: a.Principal, Address: a.Address, MFA: a.MFA, Reason: a.Reason, Ticket: a.Ticket,
+		Policy: p, Grants: []access.Grant{{ID: a.ID, Permissions: []access.Permission{need}}},
+	}
+}
+
 // Origin is what a run is of, where it is nobody's own command: a check, or a version of a saved command with these values. By it
 // the same can be asked for again.
 type Origin struct {

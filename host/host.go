@@ -39,6 +39,8 @@ const (
 	Drop       access.Permission = "hosts.drop"
 	Settle     access.Permission = "hosts.settle"
 
+	RestartModule access.Permission = "hosts.restart_module"
+
 	// What hosts do themselves, in the audit log.
 	Enrol     access.Permission = "hosts.enrol"
 	RotateKey access.Permission = "hosts.rotate_key"

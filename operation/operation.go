@@ -27,14 +27,15 @@ type Kind string
 
 // The kinds.
 const (
-	QuarantineHost Kind = "host.quarantine" // done when every link of the host is told and every peer dropped it
-	RemoveHost     Kind = "host.remove"     // done when the link is closed and every peer dropped it
-	RevokeToken    Kind = "token.revoke"    // done when the hosts it enrolled are quarantined or removed
+	QuarantineHost Kind = "host.quarantine"     // done when every link of the host is told and every peer dropped it
+	RemoveHost     Kind = "host.remove"         // done when the link is closed and every peer dropped it
+	RestartModule  Kind = "host.restart_module" // done when the host has said how it went
+	RevokeToken    Kind = "token.revoke"        // done when the hosts it enrolled are quarantined or removed
 )
 
 // Cancellable tells whether the work may be ended half-way. A revocation may not: agents that are expelled are told so
-// before their hosts are changed one by one, and take it as final.
-func (k Kind) Cancellable() bool { return k != RevokeToken }
+// before their hosts are changed one by one, and take it as final. Nor may what an agent does by itself once it is told.
+func (k Kind) Cancellable() bool { return k != RevokeToken && k != RestartModule }
 
 // State of an operation.
 type State string

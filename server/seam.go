@@ -126,10 +126,11 @@ func (p presence) Seen(hostID string) (at time.Time, uptime time.Duration, linke
 }
 
 // handlers are what operations are carried out by.
-func handlers(work *host.Work) map[operation.Kind]runner.Handler {
+func handlers(work *host.Work, restarts *host.Restarts) map[operation.Kind]runner.Handler {
 	return map[operation.Kind]runner.Handler{
 		operation.QuarantineHost: func(ctx context.Context, t *runner.Task) error { return work.Quarantine(ctx, t) },
 		operation.RemoveHost:     func(ctx context.Context, t *runner.Task) error { return work.Remove(ctx, t) },
+		operation.RestartModule:  func(ctx context.Context, t *runner.Task) error { return restarts.Late(ctx, t) },
 		operation.RevokeToken:    func(ctx context.Context, t *runner.Task) error { return work.RevokeToken(ctx, t) },
 	}
 }
@@ -149,6 +150,12 @@ func (l links) Order(hostID string, o exec.Order) bool {
 
 func (l links) Word(hostID, orderID string, stored, cancel bool) {
 	l.hub.Word(hostID, orderID, stored, cancel)
+}
+
+var _ host.RestartLinks = links{}
+
+func (l links) RestartModule(hostID, order, grant, module string, notAfter time.Time) bool {
+	return l.hub.Order(hostID, link.Task{ID: order, NotAfter: notAfter, Grant: grant, Module: module})
 }
 
 // runs have saved commands and checks run.
@@ -213,8 +220,12 @@ func (s fileStreams) Expect(e file.Session) (forget func()) {
 func (s *Server) ordered(r link.OrderReport) {
 	why := fault.New(fault.Precondition, r.Code, "%s", r.Message)
 	why.Hint = r.Hint
-	if strings.HasPrefix(r.ID, "fto_") {
+	switch {
+	case strings.HasPrefix(r.ID, "fto_"):
 		s.files.Reported(r.HostID, r.ID, why)
+		return
+	case strings.HasPrefix(r.ID, "op_"):
+		s.restarts.Reported(host.RestartReport{HostID: r.HostID, OrderID: r.ID, State: r.State, Why: why, Result: r.Result})
 		return
 	}
 	s.execs.Reported(exec.Report{

@@ -139,6 +139,7 @@ type Server struct {
 	sinks       *sink.Service
 	shipper     *sink.Shipper
 	hosts       *host.Service
+	restarts    *host.Restarts
 	expiry      *host.Expiry
 	execs       *exec.Service
 	files       *file.Service
@@ -371,6 +372,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 		Places: places{s.policies}, Subjects: s.people, Roles: s.policies, Hosts: s.hosts, Policy: s.policy, Now: now, Logger: o.Logger,
 	})
 	s.questions = rules.NewService(s.engine, places{s.policies}, s.people, fleetHosts{s.hosts, s.directory})
+	s.restarts = host.NewRestarts(s.hosts, links{s.hub}, s.policy, o.Logger, o.Registry)
 	s.expiry = host.NewExpiry(s.hosts, s.hub, expiryGrace*set.ReconnectWindow, func(err error) { s.log.Error("removing expired hosts", "error", err) })
 	if s.shells, err = shell.NewService(storage.Bind[shell.Reader, shell.Tx](s.db), s.hosts, s.directory, places{s.policies}, shellStreams{s}, shell.Options{
 		Dir: filepath.Join(set.DataDir, "recordings"), Replica: s.replica, Reached: s.reached(), Policy: s.policy, Seal: seal, Now: now, Logger: o.Logger,
@@ -391,7 +393,7 @@ func (s *Server) wireSlices(ctx context.Context) error {
 	s.changes = change.NewService(rpc.Grantable())
 	s.jobs = operation.NewService(storage.Bind[operation.Reader, operation.Tx](s.db), s.tenants, now)
 	s.worker = operation.NewWorker(operation.Options{
-		Store: storage.Bind[operation.Reader, operation.Tx](s.db), Handlers: handlers(host.NewWork(s.hosts, s.hub)),
+		Store: storage.Bind[operation.Reader, operation.Tx](s.db), Handlers: handlers(host.NewWork(s.hosts, s.hub), s.restarts),
 		Owner: s.replica, Now: now, Logger: o.Logger,
 	})
 	return nil

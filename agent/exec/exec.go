@@ -20,14 +20,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
-	"os"
 	osexec "os/exec"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/host"
@@ -73,7 +72,6 @@ const (
 var (
 	ErrCeiling = fault.New(fault.Denied, "exec_not_allowed", "this host allows no commands from the control plane").
 			WithHint("on the host, set exec: true under allow in /etc/loopback/agent.yaml, and run: systemctl restart loopback-agent")
-	ErrLate    = fault.New(fault.Precondition, "order_late", "the order came after its time and was not begun")
 	ErrStopped = fault.New(fault.Unavailable, "agent_stopping", "the agent is stopping, so nothing was begun")
 	errID      = fault.New(fault.Invalid, "order_malformed", "the order's id is not one")
 	errProgram = fault.New(fault.NotFound, "program_not_found", "there is no such program on the host")
@@ -97,7 +95,7 @@ type Options struct {
 // Executor carries orders out.
 type Executor struct {
 	options Options
-	journal journal
+	journal state.Journal[exec.Result]
 	lost    []string // orders that an agent before this one began, and did not live to see the end of
 
 	mu      sync.Mutex
@@ -116,10 +114,10 @@ func New(o Options) *Executor {
 	if o.Runner == nil {
 		o.Runner = runnerHere()
 	}
-	x := &Executor{options: o, journal: journal{o.Dir}, running: map[string]*order{}}
+	x := &Executor{options: o, journal: state.Journal[exec.Result]{Dir: o.Dir}, running: map[string]*order{}}
 	x.ctx, x.stop = context.WithCancel(context.Background())
-	x.journal.prune(time.Now())
-	x.lost = x.journal.open(time.Now())
+	x.journal.Prune(time.Now())
+	x.lost = x.journal.Open(time.Now().Add(-exec.MaxTimeout - time.Hour)) // nobody waits for others any more
 	return x
 }
 
@@ -196,16 +194,7 @@ func (x *Executor) begin(o Order) (r Report, answered bool) {
 	if !id.Valid("ord", o.ID) {
 		return refuse(errID)
 	}
-	e, err := x.journal.read(o.ID)
-	known := !errors.Is(err, os.ErrNotExist)
-	switch {
-	case known:
-	case x.options.Now().After(o.NotAfter):
-		return refuse(ErrLate)
-	default:
-		e, err = x.journal.begin(o.ID, x.options.Now())
-		known = errors.Is(err, errKnown)
-	}
+	e, known, err := x.journal.Begin(o.ID, o.NotAfter, x.options.Now())
 	switch {
 	case known && e.Result != nil:
 		return Report{ID: o.ID, State: Done, ExitCode: e.Result.ExitCode}, true
@@ -239,7 +228,7 @@ func (x *Executor) carry(o *order) {
 	var err error
 	if !o.Prompt {
 		// The control plane says go, once it has authorised the stream and recorded it.
-		waiting := time.AfterFunc(time.Until(time.Now().Add(o.NotAfter.Sub(began))), func() { end.Close(ErrLate) })
+		waiting := time.AfterFunc(time.Until(time.Now().Add(o.NotAfter.Sub(began))), func() { end.Close(state.ErrLate) })
 		first, err = word(control)
 		waiting.Stop()
 	}
@@ -247,14 +236,14 @@ func (x *Executor) carry(o *order) {
 	if first.Cancel {
 		result = exec.Result{ExitCode: -1, Cancelled: true}
 	} else if err != nil {
-		result = exec.Result{ExitCode: -1, ErrorCode: ErrLate.Code, Error: "the control plane did not say go in time: nothing was begun"}
+		result = exec.Result{ExitCode: -1, ErrorCode: state.ErrLate.Code, Error: "the control plane did not say go in time: nothing was begun"}
 	} else {
 		result = x.run(ctx, o, end, control, way)
 	}
 	for _, channel := range []byte{exec.StdoutNumber, exec.StderrNumber} {
 		_ = end.Writer(channel).Close() // also where nothing was begun
 	}
-	if err := x.journal.end(o.ID, began, result); err != nil {
+	if err := x.journal.End(o.ID, began, result); err != nil {
 		x.options.Log.Error("how an order ended cannot be noted", "order", o.ID, "error", err)
 	}
 	defer func() {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/exec"
 	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/id"
@@ -58,7 +59,8 @@ func answer(t *testing.T, x *Executor, o Order) Report {
 func TestAnOrderThatWasBegunIsNotBegunAgain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "orders")
 	o := order1(time.Now().Add(time.Minute))
-	if _, err := (journal{dir}).begin(o.ID, time.Now()); err != nil {
+	noted := state.Journal[exec.Result]{Dir: dir}
+	if _, _, err := noted.Begin(o.ID, o.NotAfter, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	// The agent was killed here.
@@ -66,7 +68,7 @@ func TestAnOrderThatWasBegunIsNotBegunAgain(t *testing.T) {
 	if r := answer(t, x, o); r.State != Indeterminate {
 		t.Errorf("an order without an end in the journal is %s", r.State)
 	}
-	if err := (journal{dir}).end(o.ID, time.Now(), exec.Result{ExitCode: 3}); err != nil {
+	if err := noted.End(o.ID, time.Now(), exec.Result{ExitCode: 3}); err != nil {
 		t.Fatal(err)
 	}
 	if r := answer(t, x, o); r.State != Done || r.ExitCode != 3 {
@@ -84,10 +86,10 @@ func TestALateOrderIsRefusedByTheControlPlanesClock(t *testing.T) {
 	now := time.Now().Add(-24 * time.Hour) // this host's own clock is a day ahead of it
 	x := executor(t, filepath.Join(t.TempDir(), "orders"), Options{Runner: never{t}, Now: func() time.Time { return now }})
 	o := order1(now.Add(-time.Second))
-	if r := answer(t, x, o); r.State != Refused || !errors.Is(r.Fault, ErrLate) {
+	if r := answer(t, x, o); r.State != Refused || !errors.Is(r.Fault, state.ErrLate) {
 		t.Errorf("got %s, %v", r.State, r.Fault)
 	}
-	if _, err := (journal{x.options.Dir}).read(o.ID); !errors.Is(err, os.ErrNotExist) {
+	if _, err := x.journal.Read(o.ID); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("it is in the journal: %v", err)
 	}
 }
@@ -186,7 +188,7 @@ func TestAPromptOrderIsAnsweredByAReport(t *testing.T) {
 			if !slices.Equal(states, c.states) || len(dialed) > 0 != c.dialed {
 				t.Errorf("it reported %v and dialled %d times", states, len(dialed))
 			}
-			if e, err := x.journal.read(o.ID); err != nil || e.Result == nil || e.Result.ExitCode != 4 {
+			if e, err := x.journal.Read(o.ID); err != nil || e.Result == nil || e.Result.ExitCode != 4 {
 				t.Errorf("the journal has %+v, %v", e, err)
 			}
 		})
@@ -195,17 +197,17 @@ func TestAPromptOrderIsAnsweredByAReport(t *testing.T) {
 
 func TestWhatAKilledAgentLeftIsNamed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "orders")
-	j := journal{dir}
+	j := state.Journal[exec.Result]{Dir: dir}
 	now := time.Now()
 	var ids []string
 	for i, begun := range []time.Time{now.Add(-time.Hour), now.Add(-time.Hour), now.Add(-48 * time.Hour)} {
 		o := order1(now)
 		ids = append(ids, o.ID)
-		if _, err := j.begin(o.ID, begun); err != nil {
+		if _, _, err := j.Begin(o.ID, now, begun); err != nil {
 			t.Fatal(err)
 		}
 		if i == 0 {
-			if err := j.end(o.ID, begun, exec.Result{}); err != nil {
+			if err := j.End(o.ID, begun, exec.Result{}); err != nil {
 				t.Fatal(err)
 			}
 		}

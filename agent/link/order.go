@@ -22,6 +22,7 @@ type Order struct {
 	Exec     exec.Command
 	Stdin    bool
 	File     *file.Task                                 // in place of a command
+	Module   string                                     // that is to be restarted, in place of a command
 	Prompt   bool                                       // it is begun at once, and may be answered on the link
 	Dial     func(context.Context) (stream.Conn, error) // of its stream
 
@@ -68,7 +69,7 @@ func (s *session) order(m *pb.Order) {
 	case s.standing != Managed:
 		s.OrderRefused(m.GetId(), errStanding)
 		return
-	case moved == nil && len(task.GetArguments()) == 0, !m.GetNotAfter().IsValid():
+	case moved == nil && len(task.GetArguments()) == 0 && m.GetModule().GetModule() == "", !m.GetNotAfter().IsValid():
 		s.OrderRefused(m.GetId(), errTask)
 		return
 	}
@@ -79,7 +80,7 @@ func (s *session) order(m *pb.Order) {
 	dialer.Sessions = s.sessions // each order has a dialer of its own, and a full handshake costs more than most commands
 	s.options.Host.Order(Order{
 		ID: m.GetId(), NotAfter: m.GetNotAfter().AsTime(), Grant: m.GetGrant(), Stdin: task.GetStdin(), Prompt: m.GetPrompt(), Dial: dialer.Dial,
-		File: moved, Stream: m.GetStream(), Credential: m.GetCredential(), Endpoint: s.Status().Endpoint,
+		File: moved, Module: m.GetModule().GetModule(), Stream: m.GetStream(), Credential: m.GetCredential(), Endpoint: s.Status().Endpoint,
 		Exec: exec.Command{Arguments: task.GetArguments(), Shell: task.GetShell(), User: task.GetUser(), Timeout: task.GetTimeout().AsDuration()},
 	})
 }
@@ -101,12 +102,13 @@ func (c *Client) OrderKnown(id, state string, exitCode int) {
 	c.reportOrder(&pb.OrderReport{Id: id, State: state, ExitCode: int32(exitCode)})
 }
 
-// OrderBegun tells the control plane that a prompt order was begun and takes its time.
+// OrderBegun tells the control plane that a prompt order, or a restart, was begun and takes its time.
 func (c *Client) OrderBegun(id string) { c.reportOrder(&pb.OrderReport{Id: id, State: "begun"}) }
 
-// OrderEnded tells the control plane how a prompt order ended, and all that its command wrote. Word says when that is stored.
-func (c *Client) OrderEnded(id string, stdout, stderr []byte, r exec.Result) {
-	result, _ := json.Marshal(r) // plain fields
+// OrderEnded tells the control plane how a prompt order ended (exec.Result), and all that its command wrote, or a restart (host.Restart).
+// Word says when that is stored.
+func (c *Client) OrderEnded(id string, stdout, stderr []byte, how any) {
+	result, _ := json.Marshal(how) // plain fields
 	c.reportOrder(&pb.OrderReport{Id: id, State: "ended", Stdout: stdout, Stderr: stderr, Result: result})
 }
 

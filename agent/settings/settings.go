@@ -118,6 +118,12 @@ func (m *Module) take(s settings.Settings) {
 	}
 }
 
+// Restart goes back to what holds without a section.
+func (m *Module) Restart(context.Context) error {
+	m.take(settings.Settings{}.Defaults())
+	return nil
+}
+
 // Health is always good: there is nothing that could break.
 func (m *Module) Health() host.Health { return host.Health{Module: m.Name(), Healthy: true} }
 

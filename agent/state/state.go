@@ -5,6 +5,7 @@
 //	connection          how many links there were since boot
 //	sections/NAME       the last good value of each section
 //	aside/NAME          a section's file that could not be read
+//	orders, restarts    what was ordered and begun, each once (Journal)
 //	lock                held by the one agent that runs
 //
 // The folder has mode 0700 and the files 0600. A file is written beside the old one, synced, renamed over it, and the

@@ -52,9 +52,24 @@ type Module struct {
 // New reads what this host remembers.
 func New(stateDir string, log *slog.Logger) *Module {
 	m := &Module{dir: filepath.Join(stateDir, Folder), log: log}
+	m.read()
+	return m
+}
+
+// Restart reads what this host remembers anew: a file that was damaged may be another by now, put there by root.
+func (m *Module) Restart(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.read()
+	return nil
+}
+
+// read is for New, and for whoever holds mu.
+func (m *Module) read() {
+	m.memory, m.broken = witness.Memory{}, nil
 	b, err := os.ReadFile(filepath.Join(m.dir, File))
 	if errors.Is(err, fs.ErrNotExist) {
-		return m
+		return
 	}
 	if err == nil {
 		err = json.Unmarshal(b, &m.memory)
@@ -65,9 +80,8 @@ func New(stateDir string, log *slog.Logger) *Module {
 	if err != nil {
 		m.broken = fault.New(fault.Precondition, "audit_memory_damaged", "what this host remembers of the audit log cannot be read").WithCause(err).
 			WithHint("look at %s; moved aside, what this host saw is forgotten", filepath.Join(m.dir, File))
-		log.Error("what is remembered of the audit log cannot be read", "file", filepath.Join(m.dir, File), "error", err)
+		m.log.Error("what is remembered of the audit log cannot be read", "file", filepath.Join(m.dir, File), "error", err)
 	}
-	return m
 }
 
 // Name of the section.

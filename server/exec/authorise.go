@@ -19,11 +19,7 @@ var errNotAllowed = fault.New(fault.Denied, "permission_ended", "whoever started
 // that wants one from the last five minutes bounds who may start a command, not how long it may take. What ends by itself in time
 // (a binding, a grant, a key) ends the run.
 func (s *Service) actor(ctx context.Context, r exec.Run) (access.Actor, error) {
-	a := access.Actor{
-		Kind: r.Actor.Kind, ID: r.Actor.ID, Name: r.Actor.Name, Principal: r.Actor.Principal, Address: r.Actor.Address,
-		Reason: r.Actor.Reason, Ticket: r.Actor.Ticket, Policy: s.Policy,
-		Grants: []access.Grant{{ID: r.Actor.ID, Permissions: []access.Permission{r.By()}}},
-	}
+	a := r.Actor.Under(s.Policy, r.By())
 	if !r.Actor.MFA.IsZero() {
 		a.MFA = r.Actor.MFA.Add(max(0, s.Now().Sub(r.CreatedAt)))
 	}

@@ -217,10 +217,9 @@ func (s *Service) Start(ctx context.Context, q Request) (exec.Run, error) {
 	for _, t := range targets {
 		r.Scope = common(r.Scope, t.Scope)
 	}
-	r.Actor = exec.Actor{
-		Kind: actor.Kind, ID: actor.ID, Name: actor.Name, Principal: actor.Principal, Address: actor.Address, MFA: actor.MFA,
-		Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant, Permission: r.Actor.Permission, As: r.Actor.As, Of: r.Actor.Of,
-	}
+	by := exec.ActorOf(actor, decision)
+	by.Permission, by.As, by.Of = r.Actor.Permission, r.Actor.As, r.Actor.Of
+	r.Actor = by
 	r.LeaseOwner, r.LeaseUntil, r.Attempt = s.Replica, now.Add(lease), 1
 	rows := make([]exec.Host, len(targets))
 	names := make([]string, 0, min(len(targets), 100))

@@ -134,12 +134,8 @@ func (a *attempt) allowed() bool {
 	if !ok || h.Lifecycle != host.LifecycleActive {
 		return false
 	}
-	by, need := a.t.Actor, a.t.Task.Kind.Permission()
-	actor := access.Actor{
-		Kind: by.Kind, ID: by.ID, Name: by.Name, Principal: by.Principal, Address: by.Address, MFA: by.MFA, Reason: by.Reason, Ticket: by.Ticket,
-		Policy: a.s.Policy, Grants: []access.Grant{{ID: by.ID, Permissions: []access.Permission{need}}},
-	}
-	return actor.DecideOn(need, h.Scope, h.ID, h.Labels).Allowed
+	need := a.t.Task.Kind.Permission()
+	return a.t.Actor.Under(a.s.Policy, need).DecideOn(need, h.Scope, h.ID, h.Labels).Allowed
 }
 
 // guard ends the attempt once the right to it has, or its host is lost, and notes how far it has come.

@@ -171,10 +171,7 @@ func (s *Service) Start(ctx context.Context, q Request) (file.Transfer, error) {
 	}
 	now, decision := s.Now().UTC(), actor.DecideOn(need, h.Scope, h.ID, h.Labels)
 	t := file.Transfer{Meta: tenant.Meta{ID: id.New("file", now), Name: q.Task.Path}, Scope: h.Scope, HostID: h.ID, HostName: h.Name, State: file.Waiting,
-		Task: q.Task, RequestID: q.RequestID, Actor: exec.Actor{
-			Kind: actor.Kind, ID: actor.ID, Name: actor.Name, Principal: actor.Principal, Address: actor.Address, MFA: actor.MFA,
-			Reason: actor.Reason, Ticket: actor.Ticket, Rule: decision.Grant,
-		}}
+		Task: q.Task, RequestID: q.RequestID, Actor: exec.ActorOf(actor, decision)}
 	t.Task.Transfer = t.ID
 	err = s.store.Write(ctx, func(tx Tx) error {
 		var err error

@@ -33,6 +33,8 @@ import (
 type Reader interface {
 	Host(ctx context.Context, id string) (host.Host, error)
 	Hosts(ctx context.Context, q host.Query) (items []host.Host, next string, total int64, err error)
+	Operation(ctx context.Context, id string) (operation.Operation, error)
+	Operations(ctx context.Context, q operation.Query) ([]operation.Operation, string, error)
 }
 
 // Tx changes hosts.
@@ -49,6 +51,7 @@ type Tx interface {
 type Store interface {
 	View() Reader
 	Write(ctx context.Context, change func(Tx) error) error
+	Observe(ctx context.Context, change func(Tx) error) error
 }
 
 // Tenants finds a workspace by id or name within what the caller may read, and demands a permission there.

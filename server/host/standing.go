@@ -60,11 +60,30 @@ const (
 // maxReason is the longest reason, in bytes.
 const maxReason = 1024
 
+func checkRequest(c *fault.Check, reason, requestID string) {
+	c.That(len(reason) <= maxReason, "reason", "is %d bytes long; at most %d are allowed", len(reason), maxReason)
+	c.That(len(requestID) <= 128, "requestId", "is %d bytes long; at most 128 are allowed", len(requestID))
+}
+
+// repeat is the operation that this very request led to before.
+func repeat(ctx context.Context, tx Tx, actor access.Actor, kind operation.Kind, target, requestID string) (o operation.Operation, found bool, err error) {
+	if requestID == "" {
+		return o, false, nil
+	}
+	o, err = tx.OperationByRequest(ctx, actor.ID, requestID)
+	switch {
+	case fault.KindOf(err) == fault.NotFound:
+		return o, false, nil
+	case err == nil && (o.Kind != kind || o.Target != target):
+		err = errRequestReused
+	}
+	return o, err == nil, err
+}
+
 // begin changes a host's standing and starts the operation that sees it through, in one transaction.
 func (s *Service) begin(ctx context.Context, ref Ref, p access.Permission, kind operation.Kind, reason, requestID string) (operation.Operation, error) {
 	var c fault.Check
-	c.That(len(reason) <= maxReason, "reason", "is %d bytes long; at most %d are allowed", len(reason), maxReason)
-	c.That(len(requestID) <= 128, "requestId", "is %d bytes long; at most 128 are allowed", len(requestID))
+	checkRequest(&c, reason, requestID)
 	if err := c.Err("request_invalid", "the request is not valid"); err != nil {
 		return operation.Operation{}, err
 	}
@@ -87,17 +106,10 @@ func (s *Service) begin(ctx context.Context, ref Ref, p access.Permission, kind 
 	var changed []host.Host
 	err = s.store.Write(ctx, func(tx Tx) error {
 		changed = nil
-		if requestID != "" {
-			have, err := tx.OperationByRequest(ctx, actor.ID, requestID)
-			switch {
-			case err == nil && (have.Kind != kind || have.Target != found.ID):
-				return errRequestReused
-			case err == nil:
-				out = have
-				return nil
-			case fault.KindOf(err) != fault.NotFound:
-				return err
-			}
+		have, repeated, err := repeat(ctx, tx, actor, kind, found.ID, requestID)
+		if err != nil || repeated {
+			out = have
+			return err
 		}
 		before, err := s.permitted(ctx, tx, found.ID, ref, p)
 		if err != nil {

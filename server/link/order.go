@@ -21,6 +21,7 @@ type Task struct {
 	Prompt     bool // the host begins at once, and may answer on the link
 	Exec       exec.Command
 	File       []byte // file.Task as JSON, in place of a command
+	Module     string // to restart, in place of a command
 }
 
 // OrderReport is a host's word on an order, as far as no stream says it.
@@ -55,9 +56,12 @@ func (h *Hub) Order(hostID string, o Task) bool {
 		return false
 	}
 	m := &pb.Order{Id: o.ID, NotAfter: timestamppb.New(o.NotAfter), Grant: o.Grant, Stream: o.Stream, Credential: o.Credential, Prompt: o.Prompt}
-	if o.File != nil {
+	switch {
+	case o.File != nil:
 		m.Task = &pb.Order_File{File: &pb.FileTask{Task: o.File}}
-	} else {
+	case o.Module != "":
+		m.Task = &pb.Order_Module{Module: &pb.ModuleTask{Module: o.Module}}
+	default:
 		m.Task = &pb.Order_Exec{Exec: &pb.ExecTask{
 			Arguments: o.Exec.Arguments, Shell: o.Exec.Shell, User: o.Exec.User, Timeout: durationpb.New(o.Exec.Timeout), Stdin: len(o.Exec.Stdin) > 0,
 		}}

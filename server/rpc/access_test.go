@@ -39,7 +39,7 @@ var references = map[protoreflect.Name]string{
 
 // plain are the other fields that hold text or bytes, with something that they accept.
 var plain = map[protoreflect.Name]string{
-	"check": "disk", "pattern": "x",
+	"check": "disk", "pattern": "x", "module": "settings",
 	"path": "/x", "owner": "", "term": "", "arguments": "", "stdin": "",
 	"name": "intruder", "description": "x", "reason": "x", "request_id": "r-1", "address": "192.0.2.1", "provider": "manual",
 	"verdict": "fine", "note": "x", "host_selector": "", "selector": "", "query": "", "search": "", "order_by": "", "states": "", "channel": "", "version": "", "program": "", "host_name_pattern": "",

@@ -145,6 +145,13 @@ func (h Hosts) SettleHost(ctx context.Context, r *connect.Request[v1.SettleHostR
 	return hostAnswer(h.Service.Settle(ctx, ref, r.Msg.GetSection(), host.Winner(r.Msg.GetWinner()), r.Msg.GetReason()))
 }
 
+// RestartModule has a module of one's agent stopped and started.
+func (h Hosts) RestartModule(ctx context.Context, r *connect.Request[v1.RestartModuleRequest]) (*connect.Response[v1.Operation], error) {
+	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}
+	o, err := h.Service.RestartModule(ctx, ref, r.Msg.GetModule(), r.Msg.GetReason(), r.Msg.GetRequestId())
+	return answer(operationMessage(o), err)
+}
+
 // RemoveHost takes one out for good.
 func (h Hosts) RemoveHost(ctx context.Context, r *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
 	ref := host.Ref{Host: r.Msg.GetHost(), Workspace: r.Msg.GetWorkspace()}

@@ -62,6 +62,7 @@ var Permissions = []Permission{
 	{host.Split, "make hosts of their own of machines that hold copies of one identity"},
 	{host.Drop, "shut machines out that hold a copy of a host's identity"},
 	{host.Settle, "say who wins where a host is ahead of the control plane"},
+	{host.RestartModule, "restart modules of hosts' agents"},
 	{host.Remove, "remove hosts for good"},
 	{settings.Read, "see how agents are set to behave"},
 	{settings.Set, "change how agents behave"},

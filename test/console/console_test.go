@@ -28,6 +28,7 @@ import (
 	pb "github.com/loopbackd/loopback/api/loopback/v1"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/file"
+	"github.com/loopbackd/loopback/host"
 	"github.com/loopbackd/loopback/section"
 	"github.com/loopbackd/loopback/test/daemon"
 	"github.com/loopbackd/loopback/test/fleet"
@@ -226,7 +227,7 @@ func seed(t *testing.T, d *daemon.Daemon, count int) {
 	})
 }
 
-// machine is one that also tells of itself, as an agent does; one in ten cannot.
+// machine is one that also tells of itself, and restarts modules, as an agent does; one in ten cannot.
 func machine(t *testing.T, i int, run func(context.Context, fleet.Order)) func(context.Context, fleet.Order) {
 	t.Helper()
 	l := agentfile.NewLauncher(agentfile.Options{Now: time.Now, Notes: t.TempDir(), Bundle: func(context.Context) ([]byte, error) {
@@ -237,6 +238,14 @@ func machine(t *testing.T, i int, run func(context.Context, fleet.Order)) func(c
 	}})
 	t.Cleanup(l.Close)
 	return func(ctx context.Context, o fleet.Order) {
+		if o.GetModule() != nil {
+			how := host.Restart{State: section.Applied, Revision: "1.1", Healthy: i%10 != 3, Health: "it has no peer"}
+			result, _ := json.Marshal(how) // plain fields
+			for _, r := range []*pb.OrderReport{{State: "begun"}, {State: "ended", Result: result}} {
+				_ = o.Report(ctx, r) // a link that ended has no use for it
+			}
+			return
+		}
 		var task file.Task
 		if o.GetFile() == nil || json.Unmarshal(o.GetFile().GetTask(), &task) != nil {
 			run(ctx, o)

@@ -21,6 +21,7 @@ type Client struct {
 	Hosts      loopbackv1connect.HostServiceClient
 	Workspaces loopbackv1connect.WorkspaceServiceClient
 	Operations loopbackv1connect.OperationServiceClient
+	Locks      loopbackv1connect.LockServiceClient
 	Sessions   loopbackv1connect.SessionServiceClient
 	Audit      loopbackv1connect.AuditServiceClient
 	APIKeys    loopbackv1connect.ApiKeyServiceClient
@@ -72,7 +73,7 @@ func NewClient(url string, roots *x509.CertPool, key string) *Client {
 	u := url + "/api"
 	return &Client{
 		Tokens: loopbackv1connect.NewTokenServiceClient(h, u), Hosts: loopbackv1connect.NewHostServiceClient(h, u),
-		Workspaces: loopbackv1connect.NewWorkspaceServiceClient(h, u), Operations: loopbackv1connect.NewOperationServiceClient(h, u),
+		Workspaces: loopbackv1connect.NewWorkspaceServiceClient(h, u), Operations: loopbackv1connect.NewOperationServiceClient(h, u), Locks: loopbackv1connect.NewLockServiceClient(h, u),
 		Sessions: loopbackv1connect.NewSessionServiceClient(h, u), Audit: loopbackv1connect.NewAuditServiceClient(h, u),
 		APIKeys: loopbackv1connect.NewApiKeyServiceClient(h, u), Settings: loopbackv1connect.NewSettingsServiceClient(h, u),
 		Releases: loopbackv1connect.NewReleaseServiceClient(h, u), Replicas: loopbackv1connect.NewReplicaServiceClient(h, u),

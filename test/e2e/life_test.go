@@ -83,6 +83,16 @@ func TestLifeOfAHost(t *testing.T) {
 		}
 	})
 
+	t.Run("a module is restarted", func(t *testing.T) {
+		before := revision(status(t, led))
+		if out := w.Must(t, "host", "restart-module", "led", "settings", "--reason", "a test"); !strings.Contains(out, before) || !strings.Contains(out, "; healthy") {
+			t.Errorf("it says %q, wanted that %s holds, and is healthy", out, before)
+		}
+		if r := w.Run(t, "host", "restart-module", "led", "none"); r.ExitCode != 5 || !strings.Contains(r.Stderr, "settings") {
+			t.Errorf("a module that is not there: got exit code %d, %s, wanted 5 and those that are", r.ExitCode, r.Stderr)
+		}
+	})
+
 	t.Run("quarantine", func(t *testing.T) {
 		w.Must(t, "host", "quarantine", "led", "--reason", "looks odd")
 		if h := w.Host(t, "led"); h.State != "quarantined" || h.Reason != "looks odd" {

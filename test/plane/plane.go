@@ -40,6 +40,7 @@ type Plane struct {
 	Fleet      *fleet.Directory
 	Hosts      *host.Service
 	Work       *host.Work
+	Restarts   *host.Restarts // set by whoever has modules restarted
 	Enrolment  *enrol.Service
 	Settings   *settings.Service
 	Operations *operations.Service
@@ -173,6 +174,7 @@ func Open(t testing.TB, path string) *Plane {
 		Handlers: map[operation.Kind]operations.Handler{
 			operation.QuarantineHost: func(ctx context.Context, t *operations.Task) error { return p.Work.Quarantine(ctx, t) },
 			operation.RemoveHost:     func(ctx context.Context, t *operations.Task) error { return p.Work.Remove(ctx, t) },
+			operation.RestartModule:  func(ctx context.Context, t *operations.Task) error { return p.Restarts.Late(ctx, t) },
 			operation.RevokeToken:    func(ctx context.Context, t *operations.Task) error { return p.Work.RevokeToken(ctx, t) },
 		},
 	})

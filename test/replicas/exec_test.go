@@ -42,6 +42,14 @@ func TestCommandsOnceOnEachHostWhateverReplicasDo(t *testing.T) {
 		x := agentexec.New(agentexec.Options{Dir: filepath.Join(t.TempDir(), "orders"), Allow: host.Ceiling{Exec: true}, Now: time.Now, Runner: counted{&begun[i]}})
 		t.Cleanup(x.Close)
 		a.Carry(x)
+		carry := a.Exec
+		a.Exec = func(ctx context.Context, o fleet.Order) {
+			if o.GetModule() == nil {
+				carry(ctx, o)
+				return
+			}
+			_ = o.Report(ctx, &pb.OrderReport{State: "ended", Result: []byte(`{"healthy":true}`)}) // the operation says where it is lost
+		}
 		return a
 	})
 	t.Cleanup(f.Stop)
@@ -90,6 +98,18 @@ func TestCommandsOnceOnEachHostWhateverReplicasDo(t *testing.T) {
 	t.Run("any replica", func(t *testing.T) {
 		for _, d := range c.replicas {
 			once(t, run(d, "echo up", nil), "succeeded")
+		}
+	})
+	t.Run("a module of each host, by any replica", func(t *testing.T) {
+		for i := range n {
+			d := c.replicas[i%3]
+			o, err := d.Hosts.RestartModule(c.within(20*time.Second), connect.NewRequest(&pb.RestartModuleRequest{Host: fmt.Sprintf("host-%05d", i), Module: "mesh"}))
+			if err == nil {
+				o, err = d.Operations.WaitOperation(c.within(20*time.Second), connect.NewRequest(&pb.WaitOperationRequest{Operation: o.Msg.Id}))
+			}
+			if err != nil || o.Msg.State != "succeeded" {
+				t.Errorf("host %d, asked of replica %d: %v, %v", i, i%3, o.Msg, err)
+			}
 		}
 	})
 	t.Run("stopped in the middle of telling hosts, past its lease", func(t *testing.T) {

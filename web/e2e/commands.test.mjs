@@ -280,3 +280,36 @@ test("a host tells of itself: the bundle is saved, and an error says why", async
   await refused.waitFor();
   assert.match(await refused.getAttribute("title"), /hosts\.diagnose/);
 });
+
+test("a module is restarted: with a reason, by the same command, and what went wrong is said", async () => {
+  const { page } = b;
+  const host = async (of) => (await call("HostService/GetHost", { host: of })).id;
+  const id = await host("web-1");
+  await page.goto(`${url}/hosts/${id}`);
+  await page.getByRole("button", { name: "Restart settings" }).click();
+  await dialog().getByLabel("Reason").fill("the log level did not change");
+  await looked(page, "restart");
+  const cli = await shown(dialog(), "Command line");
+  assert.equal(cli, `loopback host restart-module ${id} settings --reason 'the log level did not change'`);
+  await dialog().getByRole("button", { name: "Restart", exact: true }).click();
+  await dialog().getByText("It was restarted.").waitFor();
+  await dialog().getByText("applied 1.1; healthy").waitFor();
+  await looked(page, "restarted");
+  await dialog().getByRole("button", { name: "Close" }).click();
+  await page.getByText("hosts.restart_module").first().waitFor();
+  await shell(cli);
+  const entries = (await call("AuditService/ListEntries", { target: id, action: "hosts.restart_module" })).items;
+  assert.equal(entries.length, 4, "two acts, each with how it went");
+  assert.equal(entries[0].reason, "the log level did not change");
+
+  await page.goto(`${url}/hosts/${await host("worker-1")}`);
+  await page.getByRole("button", { name: "Restart settings" }).click();
+  await dialog().getByRole("button", { name: "Restart", exact: true }).click();
+  await dialog().getByText("is unhealthy: it has no peer").waitFor();
+  await looked(page, "restart-failed");
+  await page.keyboard.press("Escape");
+  await other.page.goto(page.url());
+  const refused = other.page.getByRole("button", { name: "Restart settings" });
+  await refused.waitFor();
+  assert.match(await refused.getAttribute("title"), /hosts\.restart_module/);
+});

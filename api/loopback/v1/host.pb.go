@@ -2275,6 +2275,83 @@ func (x *SettleHostRequest) GetReason() string {
 	return ""
 }
 
+type RestartModuleRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Host      string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Workspace string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// One of Host.modules.
+	Module        string `protobuf:"bytes,3,opt,name=module,proto3" json:"module,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartModuleRequest) Reset() {
+	*x = RestartModuleRequest{}
+	mi := &file_loopback_v1_host_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartModuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartModuleRequest) ProtoMessage() {}
+
+func (x *RestartModuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_host_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartModuleRequest.ProtoReflect.Descriptor instead.
+func (*RestartModuleRequest) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RestartModuleRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RestartModuleRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *RestartModuleRequest) GetModule() string {
+	if x != nil {
+		return x.Module
+	}
+	return ""
+}
+
+func (x *RestartModuleRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RestartModuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type RemoveHostRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -2287,7 +2364,7 @@ type RemoveHostRequest struct {
 
 func (x *RemoveHostRequest) Reset() {
 	*x = RemoveHostRequest{}
-	mi := &file_loopback_v1_host_proto_msgTypes[28]
+	mi := &file_loopback_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2376,7 @@ func (x *RemoveHostRequest) String() string {
 func (*RemoveHostRequest) ProtoMessage() {}
 
 func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_host_proto_msgTypes[28]
+	mi := &file_loopback_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2389,7 @@ func (x *RemoveHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHostRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHostRequest) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_loopback_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveHostRequest) GetHost() string {
@@ -2553,13 +2630,21 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x18\n" +
 	"\asection\x18\x03 \x01(\tR\asection\x12\x16\n" +
 	"\x06winner\x18\x04 \x01(\tR\x06winner\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"|\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x97\x01\n" +
+	"\x14RestartModuleRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
+	"\x06module\x18\x03 \x01(\tR\x06module\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"|\n" +
 	"\x11RemoveHostRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId2\xc4\t\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId2\xaa\n" +
+	"\n" +
 	"\vHostService\x12L\n" +
 	"\aGetHost\x12\x1b.loopback.v1.GetHostRequest\x1a\x11.loopback.v1.Host\"\x11\x8a\xb5\x18\n" +
 	"hosts.read\x90\x02\x01\x12]\n" +
@@ -2582,7 +2667,8 @@ const file_loopback_v1_host_proto_rawDesc = "" +
 	"\fDropHostCopy\x12 .loopback.v1.DropHostCopyRequest\x1a\x11.loopback.v1.Host\"\x0e\x8a\xb5\x18\n" +
 	"hosts.drop\x12Q\n" +
 	"\n" +
-	"SettleHost\x12\x1e.loopback.v1.SettleHostRequest\x1a\x11.loopback.v1.Host\"\x10\x8a\xb5\x18\fhosts.settle\x12V\n" +
+	"SettleHost\x12\x1e.loopback.v1.SettleHostRequest\x1a\x11.loopback.v1.Host\"\x10\x8a\xb5\x18\fhosts.settle\x12d\n" +
+	"\rRestartModule\x12!.loopback.v1.RestartModuleRequest\x1a\x16.loopback.v1.Operation\"\x18\x8a\xb5\x18\x14hosts.restart_module\x12V\n" +
 	"\n" +
 	"RemoveHost\x12\x1e.loopback.v1.RemoveHostRequest\x1a\x16.loopback.v1.Operation\"\x10\x8a\xb5\x18\fhosts.removeB:Z8github.com/loopbackd/loopback/api/loopback/v1;loopbackv1b\x06proto3"
 
@@ -2598,7 +2684,7 @@ func file_loopback_v1_host_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_host_proto_rawDescData
 }
 
-var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_loopback_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_loopback_v1_host_proto_goTypes = []any{
 	(*Host)(nil),                  // 0: loopback.v1.Host
 	(*HostCopy)(nil),              // 1: loopback.v1.HostCopy
@@ -2628,50 +2714,51 @@ var file_loopback_v1_host_proto_goTypes = []any{
 	(*SplitHostRequest)(nil),      // 25: loopback.v1.SplitHostRequest
 	(*DropHostCopyRequest)(nil),   // 26: loopback.v1.DropHostCopyRequest
 	(*SettleHostRequest)(nil),     // 27: loopback.v1.SettleHostRequest
-	(*RemoveHostRequest)(nil),     // 28: loopback.v1.RemoveHostRequest
-	nil,                           // 29: loopback.v1.Host.LabelsEntry
-	nil,                           // 30: loopback.v1.CountHostsResponse.ByStateEntry
-	nil,                           // 31: loopback.v1.CountHostsResponse.ByVersionEntry
-	nil,                           // 32: loopback.v1.LabelHostRequest.SetEntry
-	nil,                           // 33: loopback.v1.AddHostRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*Scope)(nil),                 // 35: loopback.v1.Scope
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
-	(*Page)(nil),                  // 37: loopback.v1.Page
-	(*Operation)(nil),             // 38: loopback.v1.Operation
+	(*RestartModuleRequest)(nil),  // 28: loopback.v1.RestartModuleRequest
+	(*RemoveHostRequest)(nil),     // 29: loopback.v1.RemoveHostRequest
+	nil,                           // 30: loopback.v1.Host.LabelsEntry
+	nil,                           // 31: loopback.v1.CountHostsResponse.ByStateEntry
+	nil,                           // 32: loopback.v1.CountHostsResponse.ByVersionEntry
+	nil,                           // 33: loopback.v1.LabelHostRequest.SetEntry
+	nil,                           // 34: loopback.v1.AddHostRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*Scope)(nil),                 // 36: loopback.v1.Scope
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*Page)(nil),                  // 38: loopback.v1.Page
+	(*Operation)(nil),             // 39: loopback.v1.Operation
 }
 var file_loopback_v1_host_proto_depIdxs = []int32{
-	29, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
-	34, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
-	34, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
-	35, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
-	34, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
-	34, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
-	34, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
-	36, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
+	30, // 0: loopback.v1.Host.labels:type_name -> loopback.v1.Host.LabelsEntry
+	35, // 1: loopback.v1.Host.created_at:type_name -> google.protobuf.Timestamp
+	35, // 2: loopback.v1.Host.updated_at:type_name -> google.protobuf.Timestamp
+	36, // 3: loopback.v1.Host.scope:type_name -> loopback.v1.Scope
+	35, // 4: loopback.v1.Host.since:type_name -> google.protobuf.Timestamp
+	35, // 5: loopback.v1.Host.last_seen_at:type_name -> google.protobuf.Timestamp
+	35, // 6: loopback.v1.Host.enrolled_at:type_name -> google.protobuf.Timestamp
+	37, // 7: loopback.v1.Host.ephemeral_ttl:type_name -> google.protobuf.Duration
 	3,  // 8: loopback.v1.Host.sections:type_name -> loopback.v1.SectionStatus
 	4,  // 9: loopback.v1.Host.modules:type_name -> loopback.v1.ModuleHealth
 	5,  // 10: loopback.v1.Host.inventory:type_name -> loopback.v1.Inventory
 	8,  // 11: loopback.v1.Host.ceiling:type_name -> loopback.v1.Ceiling
-	36, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
+	37, // 12: loopback.v1.Host.uptime:type_name -> google.protobuf.Duration
 	1,  // 13: loopback.v1.Host.copies:type_name -> loopback.v1.HostCopy
 	2,  // 14: loopback.v1.Host.troubles:type_name -> loopback.v1.HostTrouble
-	34, // 15: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
-	34, // 16: loopback.v1.HostTrouble.at:type_name -> google.protobuf.Timestamp
-	34, // 17: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
+	35, // 15: loopback.v1.HostCopy.seen_at:type_name -> google.protobuf.Timestamp
+	35, // 16: loopback.v1.HostTrouble.at:type_name -> google.protobuf.Timestamp
+	35, // 17: loopback.v1.SectionStatus.applied_at:type_name -> google.protobuf.Timestamp
 	6,  // 18: loopback.v1.Inventory.disks:type_name -> loopback.v1.Disk
 	7,  // 19: loopback.v1.Inventory.addresses:type_name -> loopback.v1.InterfaceAddress
-	37, // 20: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
+	38, // 20: loopback.v1.ListHostsRequest.page:type_name -> loopback.v1.Page
 	0,  // 21: loopback.v1.ListHostsResponse.items:type_name -> loopback.v1.Host
-	30, // 22: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
-	31, // 23: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
+	31, // 22: loopback.v1.CountHostsResponse.by_state:type_name -> loopback.v1.CountHostsResponse.ByStateEntry
+	32, // 23: loopback.v1.CountHostsResponse.by_version:type_name -> loopback.v1.CountHostsResponse.ByVersionEntry
 	16, // 24: loopback.v1.WatchHostsResponse.changed:type_name -> loopback.v1.HostChange
 	17, // 25: loopback.v1.WatchHostsResponse.synced:type_name -> loopback.v1.WatchSynced
 	18, // 26: loopback.v1.WatchHostsResponse.reset:type_name -> loopback.v1.WatchReset
 	0,  // 27: loopback.v1.HostChange.host:type_name -> loopback.v1.Host
-	34, // 28: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
-	32, // 29: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
-	33, // 30: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
+	35, // 28: loopback.v1.HostChange.at:type_name -> google.protobuf.Timestamp
+	33, // 29: loopback.v1.LabelHostRequest.set:type_name -> loopback.v1.LabelHostRequest.SetEntry
+	34, // 30: loopback.v1.AddHostRequest.labels:type_name -> loopback.v1.AddHostRequest.LabelsEntry
 	9,  // 31: loopback.v1.HostService.GetHost:input_type -> loopback.v1.GetHostRequest
 	10, // 32: loopback.v1.HostService.ListHosts:input_type -> loopback.v1.ListHostsRequest
 	12, // 33: loopback.v1.HostService.CountHosts:input_type -> loopback.v1.CountHostsRequest
@@ -2685,23 +2772,25 @@ var file_loopback_v1_host_proto_depIdxs = []int32{
 	25, // 41: loopback.v1.HostService.SplitHost:input_type -> loopback.v1.SplitHostRequest
 	26, // 42: loopback.v1.HostService.DropHostCopy:input_type -> loopback.v1.DropHostCopyRequest
 	27, // 43: loopback.v1.HostService.SettleHost:input_type -> loopback.v1.SettleHostRequest
-	28, // 44: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
-	0,  // 45: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
-	11, // 46: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
-	13, // 47: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
-	15, // 48: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
-	0,  // 49: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
-	0,  // 50: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
-	0,  // 51: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
-	0,  // 52: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
-	38, // 53: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
-	0,  // 54: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
-	0,  // 55: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
-	0,  // 56: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
-	0,  // 57: loopback.v1.HostService.SettleHost:output_type -> loopback.v1.Host
-	38, // 58: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
-	45, // [45:59] is the sub-list for method output_type
-	31, // [31:45] is the sub-list for method input_type
+	28, // 44: loopback.v1.HostService.RestartModule:input_type -> loopback.v1.RestartModuleRequest
+	29, // 45: loopback.v1.HostService.RemoveHost:input_type -> loopback.v1.RemoveHostRequest
+	0,  // 46: loopback.v1.HostService.GetHost:output_type -> loopback.v1.Host
+	11, // 47: loopback.v1.HostService.ListHosts:output_type -> loopback.v1.ListHostsResponse
+	13, // 48: loopback.v1.HostService.CountHosts:output_type -> loopback.v1.CountHostsResponse
+	15, // 49: loopback.v1.HostService.WatchHosts:output_type -> loopback.v1.WatchHostsResponse
+	0,  // 50: loopback.v1.HostService.LabelHost:output_type -> loopback.v1.Host
+	0,  // 51: loopback.v1.HostService.AddHost:output_type -> loopback.v1.Host
+	0,  // 52: loopback.v1.HostService.MoveHost:output_type -> loopback.v1.Host
+	0,  // 53: loopback.v1.HostService.ApproveHost:output_type -> loopback.v1.Host
+	39, // 54: loopback.v1.HostService.QuarantineHost:output_type -> loopback.v1.Operation
+	0,  // 55: loopback.v1.HostService.ReleaseHost:output_type -> loopback.v1.Host
+	0,  // 56: loopback.v1.HostService.SplitHost:output_type -> loopback.v1.Host
+	0,  // 57: loopback.v1.HostService.DropHostCopy:output_type -> loopback.v1.Host
+	0,  // 58: loopback.v1.HostService.SettleHost:output_type -> loopback.v1.Host
+	39, // 59: loopback.v1.HostService.RestartModule:output_type -> loopback.v1.Operation
+	39, // 60: loopback.v1.HostService.RemoveHost:output_type -> loopback.v1.Operation
+	46, // [46:61] is the sub-list for method output_type
+	31, // [31:46] is the sub-list for method input_type
 	31, // [31:31] is the sub-list for extension type_name
 	31, // [31:31] is the sub-list for extension extendee
 	0,  // [0:31] is the sub-list for field type_name
@@ -2725,7 +2814,7 @@ func file_loopback_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_host_proto_rawDesc), len(file_loopback_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2741,6 +2741,7 @@ type Order struct {
 	//
 	//	*Order_Exec
 	//	*Order_File
+	//	*Order_Module
 	Task isOrder_Task `protobuf_oneof:"task"`
 	// Nothing more is waited for: the host begins at once. Where the command ends soon and wrote little, all of it comes in an
 	// OrderReport; else the host dials the stream as ever.
@@ -2839,6 +2840,15 @@ func (x *Order) GetFile() *FileTask {
 	return nil
 }
 
+func (x *Order) GetModule() *ModuleTask {
+	if x != nil {
+		if x, ok := x.Task.(*Order_Module); ok {
+			return x.Module
+		}
+	}
+	return nil
+}
+
 func (x *Order) GetPrompt() bool {
 	if x != nil {
 		return x.Prompt
@@ -2858,9 +2868,15 @@ type Order_File struct {
 	File *FileTask `protobuf:"bytes,20,opt,name=file,proto3,oneof"`
 }
 
+type Order_Module struct {
+	Module *ModuleTask `protobuf:"bytes,21,opt,name=module,proto3,oneof"`
+}
+
 func (*Order_Exec) isOrder_Task() {}
 
 func (*Order_File) isOrder_Task() {}
+
+func (*Order_Module) isOrder_Task() {}
 
 // What a host is told of an order that it was given.
 type OrderWord struct {
@@ -3046,18 +3062,63 @@ func (x *FileTask) GetTask() []byte {
 	return nil
 }
 
+// Stop and start a module of the agent, and apply anew what it applied last. It has no stream: it is reported begun, then ended.
+type ModuleTask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Module        string                 `protobuf:"bytes,1,opt,name=module,proto3" json:"module,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModuleTask) Reset() {
+	*x = ModuleTask{}
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModuleTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModuleTask) ProtoMessage() {}
+
+func (x *ModuleTask) ProtoReflect() protoreflect.Message {
+	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModuleTask.ProtoReflect.Descriptor instead.
+func (*ModuleTask) Descriptor() ([]byte, []int) {
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ModuleTask) GetModule() string {
+	if x != nil {
+		return x.Module
+	}
+	return ""
+}
+
 // What became of an order, as far as no stream says it.
 type OrderReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// refused; done, indeterminate: it was known before; begun: a prompt one, whose stream comes; ended: a prompt one, with all that
-	// the command wrote.
+	// refused; done, indeterminate: it was known before; begun: a prompt one, whose stream comes, or a module's; ended: a prompt one,
+	// with all that the command wrote, or a module's.
 	State   string       `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	Detail  *ErrorDetail `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	Message string       `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// Of one that is done.
 	ExitCode int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	// Of one that ended. The result is exec.Result as JSON.
+	// Of one that ended. The result is exec.Result, or host.Restart of a module, as JSON.
 	Stdout        []byte `protobuf:"bytes,6,opt,name=stdout,proto3" json:"stdout,omitempty"`
 	Stderr        []byte `protobuf:"bytes,7,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	Result        []byte `protobuf:"bytes,8,opt,name=result,proto3" json:"result,omitempty"`
@@ -3067,7 +3128,7 @@ type OrderReport struct {
 
 func (x *OrderReport) Reset() {
 	*x = OrderReport{}
-	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	mi := &file_loopback_v1_link_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3140,7 @@ func (x *OrderReport) String() string {
 func (*OrderReport) ProtoMessage() {}
 
 func (x *OrderReport) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[38]
+	mi := &file_loopback_v1_link_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3153,7 @@ func (x *OrderReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderReport.ProtoReflect.Descriptor instead.
 func (*OrderReport) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{38}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OrderReport) GetId() string {
@@ -3169,7 +3230,7 @@ type ShellOrder struct {
 
 func (x *ShellOrder) Reset() {
 	*x = ShellOrder{}
-	mi := &file_loopback_v1_link_proto_msgTypes[39]
+	mi := &file_loopback_v1_link_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3242,7 @@ func (x *ShellOrder) String() string {
 func (*ShellOrder) ProtoMessage() {}
 
 func (x *ShellOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[39]
+	mi := &file_loopback_v1_link_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3255,7 @@ func (x *ShellOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellOrder.ProtoReflect.Descriptor instead.
 func (*ShellOrder) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{39}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShellOrder) GetSession() string {
@@ -3246,7 +3307,7 @@ type ShellAnswer struct {
 
 func (x *ShellAnswer) Reset() {
 	*x = ShellAnswer{}
-	mi := &file_loopback_v1_link_proto_msgTypes[40]
+	mi := &file_loopback_v1_link_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3319,7 @@ func (x *ShellAnswer) String() string {
 func (*ShellAnswer) ProtoMessage() {}
 
 func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_loopback_v1_link_proto_msgTypes[40]
+	mi := &file_loopback_v1_link_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3332,7 @@ func (x *ShellAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShellAnswer.ProtoReflect.Descriptor instead.
 func (*ShellAnswer) Descriptor() ([]byte, []int) {
-	return file_loopback_v1_link_proto_rawDescGZIP(), []int{40}
+	return file_loopback_v1_link_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShellAnswer) GetSession() string {
@@ -3520,7 +3581,7 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"credential\x18\x02 \x01(\fR\n" +
 	"credential\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\fR\binstance\"\x0e\n" +
-	"\fStreamOpened\"\x98\x02\n" +
+	"\fStreamOpened\"\xcb\x02\n" +
 	"\x05Order\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x14\n" +
@@ -3530,7 +3591,8 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"credential\x18\x05 \x01(\fR\n" +
 	"credential\x12+\n" +
 	"\x04exec\x18\x06 \x01(\v2\x15.loopback.v1.ExecTaskH\x00R\x04exec\x12+\n" +
-	"\x04file\x18\x14 \x01(\v2\x15.loopback.v1.FileTaskH\x00R\x04file\x12\x16\n" +
+	"\x04file\x18\x14 \x01(\v2\x15.loopback.v1.FileTaskH\x00R\x04file\x121\n" +
+	"\x06module\x18\x15 \x01(\v2\x17.loopback.v1.ModuleTaskH\x00R\x06module\x12\x16\n" +
 	"\x06prompt\x18\a \x01(\bR\x06promptB\x06\n" +
 	"\x04task\"K\n" +
 	"\tOrderWord\x12\x0e\n" +
@@ -3544,7 +3606,10 @@ const file_loopback_v1_link_proto_rawDesc = "" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x14\n" +
 	"\x05stdin\x18\x05 \x01(\bR\x05stdin\"\x1e\n" +
 	"\bFileTask\x12\x12\n" +
-	"\x04task\x18\x01 \x01(\fR\x04task\"\xe4\x01\n" +
+	"\x04task\x18\x01 \x01(\fR\x04task\"$\n" +
+	"\n" +
+	"ModuleTask\x12\x16\n" +
+	"\x06module\x18\x01 \x01(\tR\x06module\"\xe4\x01\n" +
 	"\vOrderReport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x120\n" +
@@ -3582,7 +3647,7 @@ func file_loopback_v1_link_proto_rawDescGZIP() []byte {
 	return file_loopback_v1_link_proto_rawDescData
 }
 
-var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_loopback_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_loopback_v1_link_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: loopback.v1.AgentFrame
 	(*ServerFrame)(nil),           // 1: loopback.v1.ServerFrame
@@ -3622,16 +3687,17 @@ var file_loopback_v1_link_proto_goTypes = []any{
 	(*OrderWord)(nil),             // 35: loopback.v1.OrderWord
 	(*ExecTask)(nil),              // 36: loopback.v1.ExecTask
 	(*FileTask)(nil),              // 37: loopback.v1.FileTask
-	(*OrderReport)(nil),           // 38: loopback.v1.OrderReport
-	(*ShellOrder)(nil),            // 39: loopback.v1.ShellOrder
-	(*ShellAnswer)(nil),           // 40: loopback.v1.ShellAnswer
-	nil,                           // 41: loopback.v1.Enrol.LabelsEntry
-	(*Inventory)(nil),             // 42: loopback.v1.Inventory
-	(*Ceiling)(nil),               // 43: loopback.v1.Ceiling
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 46: loopback.v1.ErrorDetail
-	(*ModuleHealth)(nil),          // 47: loopback.v1.ModuleHealth
+	(*ModuleTask)(nil),            // 38: loopback.v1.ModuleTask
+	(*OrderReport)(nil),           // 39: loopback.v1.OrderReport
+	(*ShellOrder)(nil),            // 40: loopback.v1.ShellOrder
+	(*ShellAnswer)(nil),           // 41: loopback.v1.ShellAnswer
+	nil,                           // 42: loopback.v1.Enrol.LabelsEntry
+	(*Inventory)(nil),             // 43: loopback.v1.Inventory
+	(*Ceiling)(nil),               // 44: loopback.v1.Ceiling
+	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),           // 47: loopback.v1.ErrorDetail
+	(*ModuleHealth)(nil),          // 48: loopback.v1.ModuleHealth
 }
 var file_loopback_v1_link_proto_depIdxs = []int32{
 	3,  // 0: loopback.v1.AgentFrame.enrol:type_name -> loopback.v1.Enrol
@@ -3647,8 +3713,8 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	28, // 10: loopback.v1.AgentFrame.challenge_answer:type_name -> loopback.v1.ChallengeAnswer
 	31, // 11: loopback.v1.AgentFrame.split_key:type_name -> loopback.v1.SplitKey
 	15, // 12: loopback.v1.AgentFrame.section_held:type_name -> loopback.v1.SectionWhole
-	38, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
-	40, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
+	39, // 13: loopback.v1.AgentFrame.order_report:type_name -> loopback.v1.OrderReport
+	41, // 14: loopback.v1.AgentFrame.shell:type_name -> loopback.v1.ShellAnswer
 	4,  // 15: loopback.v1.ServerFrame.enrolled:type_name -> loopback.v1.Enrolled
 	9,  // 16: loopback.v1.ServerFrame.welcome:type_name -> loopback.v1.Welcome
 	10, // 17: loopback.v1.ServerFrame.refusal:type_name -> loopback.v1.Refusal
@@ -3663,23 +3729,23 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	19, // 26: loopback.v1.ServerFrame.section_wanted:type_name -> loopback.v1.SectionWanted
 	34, // 27: loopback.v1.ServerFrame.order:type_name -> loopback.v1.Order
 	16, // 28: loopback.v1.ServerFrame.section_part:type_name -> loopback.v1.SectionPart
-	39, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
+	40, // 29: loopback.v1.ServerFrame.shell:type_name -> loopback.v1.ShellOrder
 	35, // 30: loopback.v1.ServerFrame.order_word:type_name -> loopback.v1.OrderWord
 	2,  // 31: loopback.v1.Enrol.proof:type_name -> loopback.v1.Proof
-	42, // 32: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
-	43, // 33: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
-	41, // 34: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
+	43, // 32: loopback.v1.Enrol.inventory:type_name -> loopback.v1.Inventory
+	44, // 33: loopback.v1.Enrol.ceiling:type_name -> loopback.v1.Ceiling
+	42, // 34: loopback.v1.Enrol.labels:type_name -> loopback.v1.Enrol.LabelsEntry
 	2,  // 35: loopback.v1.Hello.proof:type_name -> loopback.v1.Proof
 	7,  // 36: loopback.v1.Hello.held:type_name -> loopback.v1.SectionHeld
-	44, // 37: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
+	45, // 37: loopback.v1.Hello.uptime:type_name -> google.protobuf.Duration
 	6,  // 38: loopback.v1.Hello.successions:type_name -> loopback.v1.Succession
 	8,  // 39: loopback.v1.SectionHeld.revision:type_name -> loopback.v1.SectionRevision
-	45, // 40: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
-	44, // 41: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	45, // 42: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	46, // 43: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
-	44, // 44: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
-	44, // 45: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
+	46, // 40: loopback.v1.SectionHeld.applied_at:type_name -> google.protobuf.Timestamp
+	45, // 41: loopback.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	46, // 42: loopback.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	47, // 43: loopback.v1.Refusal.detail:type_name -> loopback.v1.ErrorDetail
+	45, // 44: loopback.v1.Heartbeat.uptime:type_name -> google.protobuf.Duration
+	45, // 45: loopback.v1.Pulse.heartbeat:type_name -> google.protobuf.Duration
 	7,  // 46: loopback.v1.SectionReport.section:type_name -> loopback.v1.SectionHeld
 	8,  // 47: loopback.v1.SectionRequest.held:type_name -> loopback.v1.SectionRevision
 	8,  // 48: loopback.v1.SectionWhole.revision:type_name -> loopback.v1.SectionRevision
@@ -3689,25 +3755,26 @@ var file_loopback_v1_link_proto_depIdxs = []int32{
 	8,  // 52: loopback.v1.SectionDelta.base:type_name -> loopback.v1.SectionRevision
 	8,  // 53: loopback.v1.SectionDelta.revision:type_name -> loopback.v1.SectionRevision
 	17, // 54: loopback.v1.SectionDelta.put:type_name -> loopback.v1.SectionItem
-	42, // 55: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
-	43, // 56: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
-	47, // 57: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
+	43, // 55: loopback.v1.InventoryReport.inventory:type_name -> loopback.v1.Inventory
+	44, // 56: loopback.v1.InventoryReport.ceiling:type_name -> loopback.v1.Ceiling
+	48, // 57: loopback.v1.HealthReport.modules:type_name -> loopback.v1.ModuleHealth
 	25, // 58: loopback.v1.HealthReport.troubles:type_name -> loopback.v1.LinkTrouble
-	45, // 59: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
+	46, // 59: loopback.v1.LinkTrouble.at:type_name -> google.protobuf.Timestamp
 	2,  // 60: loopback.v1.SplitKey.proof:type_name -> loopback.v1.Proof
-	42, // 61: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
-	43, // 62: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
-	45, // 63: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
+	43, // 61: loopback.v1.SplitKey.inventory:type_name -> loopback.v1.Inventory
+	44, // 62: loopback.v1.SplitKey.ceiling:type_name -> loopback.v1.Ceiling
+	46, // 63: loopback.v1.Order.not_after:type_name -> google.protobuf.Timestamp
 	36, // 64: loopback.v1.Order.exec:type_name -> loopback.v1.ExecTask
 	37, // 65: loopback.v1.Order.file:type_name -> loopback.v1.FileTask
-	44, // 66: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
-	46, // 67: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
-	45, // 68: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	38, // 66: loopback.v1.Order.module:type_name -> loopback.v1.ModuleTask
+	45, // 67: loopback.v1.ExecTask.timeout:type_name -> google.protobuf.Duration
+	47, // 68: loopback.v1.OrderReport.detail:type_name -> loopback.v1.ErrorDetail
+	46, // 69: loopback.v1.ShellOrder.not_after:type_name -> google.protobuf.Timestamp
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_loopback_v1_link_proto_init() }
@@ -3755,6 +3822,7 @@ func file_loopback_v1_link_proto_init() {
 	file_loopback_v1_link_proto_msgTypes[34].OneofWrappers = []any{
 		(*Order_Exec)(nil),
 		(*Order_File)(nil),
+		(*Order_Module)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3762,7 +3830,7 @@ func file_loopback_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loopback_v1_link_proto_rawDesc), len(file_loopback_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

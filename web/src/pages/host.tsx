@@ -14,6 +14,7 @@ import { lookOf } from "../ui/states";
 import { HostActs, type Act } from "./hostacts";
 import { Copies } from "./hostcopies";
 import { DiagnoseDialog } from "./hostdiagnose";
+import { RestartDialog } from "./hostrestart";
 import { SettleDialog } from "./hostsettle";
 
 export function HostPage() {
@@ -146,10 +147,20 @@ export function HostPage() {
 }
 
 function Configuration({ h }: { h: Host }) {
+  const { why } = useSession();
+  const [restarting, setRestarting] = useState<string>();
   const unhealthy = h.modules.filter((m) => !m.healthy);
+  const bare = h.modules.filter((m) => h.sections.every((s) => s.name !== m.module)); // without a section of their own yet
+  const restart = (module: string) =>
+    h.state !== "removed" && (
+      <Button why={why("hosts.restart_module")} aria-label={`Restart ${module}`} onClick={() => setRestarting(module)}>
+        Restart
+      </Button>
+    );
   return (
     <Card title="Configuration" flush>
-      {h.sections.length === 0 ? (
+      {restarting && <RestartDialog h={h} module={restarting} close={() => setRestarting(undefined)} />}
+      {h.sections.length + bare.length === 0 ? (
         <p className="px-4 py-3 text-soft">It has not been given any yet.</p>
       ) : (
         <table className="w-full text-left">
@@ -159,7 +170,10 @@ function Configuration({ h }: { h: Host }) {
               <th className="px-2 font-normal">Status</th>
               <th className="px-2 font-normal">Has</th>
               <th className="px-2 font-normal">Should have</th>
-              <th className="px-4 font-normal">Applied</th>
+              <th className="px-2 font-normal">Applied</th>
+              <th className="px-4">
+                <span className="sr-only">Acts</span>
+              </th>
             </tr>
           </thead>
           <tbody>
@@ -178,9 +192,18 @@ function Configuration({ h }: { h: Host }) {
                 </td>
                 <td className="px-2 font-mono text-[12.5px]">{s.revision || "–"}</td>
                 <td className="px-2 font-mono text-[12.5px]">{s.desiredRevision || "–"}</td>
-                <td className="px-4 text-soft">
+                <td className="px-2 text-soft">
                   <Ago at={s.appliedAt} />
                 </td>
+                <td className="px-4 py-1 text-right">{restart(s.name)}</td>
+              </tr>
+            ))}
+            {bare.map((m) => (
+              <tr key={m.module} className="border-b border-line/70 last:border-0">
+                <th scope="row" colSpan={5} className="px-4 py-2 font-medium">
+                  {m.module} <span className="text-[12px] font-normal text-soft">has not been given anything yet</span>
+                </th>
+                <td className="px-4 py-1 text-right">{restart(m.module)}</td>
               </tr>
             ))}
           </tbody>

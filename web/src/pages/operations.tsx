@@ -13,7 +13,7 @@ import { Ago, Button, Card, Dialog, Empty, Facts, Page, Problem, Select, State, 
 import { call, FormDialog, useAct } from "../ui/form";
 import { Table, type Column } from "../ui/table";
 
-const ended = new Set(["succeeded", "failed", "cancelled"]);
+export const ended = new Set(["succeeded", "failed", "cancelled"]);
 
 export function Operations() {
   const { workspace } = usePlace();
@@ -60,7 +60,7 @@ export function Operations() {
         ))}
       </Select>
       {list.error && <Problem error={list.error} retry={list.again} />}
-      <Card flush>{list.pending ? <Waiting /> : <Table label="operations" columns={columns} rows={list.rows} id={(o) => o.id} more={list.more} open={(o) => setOpen(o.id)} empty={<Empty title="No operation">{<p>Removing or quarantining a host, and revoking a token with its hosts, appear here.</p>}</Empty>} />}</Card>
+      <Card flush>{list.pending ? <Waiting /> : <Table label="operations" columns={columns} rows={list.rows} id={(o) => o.id} more={list.more} open={(o) => setOpen(o.id)} empty={<Empty title="No operation">{<p>Removing or quarantining a host, restarting a module of its agent, and revoking a token with its hosts, appear here.</p>}</Empty>} />}</Card>
       {shown && <OperationDialog o={shown} close={() => setOpen(undefined)} />}
     </Page>
   );
@@ -76,6 +76,22 @@ function Target({ id }: { id: string }) {
     <Link to={paths.host(id) as never} className={found.data ? "hover:underline" : "font-mono text-[12.5px] hover:underline"} title={id}>
       {found.data ?? id}
     </Link>
+  );
+}
+
+export function Steps({ of }: { of: Operation }) {
+  return (
+    <ol className="divide-y divide-line/70 rounded-md border border-line">
+      {of.steps.map((s) => (
+        <li key={s.name} className="px-3 py-1.5">
+          <span className="flex items-center gap-2">
+            <span className="min-w-0 flex-1">{s.name}</span>
+            <State kind="operation" of={s.state} />
+          </span>
+          {s.message && <span className="text-[12px] text-soft wrap-anywhere">{s.message}</span>}
+        </li>
+      ))}
+    </ol>
   );
 }
 
@@ -110,17 +126,7 @@ function OperationDialog({ o, close }: { o: Operation; close: () => void }) {
           ["Failed because", o.error && `${o.error.message} (${o.error.code})`],
         ]}
       />
-      <ol className="divide-y divide-line/70 rounded-md border border-line">
-        {o.steps.map((s) => (
-          <li key={s.name} className="px-3 py-1.5">
-            <span className="flex items-center gap-2">
-              <span className="min-w-0 flex-1">{s.name}</span>
-              <State kind="operation" of={s.state} />
-            </span>
-            {s.message && <span className="text-[12px] text-soft">{s.message}</span>}
-          </li>
-        ))}
-      </ol>
+      <Steps of={o} />
       <div className="flex justify-end gap-2">
         <Button onClick={close}>Close</Button>
         {!ended.has(o.state) && (

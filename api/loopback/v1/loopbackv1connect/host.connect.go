@@ -61,6 +61,9 @@ const (
 	HostServiceDropHostCopyProcedure = "/loopback.v1.HostService/DropHostCopy"
 	// HostServiceSettleHostProcedure is the fully-qualified name of the HostService's SettleHost RPC.
 	HostServiceSettleHostProcedure = "/loopback.v1.HostService/SettleHost"
+	// HostServiceRestartModuleProcedure is the fully-qualified name of the HostService's RestartModule
+	// RPC.
+	HostServiceRestartModuleProcedure = "/loopback.v1.HostService/RestartModule"
 	// HostServiceRemoveHostProcedure is the fully-qualified name of the HostService's RemoveHost RPC.
 	HostServiceRemoveHostProcedure = "/loopback.v1.HostService/RemoveHost"
 )
@@ -93,6 +96,9 @@ type HostServiceClient interface {
 	DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error)
 	// Says who wins where a host is ahead of the control plane, as after restoring a backup: a section is frozen until then.
 	SettleHost(context.Context, *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error)
+	// Has the agent stop and start one of its modules: what the module applied last is applied anew, and its health is looked at. The
+	// operation ends when the host has said how it went.
+	RestartModule(context.Context, *connect.Request[v1.RestartModuleRequest]) (*connect.Response[v1.Operation], error)
 	// Closes the link and kills the key for good.
 	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error)
 }
@@ -189,6 +195,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("SettleHost")),
 			connect.WithClientOptions(opts...),
 		),
+		restartModule: connect.NewClient[v1.RestartModuleRequest, v1.Operation](
+			httpClient,
+			baseURL+HostServiceRestartModuleProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("RestartModule")),
+			connect.WithClientOptions(opts...),
+		),
 		removeHost: connect.NewClient[v1.RemoveHostRequest, v1.Operation](
 			httpClient,
 			baseURL+HostServiceRemoveHostProcedure,
@@ -213,6 +225,7 @@ type hostServiceClient struct {
 	splitHost      *connect.Client[v1.SplitHostRequest, v1.Host]
 	dropHostCopy   *connect.Client[v1.DropHostCopyRequest, v1.Host]
 	settleHost     *connect.Client[v1.SettleHostRequest, v1.Host]
+	restartModule  *connect.Client[v1.RestartModuleRequest, v1.Operation]
 	removeHost     *connect.Client[v1.RemoveHostRequest, v1.Operation]
 }
 
@@ -281,6 +294,11 @@ func (c *hostServiceClient) SettleHost(ctx context.Context, req *connect.Request
 	return c.settleHost.CallUnary(ctx, req)
 }
 
+// RestartModule calls loopback.v1.HostService.RestartModule.
+func (c *hostServiceClient) RestartModule(ctx context.Context, req *connect.Request[v1.RestartModuleRequest]) (*connect.Response[v1.Operation], error) {
+	return c.restartModule.CallUnary(ctx, req)
+}
+
 // RemoveHost calls loopback.v1.HostService.RemoveHost.
 func (c *hostServiceClient) RemoveHost(ctx context.Context, req *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
 	return c.removeHost.CallUnary(ctx, req)
@@ -314,6 +332,9 @@ type HostServiceHandler interface {
 	DropHostCopy(context.Context, *connect.Request[v1.DropHostCopyRequest]) (*connect.Response[v1.Host], error)
 	// Says who wins where a host is ahead of the control plane, as after restoring a backup: a section is frozen until then.
 	SettleHost(context.Context, *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error)
+	// Has the agent stop and start one of its modules: what the module applied last is applied anew, and its health is looked at. The
+	// operation ends when the host has said how it went.
+	RestartModule(context.Context, *connect.Request[v1.RestartModuleRequest]) (*connect.Response[v1.Operation], error)
 	// Closes the link and kills the key for good.
 	RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error)
 }
@@ -406,6 +427,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("SettleHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceRestartModuleHandler := connect.NewUnaryHandler(
+		HostServiceRestartModuleProcedure,
+		svc.RestartModule,
+		connect.WithSchema(hostServiceMethods.ByName("RestartModule")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceRemoveHostHandler := connect.NewUnaryHandler(
 		HostServiceRemoveHostProcedure,
 		svc.RemoveHost,
@@ -440,6 +467,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceDropHostCopyHandler.ServeHTTP(w, r)
 		case HostServiceSettleHostProcedure:
 			hostServiceSettleHostHandler.ServeHTTP(w, r)
+		case HostServiceRestartModuleProcedure:
+			hostServiceRestartModuleHandler.ServeHTTP(w, r)
 		case HostServiceRemoveHostProcedure:
 			hostServiceRemoveHostHandler.ServeHTTP(w, r)
 		default:
@@ -501,6 +530,10 @@ func (UnimplementedHostServiceHandler) DropHostCopy(context.Context, *connect.Re
 
 func (UnimplementedHostServiceHandler) SettleHost(context.Context, *connect.Request[v1.SettleHostRequest]) (*connect.Response[v1.Host], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.SettleHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) RestartModule(context.Context, *connect.Request[v1.RestartModuleRequest]) (*connect.Response[v1.Operation], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("loopback.v1.HostService.RestartModule is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) RemoveHost(context.Context, *connect.Request[v1.RemoveHostRequest]) (*connect.Response[v1.Operation], error) {
