@@ -181,9 +181,12 @@ func (w *Restarts) Apply(changes []feed.Change) {
 // Follow is Apply for what a feed brings, until ctx ends.
 func (w *Restarts) Follow(ctx context.Context, from *feed.Subscription) error {
 	for {
-		changes, _, err := from.Next(ctx)
+		changes, anew, err := from.Next(ctx)
 		if err != nil {
 			return nil
+		}
+		if anew {
+			w.look()
 		}
 		w.Apply(changes)
 	}
@@ -197,25 +200,28 @@ func (w *Restarts) Reported(r RestartReport) {
 	w.look()
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends. Where no restart is under way it looks at nothing until an operation changes or a host says something.
 func (w *Restarts) Run(ctx context.Context) error {
-	tick := time.NewTicker(restartLook)
-	defer tick.Stop()
 	for {
-		if err := w.Once(ctx); err != nil && ctx.Err() == nil {
+		open, err := w.Once(ctx)
+		if err != nil && ctx.Err() == nil {
 			w.log.Warn("cannot see restarts of modules through", "error", err)
+		}
+		var again <-chan time.Time
+		if open || err != nil {
+			again = time.After(restartLook)
 		}
 		select {
 		case <-w.wake:
-		case <-tick.C:
+		case <-again:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// Once takes in what hosts said, and tells those that are to be told now.
-func (w *Restarts) Once(ctx context.Context) error {
+// Once takes in what hosts said, and tells those that are to be told now. It tells whether a restart is under way.
+func (w *Restarts) Once(ctx context.Context) (bool, error) {
 	w.mu.Lock()
 	reports := w.reports
 	w.reports = nil
@@ -229,7 +235,7 @@ func (w *Restarts) Once(ctx context.Context) error {
 	for {
 		page, next, err := w.service.store.View().Operations(ctx, q)
 		if err != nil {
-			return errors.Join(failed, err)
+			return false, errors.Join(failed, err)
 		}
 		for _, o := range page {
 			if o.Kind == operation.RestartModule {
@@ -246,7 +252,7 @@ func (w *Restarts) Once(ctx context.Context) error {
 			delete(w.told, id)
 		}
 	}
-	return failed
+	return len(open) > 0, failed
 }
 
 // tell tells a host, where its link is here and it has said nothing for a while.

@@ -95,7 +95,7 @@ func (w *ward) asked(t *testing.T) operation.Operation {
 func (w *ward) turn(t *testing.T) {
 	t.Helper()
 	for _, r := range w.replicas {
-		if err := r.Once(t.Context()); err != nil {
+		if _, err := r.Once(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -67,7 +67,7 @@ func execMessage(r noun.Run) *v1.Exec {
 		Id: r.ID, Name: r.Name, Labels: r.Labels, CreatedAt: timestamp(r.CreatedAt), UpdatedAt: timestamp(r.UpdatedAt), Revision: r.Revision, Scope: scope(r.Scope),
 		Command: execCommandMessage(r.Command), As: r.Actor.As, Check: r.Actor.Of.Check, SavedCommand: r.Actor.Of.Saved, Values: r.Actor.Of.Values, StdinBytes: int64(len(r.Stdin)),
 		State: string(r.State), Reason: r.Reason, Concurrency: int32(r.Concurrency), MaxFailures: int32(r.MaxFailures), Canary: int32(r.Canary),
-		Actor: r.Actor.ID, EndedAt: timestamp(r.EndedAt), Hosts: map[string]int32{},
+		Actor: r.Actor.ID, ActorName: r.Actor.Name, StatedReason: r.Actor.Reason, Ticket: r.Actor.Ticket, EndedAt: timestamp(r.EndedAt), Hosts: map[string]int32{},
 	}
 	for state, n := range r.Counts {
 		out.Hosts[string(state)] = int32(n)

@@ -248,7 +248,12 @@ type Exec struct {
 	SavedCommand string            `protobuf:"bytes,19,opt,name=saved_command,json=savedCommand,proto3" json:"saved_command,omitempty"`
 	Values       map[string]string `protobuf:"bytes,20,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How many bytes of standard input each host was given. The bytes themselves are shown to nobody.
-	StdinBytes    int64 `protobuf:"varint,21,opt,name=stdin_bytes,json=stdinBytes,proto3" json:"stdin_bytes,omitempty"`
+	StdinBytes int64 `protobuf:"varint,21,opt,name=stdin_bytes,json=stdinBytes,proto3" json:"stdin_bytes,omitempty"`
+	// Their name then, for people.
+	ActorName string `protobuf:"bytes,22,opt,name=actor_name,json=actorName,proto3" json:"actor_name,omitempty"`
+	// What they said it is for, and the ticket that they named.
+	StatedReason  string `protobuf:"bytes,23,opt,name=stated_reason,json=statedReason,proto3" json:"stated_reason,omitempty"`
+	Ticket        string `protobuf:"bytes,24,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +433,27 @@ func (x *Exec) GetStdinBytes() int64 {
 		return x.StdinBytes
 	}
 	return 0
+}
+
+func (x *Exec) GetActorName() string {
+	if x != nil {
+		return x.ActorName
+	}
+	return ""
+}
+
+func (x *Exec) GetStatedReason() string {
+	if x != nil {
+		return x.StatedReason
+	}
+	return ""
+}
+
+func (x *Exec) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
 }
 
 // What came of a command on one host.
@@ -1025,7 +1051,7 @@ const file_loopback_v1_exec_proto_rawDesc = "" +
 	"\fmax_failures\x18\a \x01(\x05R\vmaxFailures\x12\x16\n" +
 	"\x06canary\x18\b \x01(\x05R\x06canary\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\t \x01(\tR\trequestId\"\xb0\a\n" +
+	"request_id\x18\t \x01(\tR\trequestId\"\x8c\b\n" +
 	"\x04Exec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -1051,7 +1077,11 @@ const file_loopback_v1_exec_proto_rawDesc = "" +
 	"\rsaved_command\x18\x13 \x01(\tR\fsavedCommand\x125\n" +
 	"\x06values\x18\x14 \x03(\v2\x1d.loopback.v1.Exec.ValuesEntryR\x06values\x12\x1f\n" +
 	"\vstdin_bytes\x18\x15 \x01(\x03R\n" +
-	"stdinBytes\x1a9\n" +
+	"stdinBytes\x12\x1d\n" +
+	"\n" +
+	"actor_name\x18\x16 \x01(\tR\tactorName\x12#\n" +
+	"\rstated_reason\x18\x17 \x01(\tR\fstatedReason\x12\x16\n" +
+	"\x06ticket\x18\x18 \x01(\tR\x06ticket\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a8\n" +

@@ -165,7 +165,9 @@ export function CommandPage() {
           of={[
             ["Is", exec.as && <As key="as" of={exec} />],
             ["Id", <span key="i" className="font-mono text-[12.5px]">{exec.id}</span>],
-            ["Started by", <span key="a" className="font-mono text-[12.5px]">{exec.actor}</span>],
+            ["Started by", exec.actorName ? <span key="a" title={exec.actor}>{exec.actorName}</span> : <span key="a" className="font-mono text-[12.5px]">{exec.actor}</span>],
+            ["Why", exec.statedReason],
+            ["Ticket", exec.ticket],
             ["At a time on", exec.concurrency ? `${exec.concurrency} hosts` : undefined],
             ["Stops after", exec.maxFailures ? `${exec.maxFailures} failures` : undefined],
             ["First on", exec.canary ? `${exec.canary} hosts` : undefined],
