@@ -297,6 +297,10 @@ test("a module is restarted: with a reason, by the same command, and what went w
   await looked(page, "restarted");
   await dialog().getByRole("button", { name: "Close" }).click();
   await page.getByText("hosts.restart_module").first().waitFor();
+  await page.setViewportSize({ width: 390, height: 800 });
+  const at = await page.getByRole("button", { name: "Restart settings" }).boundingBox();
+  assert.ok(at.x + at.width < 390, "the button is within reach on a phone");
+  await page.setViewportSize({ width: 1440, height: 900 });
   await shell(cli);
   const entries = (await call("AuditService/ListEntries", { target: id, action: "hosts.restart_module" })).items;
   assert.equal(entries.length, 4, "two acts, each with how it went");

@@ -169,8 +169,8 @@ function Configuration({ h }: { h: Host }) {
               <th className="px-4 py-2 font-normal">Section</th>
               <th className="px-2 font-normal">Status</th>
               <th className="px-2 font-normal">Has</th>
-              <th className="px-2 font-normal">Should have</th>
-              <th className="px-2 font-normal">Applied</th>
+              <th className="px-2 font-normal max-sm:hidden">Should have</th>
+              <th className="px-2 font-normal max-sm:hidden">Applied</th>
               <th className="px-4">
                 <span className="sr-only">Acts</span>
               </th>
@@ -191,8 +191,8 @@ function Configuration({ h }: { h: Host }) {
                   <State of={s.frozen ? "frozen" : s.status} />
                 </td>
                 <td className="px-2 font-mono text-[12.5px]">{s.revision || "–"}</td>
-                <td className="px-2 font-mono text-[12.5px]">{s.desiredRevision || "–"}</td>
-                <td className="px-2 text-soft">
+                <td className="px-2 font-mono text-[12.5px] max-sm:hidden">{s.desiredRevision || "–"}</td>
+                <td className="px-2 text-soft max-sm:hidden">
                   <Ago at={s.appliedAt} />
                 </td>
                 <td className="px-4 py-1 text-right">{restart(s.name)}</td>
