@@ -108,11 +108,9 @@ func (s *Server) anonymous(next http.Handler) http.Handler {
 
 // readyz is ready while calls can be answered: the database answers and nobody asked us to stop.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	select {
-	case <-s.stopping:
+	if s.stopping.Err() != nil {
 		plain(w, http.StatusServiceUnavailable, "stopping")
 		return
-	default:
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()

@@ -43,9 +43,9 @@ func TestReadinessFollowsDatabaseAndShutdown(t *testing.T) {
 		}
 	}
 	expect("while it serves", http.StatusOK)
-	close(s.stopping)
+	s.stop()
 	expect("while it stops", http.StatusServiceUnavailable)
-	s.stopping = make(chan struct{})
+	s.stopping = context.Background()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

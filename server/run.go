@@ -150,7 +150,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Error("stopping", "error", err)
 	}
 	s.log.Info("stopping")
-	close(s.stopping) // not ready from here on
+	s.stop() // not ready from here on
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Settings.ShutdownTimeout)
 	defer cancel()
 	if clustered {

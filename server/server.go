@@ -154,8 +154,9 @@ type Server struct {
 	credentials credentials
 
 	deployment nouns.Deployment
-	listener   net.Listener // set by Listen
-	stopping   chan struct{}
+	listener   net.Listener    // set by Listen
+	stopping   context.Context // ended once the server is about to stop
+	stop       context.CancelFunc
 }
 
 // expiryGrace is for how many reconnect windows after our start no ephemeral host is removed: its absence may be ours.
@@ -172,7 +173,8 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
-	s := &Server{options: o, log: o.Logger, stopping: make(chan struct{})}
+	s := &Server{options: o, log: o.Logger}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	set := o.Settings
 	if s.keys, err = keys.Open(filepath.Join(set.DataDir, "keys"), o.Clock()); err != nil {
 		return nil, err

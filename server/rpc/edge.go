@@ -351,16 +351,11 @@ var errStopping = fault.New(fault.Unavailable, "stopping", "the control plane is
 // untilStopping is ctx until the server is about to stop.
 func (e *edge) untilStopping(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		select {
-		case <-e.options.Stopping: // never, where it is nil
-			cancel(errStopping)
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { cancel(nil); <-ended }
+	if e.options.Stopping == nil {
+		return ctx, func() { cancel(nil) }
+	}
+	forget := context.AfterFunc(e.options.Stopping, func() { cancel(errStopping) }) // and no goroutine for each of thousands of streams
+	return ctx, func() { forget(); cancel(nil) }
 }
 
 // stopped is err, or that we are stopping or that the caller may not go on, where that is what ended the call.

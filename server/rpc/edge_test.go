@@ -362,7 +362,8 @@ func TestEveryCallIsObservedOnce(t *testing.T) {
 }
 
 func TestLastingCallsEndWhenTheServerStops(t *testing.T) {
-	stopping, watched := make(chan struct{}), make(chan struct{})
+	stopping, stop := context.WithCancel(t.Context())
+	watched := make(chan struct{})
 	h := rpc.Handler(rpc.Services{Hosts: watching{watch: func(ctx context.Context, _ *connect.ServerStream[v1.WatchHostsResponse]) error {
 		close(watched)
 		<-ctx.Done()
@@ -370,7 +371,7 @@ func TestLastingCallsEndWhenTheServerStops(t *testing.T) {
 	}}}, doors{"all": holding(access.All)}, rpc.Options{Stopping: stopping})
 	server := httptest.NewTLSServer(h)
 	defer server.Close()
-	go func() { <-watched; close(stopping) }()
+	go func() { <-watched; stop() }()
 	stream, err := loopbackv1connect.NewHostServiceClient(server.Client(), server.URL).WatchHosts(t.Context(), withKey(&v1.WatchHostsRequest{}, "all"))
 	if err == nil {
 		stream.Receive()

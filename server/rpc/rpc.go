@@ -18,6 +18,7 @@
 package rpc
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -84,8 +85,8 @@ type Options struct {
 	Timeout time.Duration                  // of methods without a bound of their own; 0: DefaultTimeout
 	Limits  *limit.Limiter                 // holds callers to their share; nil: nobody is held to any
 	Tracer  trace.Tracer                   // nil: calls are not traced
-	// Stopping is closed when the server is about to stop: calls that last as long as their callers like end then.
-	Stopping <-chan struct{}
+	// Stopping ends when the server is about to stop: calls that last as long as their callers like end then. Nil: never.
+	Stopping context.Context
 }
 
 // Call is what became of a call, for metrics.
