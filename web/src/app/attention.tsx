@@ -115,7 +115,8 @@ export function Attention({ small }: { small?: boolean }) {
     for (const w of news) told.current.add(w.key);
     setSaid(news.length === 1 ? `${news[0]!.what}. ${news[0]!.about}` : `${news.length} things want you.`);
   }, [fresh]);
-  const text = wanted.length === 1 ? "1 thing wants you" : `${wanted.length} things want you`;
+  const many = wanted.length > 99 ? "99+" : String(wanted.length); // more is not told apart, and has no room
+  const text = wanted.length === 1 ? "1 thing wants you" : `${many} things want you`;
   const keep = () => {
     const keys = wanted.map((w) => w.key);
     localStorage.setItem(where, JSON.stringify(keys));
@@ -131,8 +132,8 @@ export function Attention({ small }: { small?: boolean }) {
           <span aria-hidden className={fresh.length > 0 ? "size-2 shrink-0 rounded-full bg-bad" : "size-2 shrink-0 rounded-full border border-edge"} />
           {small ? (
             <span className="tabular-nums">
-              {wanted.length}
-              <span className="sr-only">{text.replace(/^\d+/, "")}</span>
+              {many}
+              <span className="sr-only">{text.replace(/^[\d+]+/, "")}</span>
             </span>
           ) : (
             <span className="flex-1">{text}</span>
