@@ -125,6 +125,7 @@ type peers struct {
 	replicas *replica.Service
 	server   *http.Server
 	listener net.Listener
+	stopping context.Context // the server's
 
 	mu      sync.Mutex
 	quiet   *log.Logger
@@ -170,7 +171,7 @@ func (s *Server) listenToPeers() (*peers, error) {
 	mux.HandleFunc("GET "+replica.AboutPath, s.about)
 	s.serveShells(mux)
 	return &peers{
-		keys: s.keys, replicas: s.replicas, listener: l, quiet: quietLog(s.log), proxies: map[string]*httputil.ReverseProxy{}, reach: map[string]*reach{},
+		keys: s.keys, replicas: s.replicas, listener: l, quiet: quietLog(s.log), stopping: s.stopping, proxies: map[string]*httputil.ReverseProxy{}, reach: map[string]*reach{},
 		server: &http.Server{Handler: mux, TLSConfig: config, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quietLog(s.log)},
 	}, nil
 }
@@ -253,6 +254,11 @@ func (p *peers) proxy(name, address string) (*httputil.ReverseProxy, error) {
 		},
 		ErrorLog: p.quiet,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if errors.Is(context.Cause(r.Context()), errStopping) {
+				w.Header().Set("Retry-After", "1")
+				http.Error(w, "stopping", http.StatusServiceUnavailable)
+				return
+			}
 			if r.Context().Err() == nil || errors.Is(context.Cause(r.Context()), errUnreached) {
 				// The agent begins anew, wherever it gets: its session's replica cannot be reached from here.
 				http.Error(w, "link_unreachable", http.StatusGone)
@@ -263,9 +269,8 @@ func (p *peers) proxy(name, address string) (*httputil.ReverseProxy, error) {
 	return proxy, nil
 }
 
-// close ends what is under way within ctx.
-func (p *peers) close(ctx context.Context) error {
-	err := ignoreDeadline(p.server.Shutdown(ctx))
+// close cuts what is under way.
+func (p *peers) close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, one := range p.reach {
@@ -275,5 +280,5 @@ func (p *peers) close(ctx context.Context) error {
 	for _, proxy := range p.proxies {
 		proxy.Transport.(*http.Transport).CloseIdleConnections()
 	}
-	return errors.Join(err, p.server.Close())
+	return p.server.Close()
 }

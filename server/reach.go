@@ -116,7 +116,10 @@ func (p *peers) reached(name string) bool {
 	return one == nil || one.up.Err() == nil
 }
 
-// whileReached is ctx for as long as a replica can be reached; ok is false where it cannot.
+// errStopping cuts what another replica holds for callers of this one, which stops: they come again, and get to another.
+var errStopping = errors.New("this replica stops")
+
+// whileReached is ctx for as long as a replica can be reached, and this one does not stop; ok is false where it cannot.
 func (p *peers) whileReached(ctx context.Context, name string) (_ context.Context, stop func(), ok bool) {
 	one, err := p.reachOf(name)
 	if err != nil {
@@ -130,5 +133,6 @@ func (p *peers) whileReached(ctx context.Context, name string) (_ context.Contex
 	}
 	while, end := context.WithCancelCause(ctx)
 	detach := context.AfterFunc(up, func() { end(errUnreached) })
-	return while, func() { detach(); end(nil) }, true
+	stay := context.AfterFunc(p.stopping, func() { end(errStopping) })
+	return while, func() { detach(); stay(); end(nil) }, true
 }

@@ -160,10 +160,13 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	err = errors.Join(err, wrap("parting from agents", s.hub.Close(end)))
 	err = errors.Join(err, wrap("closing links", s.wire.Close(end)), wrap("closing streams", s.streams.Close(end)))
-	err = errors.Join(err, ignoreDeadline(wrap("ending calls", public.Shutdown(end))))
+	// Callers do not get all of the time: what is said to the database and the other replicas comes after them.
+	calls, cut := context.WithTimeout(end, s.options.Settings.ShutdownTimeout*3/4)
+	defer cut()
+	err = errors.Join(err, s.ended("callers", public.Shutdown(calls)))
 	_ = public.Close()
 	if s.peers != nil {
-		err = errors.Join(err, wrap("ending other replicas' calls", s.peers.close(end)))
+		err = errors.Join(err, s.ended("other replicas", s.peers.server.Shutdown(calls)), s.peers.close())
 	}
 	stopWorking()
 	workers.Wait()
@@ -184,12 +187,13 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// ignoreDeadline: streams that their callers never end are cut at shutdown; that is not a failure of ours.
-func ignoreDeadline(err error) error {
+// ended is how ending the calls of some went. Those that they never end are cut, which is not a failure of ours.
+func (s *Server) ended(of string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("calls that did not end are cut", "of", of)
 		return nil
 	}
-	return err
+	return wrap("ending calls of "+of, err)
 }
 
 // followCredentials keeps the caches of API keys and sign-ins true to the feed: one that was ended opens nothing from then

@@ -94,7 +94,7 @@ func (s *Settings) Register(f *pflag.FlagSet) {
 	s.Cluster.register(f)
 	f.StringVar(&s.TraceEndpoint, "trace-endpoint", "", "`URL` of an OpenTelemetry collector (OTLP over HTTP, http://127.0.0.1:4318) that gets traces (default: none are made)")
 	f.Float64Var(&s.TraceShare, "trace-share", 0.1, "share of the calls that are traced, 0 to 1; calls that continue a caller's trace follow its choice")
-	f.DurationVar(&s.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long open requests may take to end at shutdown")
+	f.DurationVar(&s.ShutdownTimeout, "shutdown-timeout", 20*time.Second, "how long a shutdown may take; open requests have three quarters of it")
 }
 
 // Variable is the environment variable of a flag.
