@@ -179,7 +179,7 @@ function Configuration({ h }: { h: Host }) {
           <tbody>
             {h.sections.map((s) => (
               <tr key={s.name} className="border-b border-line/70 last:border-0">
-                <th scope="row" className="px-4 py-2 font-medium">
+                <th scope="row" className="px-4 py-2 font-medium wrap-anywhere">
                   {s.name}
                   {s.message && (
                     <span className="block max-h-32 overflow-auto text-[12px] font-normal text-soft wrap-anywhere" tabIndex={0}>
@@ -200,7 +200,7 @@ function Configuration({ h }: { h: Host }) {
             ))}
             {bare.map((m) => (
               <tr key={m.module} className="border-b border-line/70 last:border-0">
-                <th scope="row" colSpan={5} className="px-4 py-2 font-medium">
+                <th scope="row" colSpan={5} className="px-4 py-2 font-medium wrap-anywhere">
                   {m.module} <span className="text-[12px] font-normal text-soft">has not been given anything yet</span>
                 </th>
                 <td className="px-4 py-1 text-right">{restart(m.module)}</td>
