@@ -85,11 +85,6 @@ const (
 	redialMost   = 2 * time.Second
 	redialWithin = 15 * time.Minute
 	maxUntyped   = 256 << 10 // bytes that were read and not yet confirmed to be typed
-
-	// The control plane is told what was shown once it is so much, or a while after the last of it: a message upon each key's echo would
-	// be in the next key's way.
-	tellShownBytes  = 32 << 10
-	tellShownWithin = 50 * time.Millisecond
 )
 
 // taking is somebody in a session, over all its connections.
@@ -230,9 +225,6 @@ func (k *taking) on(ctx context.Context, conn *sessionConn) error {
 	if k.mode != "watch" && k.in != nil {
 		k.resize()
 	}
-	told := uint64(0)
-	later := time.AfterFunc(tellShownWithin, func() { _ = conn.tell(shell.TellShown, uint64(k.at()), nil) }) // next says that it is gone
-	defer later.Stop()
 	for {
 		kind, number, body, err := conn.next()
 		if err != nil {
@@ -246,11 +238,6 @@ func (k *taking) on(ctx context.Context, conn *sessionConn) error {
 			k.mu.Lock()
 			k.pos = int64(number)
 			k.mu.Unlock()
-			if number-told < tellShownBytes {
-				later.Reset(tellShownWithin)
-				continue
-			}
-			told = number
 			if err := conn.tell(shell.TellShown, number, nil); err != nil {
 				return err
 			}

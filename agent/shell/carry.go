@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -154,7 +153,7 @@ func (h *Host) send(ctx context.Context, s *sender, tail *recording.Tail) {
 
 // input types what comes, each byte once.
 func (h *Host) input(ctx context.Context, life int) {
-	in, applied := h.End.Reader(shell.Life(life)+shell.Typed), teller{ctx: ctx, to: h.End.Writer(shell.Applied(life)), due: map[uint64]uint64{}}
+	in, applied := h.End.Reader(shell.Life(life)+shell.Typed), h.End.Writer(shell.Applied(life))
 	var buffer []byte
 	chunk := make([]byte, 4<<10)
 	for {
@@ -169,11 +168,9 @@ func (h *Host) input(ctx context.Context, life int) {
 			if size == 0 {
 				break
 			}
-			at, err := h.typing(i)
-			if err != nil {
+			if err := h.typing(ctx, i, applied); err != nil {
 				return
 			}
-			applied.note(i.Origin, at, len(i.Data))
 			buffer = buffer[size:]
 		}
 		if err != nil {
@@ -187,8 +184,8 @@ func (h *Host) input(ctx context.Context, life int) {
 // maxTypists of one session, whose input is known apart.
 const maxTypists = 1000
 
-// typing types what was not typed before, and returns how far it has come.
-func (h *Host) typing(i shell.Input) (at uint64, err error) {
+// typing types what was not typed before, and tells how far it has come.
+func (h *Host) typing(ctx context.Context, i shell.Input, applied *stream.Writer) error {
 	h.typists.Lock()
 	defer h.typists.Unlock()
 	at, known := h.applied[i.Origin]
@@ -198,59 +195,15 @@ func (h *Host) typing(i shell.Input) (at uint64, err error) {
 			h.add(recording.Input, fresh)
 		}
 		if _, err := h.terminal.Write(fresh); err != nil {
-			return at, err
+			return err
 		}
 		h.typed.Store(int64(time.Since(h.began)))
 		at = end
 		h.applied[i.Origin] = at
 	}
-	return at, nil
-}
-
-// teller tells one life of the control plane's end how far typists have come. Nobody waits for that: a message of its own for each key
-// would go before the key's echo, and delay it at every process on the way.
-type teller struct {
-	ctx context.Context
-	to  *stream.Writer
-
-	mu    sync.Mutex
-	due   map[uint64]uint64 // by origin: how far, where that is yet to be told
-	bytes int               // typed since it was told last
-	timer bool              // one runs
-}
-
-// When typists are told.
-const (
-	tellWithin = 20 * time.Millisecond
-	tellBytes  = 16 << 10 // sooner, once so many bytes were typed: a paste waits for it
-)
-
-func (t *teller) note(origin, at uint64, n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.due[origin] = at
-	if t.bytes += n; t.bytes >= tellBytes {
-		t.tell()
-	} else if !t.timer {
-		t.timer = true
-		time.AfterFunc(tellWithin, func() {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.timer = false
-			t.tell()
-		})
-	}
-}
-
-// tell is called with mu held. Where nobody wants to know, or the session is over, the next read says the rest.
-func (t *teller) tell() {
-	var all []byte
-	for origin, at := range t.due {
-		all = shell.Input{Origin: origin, Offset: at}.Append(all)
-	}
-	clear(t.due)
-	t.bytes = 0
-	_, _ = t.to.WriteContext(t.ctx, all)
+	// Where nobody wants to know it, or the session is over, the next read says the rest.
+	_, _ = applied.WriteContext(ctx, (shell.Input{Origin: i.Origin, Offset: at}).Append(nil))
+	return nil
 }
 
 // control does what a life of the control plane's end tells it.
