@@ -74,7 +74,7 @@ func (r *restarts) carry(order, module, grant string, notAfter time.Time) (answe
 	began := r.link.Now()
 	var known bool
 	var e state.Begun[host.Restart]
-	var err error = errOrder
+	var err error = state.ErrOrder
 	if id.Valid("op", order) {
 		e, known, err = r.journal.Begin(order, notAfter, began)
 	}
@@ -99,8 +99,6 @@ func (r *restarts) carry(order, module, grant string, notAfter time.Time) (answe
 	r.log.Info("a module was restarted", "order", order, "module", module, "how", result.String())
 	return func() { r.link.OrderEnded(order, nil, nil, result) }
 }
-
-var errOrder = fault.New(fault.Invalid, "order_malformed", "the order's id is not one")
 
 // comesBack is how long past its time a module may take to notice that it is over.
 const comesBack = 5 * time.Second

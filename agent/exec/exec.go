@@ -73,7 +73,6 @@ var (
 	ErrCeiling = fault.New(fault.Denied, "exec_not_allowed", "this host allows no commands from the control plane").
 			WithHint("on the host, set exec: true under allow in /etc/loopback/agent.yaml, and run: systemctl restart loopback-agent")
 	ErrStopped = fault.New(fault.Unavailable, "agent_stopping", "the agent is stopping, so nothing was begun")
-	errID      = fault.New(fault.Invalid, "order_malformed", "the order's id is not one")
 	errProgram = fault.New(fault.NotFound, "program_not_found", "there is no such program on the host")
 )
 
@@ -192,7 +191,7 @@ func (x *Executor) begin(o Order) (r Report, answered bool) {
 		return refuse(ErrCeiling)
 	}
 	if !id.Valid("ord", o.ID) {
-		return refuse(errID)
+		return refuse(state.ErrOrder)
 	}
 	e, known, err := x.journal.Begin(o.ID, o.NotAfter, x.options.Now())
 	switch {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/loopbackd/loopback/agent/state"
 	"github.com/loopbackd/loopback/durable"
 	"github.com/loopbackd/loopback/fault"
 	"github.com/loopbackd/loopback/file"
@@ -41,7 +42,6 @@ var (
 	ErrCeiling = fault.New(fault.Denied, "files_not_allowed", "this host allows no files to be put or got").
 			WithHint("on the host, set files: true under allow in /etc/loopback/agent.yaml, and run: systemctl restart loopback-agent")
 	errLate    = fault.New(fault.Precondition, "order_late", "the order came after its time and was not begun")
-	errID      = fault.New(fault.Invalid, "order_malformed", "the order's id is not one")
 	errStarted = fault.New(fault.Unavailable, "file_unstarted", "the host cannot begin to carry the file")
 	errStopped = fault.New(fault.Unavailable, "agent_stopping", "the agent is stopping, so nothing was begun")
 )
@@ -103,7 +103,7 @@ func (l *Launcher) Order(o Order, refuse func(*fault.Error)) {
 	case o.Task.Kind != file.OfHost && !l.options.Allow.Files:
 		err = ErrCeiling
 	case !id.Valid("fto", o.ID):
-		err = errID
+		err = state.ErrOrder
 	case l.options.Now().After(o.NotAfter):
 		err = errLate
 	}

@@ -26,6 +26,9 @@ type Begun[R any] struct {
 // Journal is a folder with a file for each order that was begun. An order is in it, durably, before anything is done.
 type Journal[R any] struct{ Dir string }
 
+// ErrOrder refuses an order whose id, a file's name here, is none.
+var ErrOrder = fault.New(fault.Invalid, "order_malformed", "the order's id is not one")
+
 // ErrLate refuses an order that comes when it is void.
 var ErrLate = fault.New(fault.Precondition, "order_late", "the order came after its time and was not begun")
 
